@@ -1,0 +1,107 @@
+"""How every file of a run is written and read: atomically, self-describing, never pickled.
+
+A JSONL file of ours opens with a header row ``{"format": "cca.traces", "version": 1, ...}`` and holds one noun
+a line. Files appear whole or not at all: a temporary name in the same folder, flushed to disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cca.errors import CcaError
+
+Row = dict[str, Any]
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a reader, or a crash, sees the old file or the new one, never a mix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_rows(path: Path, format: str, version: int, rows: Iterable[Mapping[str, Any]], **header: Any) -> None:
+    """Write a JSONL file of format ``format``: the header row, then ``rows``."""
+    first = {"format": format, "version": version, **header}
+    lines = [json.dumps(row, ensure_ascii=False) for row in (first, *rows)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file. Raises CcaError naming the file when it is missing or malformed."""
+    try:
+        return json.loads(_read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CcaError(f"{path}: expected JSON, got {error}") from error
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield (line number, object) for each non-empty line. Raises CcaError with the line number of a fault."""
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise CcaError(f"{path}, line {number}: expected a JSON object, got {error}") from error
+        if not isinstance(row, dict):
+            raise CcaError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
+        yield number, row
+
+
+def read_rows(path: Path, format: str, version: int) -> tuple[Row, list[Row]]:
+    """Read a file made by `write_rows`: (header, rows). Refuses another format and a newer version."""
+    numbered = list(read_jsonl(path))
+    if not numbered or numbered[0][1].get("format") != format:
+        raise CcaError(f"{path}: expected a {format} file (its first line says so), got something else")
+    header = numbered[0][1]
+    check_version(str(path), header.get("version"), version)
+    return header, [row for _, row in numbered[1:]]
+
+
+def check_version(what: str, found: Any, known: int) -> None:
+    """Raise CcaError unless ``found`` is a format version this program can read (1 ... ``known``)."""
+    if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= known:
+        raise CcaError(f"{what}: expected format version 1 to {known}, got {found!r}; a newer cca may read it")
+
+
+def fingerprint(value: Any) -> str:
+    """A short content hash (16 hex digits of SHA-256) of any JSON value; key order does not matter."""
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise CcaError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise CcaError(f"{path}: expected a file, got a folder") from error
+    except UnicodeDecodeError as error:
+        raise CcaError(f"{path}: expected UTF-8 text, got bytes that are not ({error.reason})") from error
+    except OSError as error:
+        raise CcaError(f"{path}: cannot be read ({error.strerror})") from error

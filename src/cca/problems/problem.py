@@ -1,0 +1,88 @@
+"""A Problem: a prompt, its gold answer, the template it came from.
+
+Problem files are JSONL without a header, so that anyone can write one by hand::
+
+    {"id": "...", "template": "...", "prompt": "Q: ... A:", "answer": "33", "solution": "optional worked text"}
+
+``question`` in place of ``prompt`` lets the task's prompt style build the prompt. ``planted`` lists solutions
+with a known wrong move (model organisms only): they tell where the true pivot is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cca.errors import CcaError
+from cca.files import Row, fingerprint, read_jsonl, write_text
+
+FIELDS = ("id", "template", "prompt", "question", "answer", "solution", "planted")
+
+
+@dataclass(frozen=True)
+class Problem:
+    id: str
+    template: str
+    prompt: str
+    answer: str
+    solution: str | None = None
+    planted: tuple[str, ...] = ()
+
+
+def read_problems(path: Path, prompt_of: Callable[[str], str] | None = None) -> list[Problem]:
+    """Read a problem file.
+
+    ``prompt_of`` turns a row's ``question`` into a prompt; rows that carry a ``prompt`` keep it as it is.
+    Raises CcaError naming file and line for a malformed row or a duplicate id, and for a file without problems.
+    """
+    problems: list[Problem] = []
+    seen: dict[str, int] = {}
+    for number, row in read_jsonl(path):
+        where = f"{path}, line {number}"
+        problem = _problem(row, where, len(problems), prompt_of)
+        if problem.id in seen:
+            raise CcaError(f"{where}: problem id {problem.id!r} was used on line {seen[problem.id]}; ids must differ")
+        seen[problem.id] = number
+        problems.append(problem)
+    if not problems:
+        raise CcaError(f"{path}: expected at least one problem, got an empty file")
+    return problems
+
+
+def write_problems(path: Path, problems: Iterable[Problem]) -> None:
+    rows = ({key: value for key, value in asdict(problem).items() if value} for problem in problems)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def problems_fingerprint(problems: Iterable[Problem]) -> str:
+    return fingerprint([asdict(problem) for problem in problems])
+
+
+def _problem(row: Row, where: str, index: int, prompt_of: Callable[[str], str] | None) -> Problem:
+    unknown = sorted(set(row) - set(FIELDS))
+    if unknown:
+        raise CcaError(f"{where}: unknown field {unknown[0]!r}; expected {', '.join(FIELDS)}")
+    identity = row.get("id", f"{index}")
+    if isinstance(identity, int) and not isinstance(identity, bool):
+        identity = str(identity)
+    prompt, question = row.get("prompt"), row.get("question")
+    if (prompt is None) == (question is None):
+        raise CcaError(f"{where}: expected either 'prompt' or 'question', got {'both' if prompt else 'neither'}")
+    answer = row.get("answer")
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        answer = str(answer)
+    template = row.get("template", "default")
+    texts = {"id": identity, "template": template, "prompt": prompt or question, "answer": answer}
+    for name, value in texts.items():
+        if not isinstance(value, str) or not value.strip():
+            raise CcaError(f"{where}: expected {name!r} to be a non-empty text, got {value!r}")
+    solution, planted = row.get("solution"), row.get("planted", [])
+    if solution is not None and not isinstance(solution, str):
+        raise CcaError(f"{where}: expected 'solution' to be a text, got {solution!r}")
+    if not isinstance(planted, list) or not all(isinstance(text, str) for text in planted):
+        raise CcaError(f"{where}: expected 'planted' to be a list of texts, got {planted!r}")
+    if prompt is None:
+        prompt = prompt_of(question) if prompt_of else question  # type: ignore[arg-type]
+    return Problem(identity, template, prompt, answer, solution, tuple(planted))  # type: ignore[arg-type]
