@@ -1,7 +1,7 @@
 """Tiny random models of every architecture, built from configs: no download, milliseconds each.
 
-``TINY[name]()`` gives a fresh float32 model in eval mode, the same weights every time. Weights are drawn much
-larger than a usual initialisation, and norms and biases are jittered, so that every component moves the logits
+``TINY[name]()`` gives a fresh float32 model in eval mode, the same weights every time. Weights are drawn far
+larger than a usual initialisation, and norms and biases are jittered, so that each component moves the logits
 visibly. Grouped-query attention wherever the architecture has it; windows shorter than the test prompts.
 """
 
