@@ -1,0 +1,62 @@
+"""Gates of routed neurons: what changes in a mixture of experts when neurons are scaled at some tokens.
+
+The experts' own forward pass is left as it is, whichever kernel runs it. As its output is linear in the neurons, the
+effect of the factors f at a token is a correction: sum over its experts e of w_e * down_e((f_e - 1) * neurons_e).
+A neutral gate corrects by exactly zero; a token's factors act only in the experts its route reaches.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def routed_correction(
+    experts: nn.Module,
+    args: tuple,
+    kwargs: dict[str, Any],
+    factors: Tensor,
+    at: tuple[Tensor, Tensor] | None,
+    shape: tuple[int, int],
+) -> Tensor:
+    """What to add to the output of ``experts``, called with ``args`` and ``kwargs``; the output's shape.
+
+    factors: (n,) or (B, n) of the routed neurons, expert by expert; at: the gated (rows, positions), None for all.
+    shape: (B, T) of the forward pass under way.
+    """
+    call = inspect.signature(experts.forward).bind(*args, **kwargs).arguments
+    x, chosen, weights = call.values()  # (B * T, C), (B * T, K), (B * T, K)
+    B, T = shape
+    if at is None:
+        tokens = torch.arange(B * T, device=x.device)
+        row = tokens // T
+    else:
+        row = at[0].to(x.device)
+        tokens = row * T + at[1].to(x.device)
+    E = experts.down_proj.shape[0]
+    by_expert = factors.to(x.device).view(-1, E, factors.shape[-1] // E)  # (B or 1, E, N)
+    out = torch.zeros_like(x)
+    for e in chosen[tokens].unique().tolist():
+        which, slot = torch.where(chosen[tokens] == e)
+        here = tokens[which]
+        neurons = _neurons(experts, x[here], e)  # (n, N)
+        factor = by_expert[row[which] if len(by_expert) > 1 else 0, e]
+        change = _linear(experts, (neurons * (factor - 1)).to(x.dtype), experts.down_proj[e])
+        out = out.index_add(0, here, (change * weights[here, slot, None]).to(x.dtype))
+    return out
+
+
+def _neurons(experts: nn.Module, x: Tensor, e: int) -> Tensor:
+    """The neurons of expert ``e`` at the tokens x (n, C) -> (n, N), by the conventions of ExpertsInterface."""
+    name = "gate_up_proj" if experts.has_gate else "up_proj"
+    inner = _linear(experts, x, getattr(experts, name)[e])
+    if experts.has_bias:
+        inner = inner + getattr(experts, f"{name}_bias")[e]
+    return experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
+
+
+def _linear(experts: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    return x @ weight if experts.is_transposed else x @ weight.T

@@ -1,0 +1,154 @@
+"""Prefixes in place on a model: what new tokens attend to, and which of it they may see.
+
+Two routes to the same numbers. `DirectPrefixes` answers inside the attention function, where nothing is copied.
+`CachedPrefixes` serves architectures that bypass AttentionInterface (Falcon, GPT-J, BLOOM, ...): their own
+attention reads a transformers cache, rebuilt for each forward pass with each row's padding at its start, so that
+relative positions (ALiBi, local attention) are right.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from cca.errors import CcaError
+from cca.models.prefix_attention import prefix_attention
+
+
+@dataclass(frozen=True, eq=False)
+class SharedPrefix:
+    """Keys and values of the tokens that every row begins with, by layer: (KV, S0, D)."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @property
+    def length(self) -> int:
+        return self.keys[0].shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class OwnPrefixes:
+    """Keys and values of what each row of a batch has after the shared prefix, right-padded.
+
+    keys, values: by layer, (KV, B, S1, D); lengths: (B,) real tokens; rows: which of the sequences given to
+    `prefill_own` these are.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    lengths: Tensor
+    rows: tuple[int, ...]
+
+
+class Prefixes:
+    """What both routes share: true positions."""
+
+    def __init__(self, body: nn.Module, shared: SharedPrefix | None, own: OwnPrefixes | None) -> None:
+        self.shared = shared
+        self.own = own
+        self.shared_length = 0 if shared is None else shared.length
+        self.takes_positions = "position_ids" in inspect.signature(body.forward).parameters
+
+    def arguments(self, rows: int, width: int, device: torch.device) -> dict[str, Any]:
+        """Arguments for the forward pass of (rows, width) new tokens."""
+        if self.own is not None and len(self.own.rows) != rows:
+            raise CcaError(f"prefixes: expected new tokens for {len(self.own.rows)} rows, got {rows}")
+        if not self.takes_positions:
+            return {}
+        positions = self.starts(device) + torch.arange(width, device=device)
+        return {"position_ids": positions.expand(rows, width)}
+
+    def starts(self, device: torch.device) -> Tensor:
+        """Position of each row's first new token, (B or 1, 1)."""
+        if self.own is None:
+            return torch.tensor([[self.shared_length]], device=device)
+        return (self.shared_length + self.own.lengths).to(device)[:, None]
+
+
+class DirectPrefixes(Prefixes):
+    def __init__(self, body: nn.Module, shared: SharedPrefix | None, own: OwnPrefixes | None) -> None:
+        super().__init__(body, shared, own)
+        self.hidden = lru_cache(maxsize=8)(self._hidden)
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None, **options: Any
+    ) -> Tensor:
+        """q (B, H, T, D), k and v (B, KV, T, D) of new tokens -> (B, T, H, D)."""
+        shared = own = None
+        if self.shared is not None:
+            first = self._first_seen(window)
+            shared = (self.shared.keys[layer][:, first:], self.shared.values[layer][:, first:])
+        if self.own is not None:
+            own = (self.own.keys[layer], self.own.values[layer])
+        hidden = self.hidden(q.shape[2], window, q.device)
+        return prefix_attention(q, k, v, shared, own, hidden, **options)
+
+    def _first_seen(self, window: int | None) -> int:
+        """The first shared position that any new token may see."""
+        return 0 if window is None else min(self.shared_length, max(0, self.shared_length - window + 1))
+
+    def _hidden(self, width: int, window: int | None, device: torch.device) -> Tensor | None:
+        """True where a key may not be seen, (B or 1, 1, width, keys), or None when all may."""
+        queries = self.starts(device) + torch.arange(width, device=device)  # (B or 1, T)
+        keys = [torch.arange(self._first_seen(window), self.shared_length, device=device)]
+        keys[0] = keys[0].expand(len(queries), -1)
+        if self.own is not None:
+            here = torch.arange(self.own.keys[0].shape[2], device=device)
+            real = here < self.own.lengths.to(device)[:, None]
+            # padding stands after every query
+            keys.append(torch.where(real, self.shared_length + here, torch.iinfo(torch.long).max))
+        position = torch.cat([*keys, queries], dim=1)[:, None]  # (B or 1, 1, keys)
+        hidden = position > queries[..., None]
+        if window is not None:
+            hidden |= position <= queries[..., None] - window
+        return hidden[:, None] if bool(hidden.any()) else None
+
+
+class CachedPrefixes(Prefixes):
+    cache: DynamicCache | None = None
+    """The cache of the last forward pass."""
+
+    def arguments(self, rows: int, width: int, device: torch.device) -> dict[str, Any]:
+        arguments = super().arguments(rows, width, device)
+        layers, padding = self._arranged(rows, device)
+        self.cache = DynamicCache()
+        for layer, (keys, values) in enumerate(layers):
+            self.cache.update(keys, values, layer)
+        there = torch.arange(layers[0][0].shape[2] + width, device=device)
+        mask = (there >= padding[:, None]).long()
+        return {**arguments, "past_key_values": self.cache, "use_cache": True, "attention_mask": mask}
+
+    def new_keys_values(self, width: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values (B, KV, T, D) of the new tokens of the last forward pass, by layer."""
+        assert self.cache is not None
+        return [(layer.keys[:, :, -width:], layer.values[:, :, -width:]) for layer in self.cache.layers]
+
+    def _arranged(self, rows: int, device: torch.device) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """By layer keys and values (B, KV, S0 + S1, D), each row's padding first; and how much of it (B,)."""
+        own, shared = self.own, self.shared
+        n = len(shared.keys if shared is not None else own.keys if own is not None else ())
+        padding = torch.zeros(rows, dtype=torch.long, device=device)
+        if own is not None:
+            padding = own.keys[0].shape[2] - own.lengths.to(device)
+        layers = []
+        for layer in range(n):
+            pair = []
+            for name in ("keys", "values"):
+                parts = []
+                if shared is not None:
+                    parts.append(getattr(shared, name)[layer].transpose(0, 1).expand(rows, -1, -1, -1))
+                if own is not None:
+                    parts.append(getattr(own, name)[layer].permute(1, 2, 0, 3))
+                x = torch.cat(parts, dim=1)  # (B, S, KV, D)
+                here = torch.arange(x.shape[1], device=device) - padding[:, None]
+                row = torch.arange(rows, device=device)[:, None]
+                pair.append(x[row, here.clamp(min=0)].transpose(1, 2))
+            layers.append(tuple(pair))
+        return layers, padding

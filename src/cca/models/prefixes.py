@@ -1,0 +1,194 @@
+"""Prefix KV: what comes before the tokens that matter is computed once and attended to, never run again.
+
+* `prefill` computes the prefix that all rows share (a task's few-shot examples), with or without gradient.
+* `prefill_own` computes what each row has after it (a pivot's prefix up to its last token), in batches of rows
+  of similar length, right-padded.
+* `prefixed` puts them in place: a forward pass then takes only the new tokens, at their true positions.
+* `logits_at` runs new tokens and returns each row's logits at its final real token.
+
+A masking step is thus a forward and backward pass of one token per pivot. All of it is exact: sliding windows,
+soft caps and attention sinks see true positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from cca.errors import CcaError
+from cca.models.anatomy import Anatomy
+from cca.models.attention import routed
+from cca.models.prefix_state import CachedPrefixes, DirectPrefixes, OwnPrefixes, SharedPrefix
+
+__all__ = [
+    "OwnPrefixes", "SharedPrefix", "buckets", "common_prefix", "logits_at", "padded", "prefill", "prefill_own",
+    "prefixed",
+]  # fmt: skip
+
+KeysValues = list[tuple[Tensor, Tensor]]
+
+
+def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """Length of the longest token prefix that all sequences share, leaving each at least its last token."""
+    if not sequences:
+        return 0
+    limit = max(0, min(len(sequence) for sequence in sequences) - 1)
+    first, last = min(map(tuple, sequences)), max(map(tuple, sequences))
+    return next((place for place in range(limit) if first[place] != last[place]), limit)
+
+
+def prefill(
+    model: PreTrainedModel, anatomy: Anatomy, token_ids: Sequence[int], with_grad: bool = False
+) -> SharedPrefix:
+    """Compute the prefix that all rows share, once, as a batch of one. The model must not be gated.
+
+    with_grad: keep the graph, so that a loss behind the prefix reaches the weights through it.
+    """
+    if not len(token_ids):
+        raise CcaError("prefix: expected at least one shared token, got none; leave the shared prefix out")
+    tokens = torch.tensor([list(token_ids)], device=_device(model))
+    with torch.set_grad_enabled(with_grad):
+        computed = _computed(model, anatomy, tokens, None)
+    return SharedPrefix(tuple(k[0] for k, _ in computed), tuple(v[0] for _, v in computed))
+
+
+def prefill_own(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    sequences: Sequence[Sequence[int]],
+    shared: SharedPrefix | None = None,
+    batch_size: int = 32,
+) -> list[OwnPrefixes]:
+    """Compute each sequence's keys and values behind ``shared``, without gradient.
+
+    sequences: what each row has between the shared prefix and its last token; may be empty.
+    Returns batches of at most ``batch_size`` rows, bucketed by length; ``rows`` of each says which they are.
+    """
+    batches = []
+    for rows in buckets([len(sequence) for sequence in sequences], batch_size):
+        tokens, lengths = padded([sequences[row] for row in rows], _device(model))
+        with torch.no_grad():
+            if tokens.shape[1]:
+                computed = _computed(model, anatomy, tokens, shared)
+            else:
+                computed = _nothing(model, anatomy, len(rows), shared)
+        keys = tuple(k.transpose(0, 1).contiguous() for k, _ in computed)
+        values = tuple(v.transpose(0, 1).contiguous() for _, v in computed)
+        batches.append(OwnPrefixes(keys, values, lengths, tuple(rows)))
+    return batches
+
+
+@contextmanager
+def prefixed(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    *,
+    shared: SharedPrefix | None = None,
+    own: OwnPrefixes | None = None,
+) -> Iterator[None]:
+    """Within the block, ``model(input_ids=...)`` takes only the tokens that come after these prefixes.
+
+    Tokens are (B, T), right-padded where lengths differ, with no mask, cache or positions given: each row's
+    positions go on from its prefix. Without any prefix this does nothing. Raises CcaError when prefixes are
+    already in place.
+    """
+    if shared is None and own is None:
+        yield
+        return
+    kind = DirectPrefixes if _direct(anatomy) else CachedPrefixes
+    with routed(model, anatomy, prefixes=kind(model.base_model, shared, own)):
+        yield
+
+
+def logits_at(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    tokens: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    shared: SharedPrefix | None = None,
+    own: OwnPrefixes | None = None,
+) -> Tensor:
+    """Logits (B, V) at each row's final real token, after the prefixes given or already in place.
+
+    tokens: (B, T), right-padded; lengths: (B,) real tokens, None when all are. The output projection runs on
+    those B positions only, and whatever the model does to its logits is done to them.
+    """
+    B, T = tokens.shape
+    with ExitStack() as stack:
+        stack.enter_context(prefixed(model, anatomy, shared=shared, own=own))
+        if T > 1:
+            final = torch.full((B,), T) if lengths is None else lengths
+            stack.callback(_project_only(model, final.to(tokens.device) - 1).remove)
+        return model(input_ids=tokens, use_cache=False).logits[:, -1]
+
+
+def padded(sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Token ids (B, T), right-padded with zeros, and lengths (B,)."""
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    tokens = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        tokens[row, : len(sequence)] = torch.as_tensor(sequence, dtype=torch.long)
+    return tokens.to(device), lengths.to(device)
+
+
+def buckets(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Row numbers in batches of at most ``batch_size`` rows of similar length, shortest first."""
+    if batch_size < 1:
+        raise CcaError(f"batch size: expected at least 1, got {batch_size}")
+    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _computed(
+    model: PreTrainedModel, anatomy: Anatomy, tokens: Tensor, shared: SharedPrefix | None
+) -> KeysValues:
+    """Keys and values (B, KV, T, D) of tokens (B, T) behind ``shared``, by layer."""
+    without = [parts.index for parts in anatomy.layers if parts.attention is None]
+    if without:
+        raise CcaError(
+            f"{anatomy.model_type}: layer {without[0]} has no attention, so prefixes cannot be kept"
+        )
+    body = model.base_model
+    if not _direct(anatomy):
+        prefixes = CachedPrefixes(body, shared, None)
+        with routed(model, anatomy, prefixes=prefixes):
+            body(input_ids=tokens)
+        return prefixes.new_keys_values(tokens.shape[1])
+    with prefixed(model, anatomy, shared=shared), routed(model, anatomy, capture=True) as route:
+        body(input_ids=tokens, use_cache=False)
+        assert route.captured is not None and len(route.captured) == len(anatomy.layers)
+        return [route.captured[layer] for layer in range(len(anatomy.layers))]
+
+
+def _nothing(model: PreTrainedModel, anatomy: Anatomy, rows: int, shared: SharedPrefix | None) -> KeysValues:
+    """What `_computed` would return for no tokens at all."""
+    if shared is not None:
+        pairs = zip(shared.keys, shared.values, strict=True)
+        return [tuple(x[:, :0].expand(rows, -1, -1, -1) for x in pair) for pair in pairs]
+    like = next(model.base_model.parameters())
+    shapes = [(rows, parts.n_kv_heads, 0, parts.head_dim) for parts in anatomy.layers]
+    return [(like.new_zeros(shape), like.new_zeros(shape)) for shape in shapes]
+
+
+def _project_only(model: PreTrainedModel, positions: Tensor) -> torch.utils.hooks.RemovableHandle:
+    """Give the output projection hidden states (B, 1, C) at ``positions`` (B,) in place of (B, T, C)."""
+    rows = torch.arange(len(positions), device=positions.device)
+
+    def gather(_: torch.nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        hidden = args[0]
+        return (hidden[rows.to(hidden.device), positions.to(hidden.device)][:, None],)
+
+    return model.get_output_embeddings().register_forward_pre_hook(gather)
+
+
+def _direct(anatomy: Anatomy) -> bool:
+    return all(parts.interface for parts in anatomy.layers if parts.attention is not None)
+
+
+def _device(model: PreTrainedModel) -> torch.device:
+    return model.get_input_embeddings().weight.device
