@@ -1,0 +1,145 @@
+"""A Draw: one ``#init`` line, that is one or several targets and the domain their values are taken from.
+
+name = sample(names)                    each target one item of a list
+a, b = sample(colors, 2)                different items
+a, b = sample([("pen", 2), ("cup", 5)]) the parts of one item
+d1, d2 = sample_sequential(weekdays, 2) neighbours, going round for days, months and seasons
+$x = range(5, 100, 5)                   any list, range or array is a domain; a single value is a constant
+$y = sample(range(1, 9)) * x            an expression around a draw; earlier targets may be read
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cca.problems.expressions import Expression, brief, dotted, parse
+from cca.problems.functions import INIT_ONLY, WIDEST, text
+from cca.problems.quantities import ExpressionError, Worded, shown
+from cca.problems.vocabulary import CYCLES, LISTS
+
+_LINE = re.compile(r"\s*((?:\$?\s*[^\W\d]\w*\s*,\s*)*\$?\s*[^\W\d]\w*)\s*,?\s*[=:](?!=)\s*(.+)", re.DOTALL)
+_PICKED = "drawn_item"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """``kind``: "each" (one target), "distinct", "run" or "rows" (all targets at once)."""
+
+    targets: tuple[str, ...]
+    kind: str
+    source: Expression
+    mapping: Expression | None
+    line: str
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The names whose values the domain depends on."""
+        names = self.source.names | (self.mapping.names - {_PICKED} if self.mapping else frozenset())
+        return frozenset(name for name in names if name not in LISTS)
+
+    def domain(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        """The items this draw chooses from, each once. For "run" and "rows" an item holds a value per target.
+
+        Raises ExpressionError when the list is empty or too short for the targets.
+        """
+        found = self.source(values)
+        items = found if isinstance(found, list | tuple | range) else [found]
+        if not isinstance(items, range):
+            items = _once(_worded(item) for item in items)
+        if len(items) > WIDEST:
+            raise ExpressionError(
+                f"expected at most {WIDEST} items in '{brief(self.line)}', got {len(items)}"
+            )
+        if self.mapping is not None:
+            items = _once(self.mapping({**values, _PICKED: item}) for item in items)
+        count = len(self.targets)
+        if self.kind == "run":
+            items = _runs(tuple(items), count)
+        if self.kind == "rows":
+            for item in items:
+                if not isinstance(item, list | tuple | str) or len(item) != count:
+                    raise ExpressionError(
+                        f"expected items of {count} parts in '{brief(self.line)}', got {shown(item)}"
+                    )
+        if len(items) < (count if self.kind == "distinct" else 1):
+            raise ExpressionError(f"too few items to draw from in '{brief(self.line)}'")
+        return items
+
+
+def parse_draws(line: str) -> list[Draw]:
+    """The draws of one ``#init`` line (without its dash). Raises ExpressionError naming the line."""
+    matched = _LINE.fullmatch(line.strip())
+    if matched is None:
+        raise ExpressionError(f"expected 'name = values' in #init, got '{brief(line)}'")
+    targets = tuple(target.strip().lstrip("$").strip() for target in matched.group(1).split(","))
+    if any(target.startswith("_") for target in targets):
+        raise ExpressionError(f"expected names without a leading underscore, got '{brief(line)}'")
+    tree = parse(matched.group(2))
+    if isinstance(tree, ast.Tuple) and len(tree.elts) == len(targets) > 1:
+        return [_draw((target,), part, line) for target, part in zip(targets, tree.elts, strict=True)]
+    return [_draw(targets, tree, line)]
+
+
+def _draw(targets: tuple[str, ...], tree: ast.expr, line: str) -> Draw:
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _drawing(node)]
+    if len(calls) > 1:
+        raise ExpressionError(f"expected one sample() a line, got several in '{brief(line)}'")
+    if not calls:
+        return Draw(targets, "each" if len(targets) == 1 else "rows", Expression(line, tree), None, line)
+    (call,) = calls
+    name, arguments = dotted(call.func), call.args
+    if call.keywords or not 1 <= len(arguments) <= 2:
+        raise ExpressionError(f"expected {name}(list) or {name}(list, count), got '{brief(line)}'")
+    mapping = None if call is tree else Expression(line, _Replaced(call).visit(tree))
+    if name.endswith("randint"):
+        low, high = arguments[0], ast.BinOp(arguments[-1], ast.Add(), ast.Constant(1))
+        bounds = ast.Call(ast.Name("range", ast.Load()), [low, high], [])
+        return Draw(targets, "each", Expression(line, bounds), mapping, line)
+    source = Expression(line, arguments[0])
+    if len(arguments) == 1:
+        return Draw(targets, "each" if len(targets) == 1 else "rows", source, mapping, line)
+    count = Expression(line, arguments[1])({})
+    if count != len(targets):
+        raise ExpressionError(f"expected {shown(count)} names for {shown(count)} items, got '{brief(line)}'")
+    kind = "run" if name == "sample_sequential" else ("each" if count == 1 else "distinct")
+    return Draw(targets, kind, source, mapping, line)
+
+
+def _drawing(node: ast.Call) -> bool:
+    try:
+        return dotted(node.func) in INIT_ONLY
+    except ExpressionError:
+        return False
+
+
+class _Replaced(ast.NodeTransformer):
+    """The tree with the draw replaced by the name that stands for the drawn item."""
+
+    def __init__(self, call: ast.Call) -> None:
+        self.call = call
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        return ast.Name(_PICKED, ast.Load()) if node is self.call else self.generic_visit(node)
+
+
+def _worded(item: Any) -> Any:
+    """A pair of words and their number as one Worded; anything else as it is."""
+    if isinstance(item, tuple) and len(item) == 2 and not isinstance(item[1], str | list | tuple | Worded):
+        if isinstance(item[0], str) or item[0] == item[1]:
+            return Worded(text(item[0]), item[1])
+    return item
+
+
+def _once(items: Any) -> list[Any]:
+    """The items without repetitions, in their order: a repeated list (``[...] * 10``) offers nothing more."""
+    return list({(type(item), repr(item)): item for item in items}.values())
+
+
+def _runs(items: tuple[Any, ...], count: int) -> list[tuple[Any, ...]]:
+    if items in CYCLES and count <= len(items):
+        return [tuple((items + items)[start : start + count]) for start in range(len(items))]
+    return [items[start : start + count] for start in range(len(items) - count + 1)]

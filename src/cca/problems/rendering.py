@@ -1,0 +1,155 @@
+"""Annotated text to plain text: ``{slot,default}`` and ``{expression}`` filled in, numbers as a person writes them.
+
+A slot reads words where a reader reads ("half of the eggs") and digits where a reader reckons: beside an operator,
+inside ``<<...>>`` and on the ``####`` line. Calculator annotations ``<<3*4=12>>`` are left out of the plain text.
+A slot that opens a sentence is capitalised; cents are written with two digits after a currency sign.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from cca.problems.expressions import Expression, compiled
+from cca.problems.quantities import LONGEST, ExpressionError, Worded, number, rounded, written
+
+MAXIMUM_TEXT = 50_000
+
+_SLOT = re.compile(r"\{([^{}]*)\}")
+_DEFAULTED = re.compile(r"\s*\$?([^\W\d]\w*)\s*,")
+_FORMAT = re.compile(r"(.*):(,?)(?:\.(\d))?([fd%]?)", re.DOTALL)
+_OPENS_SENTENCE = re.compile(r"(?:\A|[.!?][\"”')]*\s|\n)\s*\Z")
+_OPERATOR_BEFORE = re.compile(r"(?:[*/+=÷×<>(^]|(?<=\s)[-–−x]|(?<=\d)-)\s*(?:[$€£])?\Z")
+_OPERATOR_AFTER = re.compile(r"\A\s*(?:[*/+=÷×<>^%]|[-–−x](?=\s)|-(?=\d))")
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
+_CENTS = re.compile(r"([$€£]\d+\.\d)(?![\d/])")
+
+
+class Text:
+    """An annotated text, parsed once. ``render`` fills it in; ``names`` are those its slots read."""
+
+    def __init__(self, annotated: str) -> None:
+        """Raises ExpressionError naming the slot that cannot be read."""
+        if len(annotated) > MAXIMUM_TEXT:
+            raise ExpressionError(f"expected at most {MAXIMUM_TEXT} characters of text, got {len(annotated)}")
+        plain, kept_calculators = _CALCULATOR.sub("", annotated), _CALCULATOR.findall(annotated)
+        self.calculators: list[str] = kept_calculators
+        self._expressions: list[Expression] = []
+        self._indices: dict[str, int] = {}
+        self._parts: list[str | tuple[int, Callable[[Any], str]]] = []
+        self._split(re.sub(r"= +(?=[ \n]|\Z)", "= ", plain) if kept_calculators else plain)
+        self.names = frozenset[str]().union(*(expression.names for expression in self._expressions))
+
+    def render(self, values: Mapping[str, Any]) -> str:
+        """Raises ExpressionError when a slot has no value or cannot be reckoned."""
+        results = [expression(values) for expression in self._expressions]
+        text = "".join([part if type(part) is str else part[1](results[part[0]]) for part in self._parts])  # type: ignore[index]
+        if len(text) > 2 * MAXIMUM_TEXT:
+            raise ExpressionError(f"expected at most {2 * MAXIMUM_TEXT} characters of text, got {len(text)}")
+        return _CENTS.sub(r"\g<1>0", text) if "." in text else text
+
+    def _split(self, annotated: str) -> None:
+        position = 0
+        for slot in _SLOT.finditer(annotated):
+            before, after = annotated[position : slot.start()], annotated[slot.end() :]
+            self._parts.append(_literal(before))
+            head = annotated[: slot.start()]
+            reckons = bool(_OPERATOR_BEFORE.search(head[-8:]) or _OPERATOR_AFTER.search(after[:8]))
+            reckons = reckons or "####" in head[head.rfind("\n") + 1 :]
+            self._parts.append(self._slot(slot.group(1), reckons, bool(_OPENS_SENTENCE.search(head[-6:]))))
+            position = slot.end()
+        self._parts.append(_literal(annotated[position:]))
+
+    def _slot(self, inside: str, reckons: bool, opens: bool) -> tuple[int, Callable[[Any], str]]:
+        source, show = _slot_source(inside), _digits if reckons else (_opening if opens else _words)
+        try:
+            expression = compiled(source)
+        except ExpressionError:
+            formatted = _FORMAT.fullmatch(source)
+            if formatted is None:
+                raise
+            source, show = formatted.group(1), _formatter(*formatted.groups()[1:])
+            expression = compiled(source)
+        if source not in self._indices:
+            self._indices[source] = len(self._expressions)
+            self._expressions.append(expression)
+        return self._indices[source], show
+
+
+@lru_cache(maxsize=4096)
+def parsed_text(annotated: str) -> Text:
+    return Text(annotated)
+
+
+def display(value: Any) -> str:
+    """A value as it reads in running text: words for a number that has them."""
+    return _words(value)
+
+
+def _slot_source(inside: str) -> str:
+    defaulted = _DEFAULTED.match(inside)
+    source = defaulted.group(1) if defaulted else inside.strip().lstrip("$").strip()
+    if not source:
+        raise ExpressionError("expected a name or an expression in every slot, got an empty slot {}")
+    return source
+
+
+def _literal(text: str) -> str:
+    for brace in "{}":
+        if brace in text:
+            around = text[max(0, text.index(brace) - 20) :][:40]
+            raise ExpressionError(
+                f"expected every slot as {{name}}, got a lone '{brace}' near '{' '.join(around.split())}'"
+            )
+    return text
+
+
+def _words(value: Any) -> str:
+    kind = type(value)
+    if kind is int:
+        return str(value)
+    if kind is str:
+        return value
+    if kind is Worded:
+        return value.text
+    if kind is Fraction:
+        return written(value)
+    if kind is bool:
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple | range) and len(value) <= 100:
+        return ", ".join(_words(part) for part in value)
+    raise ExpressionError(f"expected a number or a text in a slot, got {kind.__name__}")
+
+
+def _digits(value: Any) -> str:
+    kind = type(value)
+    if kind is int:
+        return str(value)
+    if kind is Worded:
+        return (
+            f"{value.value.numerator}/{value.value.denominator}"
+            if value.value.denominator != 1
+            else str(value.value)
+        )
+    return _words(value)
+
+
+def _opening(value: Any) -> str:
+    text = _words(value)
+    return text[:1].upper() + text[1:]
+
+
+def _formatter(comma: str, places: str | None, kind: str) -> Callable[[Any], str]:
+    def formatted(value: Any) -> str:
+        amount = number(value, "a formatted slot") * (100 if kind == "%" else 1)
+        digits = int(places) if places is not None else 0
+        text = rounded(amount, digits) if places is not None or kind in ("f", "%") else written(amount)
+        if comma and len(text) < LONGEST:
+            units, point, cents = text.partition(".")
+            text = f"{int(units):,}{point}{cents}"
+        return text + ("%" if kind == "%" else "")
+
+    return formatted

@@ -1,0 +1,226 @@
+"""Constraint-aware search for values of a template's variables.
+
+1. Draws that no condition reads are taken at random. The others fall into groups that conditions tie together.
+2. A group with few combinations is enumerated once: its solutions are then taken at random, each equally likely,
+   and a group without any proves the template unsatisfiable.
+3. A larger group is searched depth first in random order, each condition tested as soon as its last name has a
+   value; a variable that stands alone on one side of an ``==`` is reckoned from the other side, not searched. The
+   search restarts with growing budgets, so that an unlucky first choice cannot hold it up.
+
+Budgets count work, never time: the same seed gives the same values on any machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cca.problems.draws import Draw
+from cca.problems.expressions import Expression, brief
+from cca.problems.plan import Step, ordered, tied
+from cca.problems.quantities import ExpressionError
+from cca.problems.vocabulary import PEOPLE
+
+ENUMERATED = 20_000
+"""A group with at most this many combinations is enumerated; its solutions are then equally likely."""
+
+FIRST_BUDGET, TOTAL_BUDGET = 300_000, 30_000_000
+"""Work of one search before it restarts, and of all restarts (a unit is about 0.1 microseconds)."""
+
+_FAILURES = (ExpressionError, ArithmeticError, TypeError, ValueError, LookupError)
+
+Random = Callable[[], float]
+
+
+class Unsatisfiable(ExpressionError):
+    """No values meet the conditions. ``proven``: every combination was tried."""
+
+    def __init__(self, message: str, proven: bool) -> None:
+        super().__init__(message)
+        self.proven = proven
+
+
+class Sampler:
+    """Samples values for the targets of ``draws`` that meet ``conditions``."""
+
+    def __init__(self, draws: Sequence[Draw], conditions: Sequence[Expression]) -> None:
+        targets = {target for draw in draws for target in draw.targets}
+        fixed = [condition for condition in conditions if not condition.names & targets]
+        self._always_false = next((condition for condition in fixed if not _holds(condition, {})), None)
+        self._groups: list[_Group] = []
+        self._free: list[_Free] = []
+        for members in tied(draws, conditions):
+            names = {target for draw in members for target in draw.targets}
+            tests = [condition for condition in conditions if condition.names & names]
+            if len(members) > 1 or tests or members[0].needs:
+                self._groups.append(_Group(members, tests))
+            else:
+                self._free.append(_Free(members[0]))
+        people = [free for free in self._free if free.people]
+        self._people = (
+            tuple(target for free in people for target in free.draw.targets) if len(people) > 1 else ()
+        )
+
+    def sample(self, generator: np.random.Generator) -> dict[str, Any]:
+        """Values for every target. Raises Unsatisfiable when there are none, or none were found in the budget."""
+        if self._always_false is not None:
+            raise Unsatisfiable(f"condition '{brief(self._always_false.text)}' is never met", proven=True)
+        random, values = generator.random, {}
+        for group in self._groups:
+            group.sample(random, values)
+        while True:
+            for free in self._free:
+                free.sample(random, values)
+            # People of one problem bear different names, or nobody could tell who is meant.
+            if not self._people or len({values[name] for name in self._people}) == len(self._people):
+                return values
+
+
+class _Free:
+    """A draw that no condition reads."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+        self.items = draw.domain({})
+        self.people = draw.kind in ("each", "distinct") and len(self.items) > 20 and self.items[0] in PEOPLE
+
+    def sample(self, random: Random, values: dict[str, Any]) -> None:
+        targets, items = self.draw.targets, self.items
+        if self.draw.kind == "each":
+            values[targets[0]] = items[int(random() * len(items))]
+        elif self.draw.kind == "distinct":
+            chosen: list[int] = []
+            while len(chosen) < len(targets):
+                index = int(random() * len(items))
+                if index not in chosen:
+                    values[targets[len(chosen)]] = items[index]
+                    chosen.append(index)
+        else:
+            values.update(zip(targets, items[int(random() * len(items))], strict=True))
+
+
+class _Group:
+    """Draws that conditions tie together, in the order in which they are given values."""
+
+    def __init__(self, draws: Sequence[Draw], conditions: Sequence[Expression]) -> None:
+        self.conditions = conditions
+        self.targets = tuple(target for draw in draws for target in draw.targets)
+        self.steps = ordered(draws, conditions)
+        self.size = math.prod(
+            1 if step.reckoned is not None else step.size if step.domain is not None else 2 * ENUMERATED
+            for step in self.steps
+        )
+        self.solutions: list[tuple[Any, ...]] | None = None
+        self.failed: Unsatisfiable | None = None
+
+    def sample(self, random: Random, values: dict[str, Any]) -> None:
+        if self.failed is not None:
+            raise self.failed
+        if self.solutions is None and self.size <= ENUMERATED:
+            self.solutions = list(self._all())
+            if not self.solutions:
+                self._fail(proven=True)
+        if self.solutions is not None:
+            values.update(zip(self.targets, self.solutions[int(random() * len(self.solutions))], strict=True))
+            return
+        budget, spent = FIRST_BUDGET, 0
+        while spent < TOTAL_BUDGET:
+            search = _Search(self.steps, random, budget)
+            found = search.run(0)
+            if found is not None:
+                values.update(found)
+                return
+            if search.left > 0:
+                self._fail(proven=True)
+            spent, budget = spent + budget, 2 * budget
+        self._fail(proven=False)
+
+    def _all(self) -> Iterator[tuple[Any, ...]]:
+        search = _Search(self.steps, None, 0)
+        for values in search.every(0):
+            yield tuple(values[target] for target in self.targets)
+
+    def _fail(self, proven: bool) -> None:
+        names = ", ".join(self.targets[:8])
+        texts = "; ".join(brief(condition.text) for condition in self.conditions[:3])
+        how = f"none of {self.size} combinations" if self.size <= ENUMERATED else "no combination"
+        how = how if proven else "no combination found by a long search"
+        self.failed = Unsatisfiable(f"{how} of {names} meets the conditions ({texts}{self._hint()})", proven)
+        raise self.failed
+
+    def _hint(self) -> str:
+        """A condition that cannot be reckoned at all explains more than that nothing meets it."""
+        values: dict[str, Any] = {}
+        try:
+            for step in self.steps:
+                step.assign((step.domain or step.draw.domain(values))[0], values)
+            for condition in self.conditions:
+                condition(values)
+        except ExpressionError as error:
+            return f"; {error}"
+        return ""
+
+
+class _Search:
+    """One depth-first search; ``random`` None goes through the items in order."""
+
+    def __init__(self, steps: Sequence[Step], random: Random | None, budget: int) -> None:
+        self.steps, self.random, self.left = steps, random, budget
+        self.values: dict[str, Any] = {}
+
+    def run(self, depth: int) -> dict[str, Any] | None:
+        """Values that meet every test, or None: none exist below here, or (``left`` <= 0) the budget is spent."""
+        if depth == len(self.steps):
+            return self.values
+        step, values = self.steps[depth], self.values
+        for item in self._candidates(step):
+            self.left -= 2
+            step.assign(item, values)
+            for test in step.tests:
+                self.left -= test.cost
+                if not _holds(test, values):
+                    break
+            else:
+                found = self.run(depth + 1)
+                if found is not None:
+                    return found
+            if self.left <= 0:
+                return None
+        return None
+
+    def every(self, depth: int) -> Iterator[dict[str, Any]]:
+        if depth == len(self.steps):
+            yield self.values
+            return
+        step, values = self.steps[depth], self.values
+        for item in self._candidates(step):
+            step.assign(item, values)
+            if all(_holds(test, values) for test in step.tests):
+                yield from self.every(depth + 1)
+
+    def _candidates(self, step: Step) -> Iterator[Any]:
+        try:
+            items = step.items(self.values)
+        except _FAILURES:
+            return
+        count = len(items)
+        if self.random is None or count < 2:
+            yield from items
+            return
+        # A random start and a stride without a common divisor visit every item once, without a shuffled copy.
+        start, stride = int(self.random() * count), 1 + int(self.random() * (count - 1))
+        while math.gcd(stride, count) != 1:
+            stride = stride % (count - 1) + 1
+        for position in range(count):
+            yield items[(start + position * stride) % count]
+
+
+def _holds(condition: Expression, values: Mapping[str, Any]) -> bool:
+    """Whether the condition is met; values for which it cannot be reckoned (a zero divisor) do not meet it."""
+    try:
+        return bool(condition.closure(values))
+    except _FAILURES:
+        return False

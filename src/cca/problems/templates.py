@@ -1,0 +1,270 @@
+"""A Template: a word problem whose names and numbers are drawn anew for every instance.
+
+The language is the one of GSM-Symbolic's published templates (arXiv 2410.05229). A template file is JSON with
+``question_annotated`` and ``answer_annotated``::
+
+    {name,Jerry} has {n,5} {fruit,apple}s and eats {k,2}. How many are left?
+
+    #init:
+    - name = sample(names_male)
+    - fruit = sample(fruits)
+    - $n = range(3, 20)
+    - $k = range(1, 10)
+
+    #conditions:
+    - k < n
+
+    #answer: n - k
+
+The worked answer holds expressions in its slots and ends with ``#### {n-k}``. Other keys of the file are kept in
+``Template.extra``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cca.errors import CcaError
+from cca.files import read_json
+from cca.problems.draws import Draw, parse_draws
+from cca.problems.expressions import Expression, brief, compiled
+from cca.problems.quantities import ExpressionError, Number, number, parsed_number, written
+from cca.problems.rendering import Text, parsed_text
+from cca.problems.sampling import Sampler
+from cca.problems.vocabulary import LISTS
+
+TRIES = 200
+"""Draws before a template whose worked solution disagrees with its answer is given up."""
+
+_SECTION = re.compile(r"\s*#+\s*(init|conditions?|answer)\b\s*[:=]?\s*(.*)", re.IGNORECASE)
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_KEYS = ("question_annotated", "answer_annotated")
+
+
+class TemplateError(CcaError):
+    """A template is faulty; the message is one line that names it and the fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One problem made from a template. ``answer`` is the number in digits that ``solution`` ends with."""
+
+    template: str
+    values: dict[str, Any]
+    question: str
+    solution: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Template:
+    """Parsed once, sampled often. ``conditions``, ``answer`` and the texts are already compiled."""
+
+    name: str
+    question_annotated: str
+    answer_annotated: str
+    question: Text
+    solution: Text
+    draws: tuple[Draw, ...]
+    conditions: tuple[Expression, ...]
+    answer: Expression
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> Template:
+        """Read a template file; its name is the file's without ``.json``. Raises TemplateError naming the fault."""
+        return cls.parse(Path(path).stem, read_json(Path(path)), str(path))
+
+    @classmethod
+    def parse(cls, name: str, content: Any, where: str | None = None) -> Template:
+        """The template in a JSON object. Raises TemplateError naming ``where`` and the fault."""
+        where = where or f"template {name}"
+        if not isinstance(content, dict):
+            raise TemplateError(f"{where}: expected a JSON object, got {type(content).__name__}")
+        for key in _KEYS:
+            if not isinstance(content.get(key), str) or not content[key].strip():
+                raise TemplateError(
+                    f"{where}: expected {key!r} to be a non-empty text, got {content.get(key)!r:.60}"
+                )
+        extra = {key: value for key, value in content.items() if key not in _KEYS}
+        try:
+            return cls(
+                name, *(content[key] for key in _KEYS), *_parse(*(content[key] for key in _KEYS)), extra
+            )
+        except ExpressionError as error:
+            raise TemplateError(f"{where}: {error}") from error
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(target for draw in self.draws for target in draw.targets)
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        return Sampler(self.draws, self.conditions)
+
+    def sample(self, generator: np.random.Generator) -> Instance:
+        """One instance whose worked solution ends with its answer.
+
+        Raises TemplateError when the conditions cannot be met, or the solution never agrees with the answer.
+        """
+        fault = ""
+        for _ in range(TRIES):
+            instance = self.draw(generator)
+            fault = disagreement(instance)
+            if not fault:
+                return instance
+        raise TemplateError(f"template {self.name}: {fault} (in each of {TRIES} draws)")
+
+    def draw(self, generator: np.random.Generator) -> Instance:
+        """One instance, whether or not its solution agrees with its answer. Raises TemplateError."""
+        try:
+            values = self.sampler.sample(generator)
+            return Instance(
+                self.name,
+                values,
+                self.question.render(values).strip(),
+                self.solution.render(values).strip(),
+                written(number(self.answer(values), "#answer")),
+            )
+        except ExpressionError as error:
+            raise TemplateError(f"template {self.name}: {error}") from error
+
+    def render(self, annotated: str, values: Mapping[str, Any]) -> str:
+        """Fill in another annotated text (a hint, a solution with a planted mistake) with the same values."""
+        try:
+            return parsed_text(annotated).render(values).strip()
+        except ExpressionError as error:
+            raise TemplateError(f"template {self.name}: {error}") from error
+
+
+def load_templates(folder: Path) -> list[Template]:
+    """Every ``*.json`` of a folder and the folders in it, sorted by name. Raises CcaError naming file and fault.
+
+    A template in an inner folder is named with it: ``p1/0003``.
+    """
+    return [Template.parse(name, read_json(path), str(path)) for name, path in template_files(folder)]
+
+
+def template_files(folder: Path) -> list[tuple[str, Path]]:
+    """(name, path) of every template file, sorted by name. Raises CcaError when there is none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CcaError(f"{folder}: expected a folder of template files (*.json), got no folder")
+    paths = sorted(folder.rglob("*.json"))
+    if not paths:
+        raise CcaError(f"{folder}: expected a folder of template files, found no *.json in it")
+    return sorted((path.relative_to(folder).with_suffix("").as_posix(), path) for path in paths)
+
+
+def disagreement(instance: Instance) -> str:
+    """Why the worked solution does not end with the answer, in one line; empty when it does."""
+    if not _decimal(instance.answer):
+        return f"the answer {instance.answer} is not a whole or decimal number"
+    tail = instance.solution[instance.solution.rfind("\n") + 1 :]
+    if tail == f"#### {instance.answer}":
+        return ""
+    found = last_number(instance.solution)
+    if found is None:
+        return "the worked solution has no number"
+    if found == parsed_number(instance.answer):
+        return ""
+    return f"the answer is {instance.answer} but the worked solution ends with {written(found)}"
+
+
+def last_number(text: str) -> Number | None:
+    found = _NUMBER.findall(text)
+    return parsed_number(found[-1]) if found else None
+
+
+def _decimal(answer: str) -> bool:
+    return "/" not in answer
+
+
+def _parse(
+    question_annotated: str, answer_annotated: str
+) -> tuple[Text, Text, tuple[Draw, ...], tuple[Expression, ...], Expression]:
+    sections = _sections(question_annotated)
+    draws = [draw for line in sections["init"] for draw in parse_draws(line)]
+    if len(draws) > 100:
+        raise ExpressionError(f"expected at most 100 draws in #init, got {len(draws)}")
+    targets = [target for draw in draws for target in draw.targets]
+    twice = next((target for target in targets if targets.count(target) > 1), None)
+    if twice is not None:
+        raise ExpressionError(f"{twice!r} is given values twice in #init")
+    conditions = tuple(compiled(_condition(line)) for line in sections["conditions"])
+    if len(sections["answer"]) != 1:
+        raise ExpressionError(f"expected one '#answer:' with an expression, got {len(sections['answer'])}")
+    answer = compiled(_unwrapped(sections["answer"][0]))
+    question, solution = parsed_text(sections["text"][0]), parsed_text(answer_annotated)
+    known = set(targets) | set(LISTS)
+    for draw in draws:
+        _known(draw.needs, known, f"'{brief(draw.line)}'")
+    for condition in conditions:
+        _known(condition.names, known, f"condition '{brief(condition.text)}'")
+    _known(answer.names, known, f"#answer '{brief(answer.text)}'")
+    _known(question.names, known, "the question")
+    _known(solution.names, known, "the worked answer")
+    return question, solution, tuple(draws), conditions, answer
+
+
+def _known(names: frozenset[str], known: set[str], where: str) -> None:
+    unknown = sorted(names - known)
+    if unknown:
+        raise ExpressionError(
+            f"{where} reads {unknown[0]!r}, which #init does not define and no list is called"
+        )
+
+
+def _sections(annotated: str) -> dict[str, Sequence[str]]:
+    """The question's text, and the lines of #init, #conditions and #answer without their dashes."""
+    found: dict[str, list[str]] = {"text": [], "init": [], "conditions": [], "answer": []}
+    current, text = "text", []
+    for line in annotated.splitlines():
+        header = _SECTION.match(line)
+        if header:
+            current = {"condition": "conditions"}.get(header.group(1).lower(), header.group(1).lower())
+            line = header.group(2)  # noqa: PLW2901
+        if current == "text":
+            text.append(line)
+            continue
+        line = line.strip()  # noqa: PLW2901
+        if not line:
+            continue
+        lines = found[current]
+        bullet = re.match(r"[-*•]\s+|-(?=\$)", line)
+        if bullet or not lines or (current != "answer" and _balanced(lines[-1])):
+            lines.append(line[bullet.end() :].strip() if bullet else line)
+        else:
+            lines[-1] += f" {line}"
+    return {**found, "text": ["\n".join(text).strip()]}
+
+
+def _balanced(line: str) -> bool:
+    return (
+        line.count("(") <= line.count(")")
+        and line.count("[") <= line.count("]")
+        and not line.endswith(("\\", ","))
+    )
+
+
+def _condition(line: str) -> str:
+    """Published templates write ``==``, now and then a lone ``=``, with or without ``$`` before names."""
+    return re.sub(r"(?<![=!<>])=(?!=)", "==", _plain(line))
+
+
+def _unwrapped(answer: str) -> str:
+    answer = answer.strip()
+    if answer.startswith("{") and answer.endswith("}"):
+        answer = answer[1:-1]
+    return _plain(answer)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\$\s*(?=[^\W\d])", "", text).strip().rstrip(",;")
