@@ -22,7 +22,7 @@ from cca.models.components import KINDS, Component
 from cca.models.declaration import Declaration, declaration_for
 from cca.models.layer_anatomy import LayerAnatomy, read_layer
 from cca.models.mlp_anatomy import Experts
-from cca.models.place import Place
+from cca.models.place import Place, at
 from cca.models.weight_rows import EACH, UnitRows, WeightRows, get_rows, row_shape, set_rows_
 
 __all__ = [
@@ -176,7 +176,12 @@ def anatomy_of(
 
 
 def _decoder_layers(model: PreTrainedModel, config: Any, declared: Declaration) -> tuple[str, nn.ModuleList]:
-    """The one list of decoder layers; towers for other modalities do not count."""
+    """The one list of decoder layers: at the very path declared, or, towers for other modalities aside, a list
+    of the right length that ends as declared."""
+    for path in declared.layers:
+        exact = at(model, path)
+        if isinstance(exact, nn.ModuleList):
+            return path, exact
     inside = {id(module) for module in model.get_decoder().modules()}
     found = [
         (name, module)
@@ -221,6 +226,7 @@ def check_anatomy(model: PreTrainedModel, anatomy: Anatomy) -> None:
             if indices.min() < 0 or indices.max() >= rows:
                 raise CcaError(f"{where}: expected rows below {rows}, got {int(indices.max())}; {ask}")
             mask = taken.setdefault((pattern.weight, pattern.axis), torch.zeros(rows, dtype=torch.bool))
-            if mask[indices].any() or len(indices.unique()) != len(indices):
-                raise CcaError(f"{where}: some rows already belong to another component; {ask}")
+            free = int((~mask).sum())
             mask[indices] = True
+            if free - int((~mask).sum()) != len(indices):
+                raise CcaError(f"{where}: some rows already belong to another component; {ask}")

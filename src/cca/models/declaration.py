@@ -25,15 +25,17 @@ class Declaration:
     """Names of modules; each a dotted path, or several to try in turn. ``.`` is the parent itself."""
 
     layers: Names = ("layers", "h", "blocks")
-    """The list of decoder layers: a path from the model, or the end of one."""
+    """The list of decoder layers: its path from the model, or the end of its path within the decoder."""
     attention: Names = ("self_attn", "self_attention", "attention", "attn.attention", "attn")
     """The attention module, within a layer."""
     no_attention: Names = ("linear_attn", "mamba", "mixer", "conv", "short_conv", "recurrent")
     """What a layer without attention has in its place."""
-    q: Names = ("q_proj",)
+    q: Names = ("q_proj", "q_b_proj")
     k: Names = ("k_proj",)
     v: Names = ("v_proj",)
     """Separate projections, within the attention module."""
+    kv: Names = ("kv_b_proj",)
+    """A projection of K and V from a latent (DeepSeek), used where there is no ``k``: per head K, then V."""
     qkv: Names = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")
     """A fused projection, used where there is no ``q``."""
     qkv_layout: str | None = None
@@ -49,6 +51,7 @@ class Declaration:
     heads: int | None = None
     kv_heads: int | None = None
     head_dim: int | None = None
+    v_head_dim: int | None = None
     """Counts; read from the attention module and the config when not declared."""
     mlp: Names = ("mlp", "feed_forward", "block_sparse_moe", "ffn", ".")
     """The MLP, or the mixture of experts, within a layer."""
@@ -62,8 +65,14 @@ class Declaration:
     """``halves``: all gate rows, then all up rows; ``interleaved``: gate, up, gate, up, ..."""
     experts: Names = ("experts",)
     """Experts held as 3-D parameters, within the MLP."""
+    experts_transposed: bool | None = None
+    """Experts' weights are (experts, inputs, outputs); transformers marks most experts with it."""
     shared: Names = ("shared_expert", "shared_experts", "shared_mlp")
-    """An expert that every token passes, within the MLP."""
+    """An expert that every token passes, within the MLP or the layer."""
+    routers: Names = ("router", "gate", "shared_expert_gate")
+    """What chooses among experts; holds no neurons."""
+    others: Names = ("rotary_emb",)
+    """Any other modules of a layer, outside attention, whose matrices hold no neurons."""
 
 
 # model_type -> what differs from the defaults. One line makes a new architecture.
@@ -72,6 +81,7 @@ DECLARATIONS: dict[str, dict[str, Any]] = {
     "glm": {"gate_up_layout": "halves"},
     "glm4": {"gate_up_layout": "halves"},
     "gpt_neox": {"qkv_layout": "grouped"},
+    "gpt_neox_japanese": {"qkv_layout": "grouped"},
     "gpt2": {"qkv_layout": "blocks"},
     "gpt_bigcode": {"qkv_layout": "grouped"},
     "codegen": {"qkv_layout": "blocks", "qkv_blocks": 4, "qkv_order": "qvk"},
@@ -80,6 +90,18 @@ DECLARATIONS: dict[str, dict[str, Any]] = {
     "mpt": {"qkv_layout": "blocks"},
     "persimmon": {"qkv_layout": "grouped"},
     "qwen3_next": {"q_gated": True},
+    "qwen3_5_text": {"q_gated": True},
+    "qwen3_5_moe_text": {"q_gated": True},
+    "lfm2": {"gate": "w1", "up": "w3", "down": "w2"},
+    "llama4_text": {"experts_transposed": True, "gate_up_layout": "halves"},
+    "granitemoeshared": {"gate_up": "input_linear", "gate_up_layout": "halves", "down": "output_linear"},
+    "modernbert-decoder": {
+        "layers": "model.layers",
+        "o": "Wo",
+        "gate_up": "Wi",
+        "gate_up_layout": "halves",
+        "down": "Wo",
+    },
 }
 
 CHOICES = {
@@ -143,7 +165,7 @@ def _checked(key: str, kind: Any, value: Any, where: str) -> Any:
         if value in CHOICES[key]:
             return value
         raise CcaError(f"{where}: expected {key!r} to be one of {', '.join(CHOICES[key])}, got {value!r}")
-    if kind == "bool":
+    if str(kind).startswith("bool"):
         if isinstance(value, bool):
             return value
         raise CcaError(f"{where}: expected {key!r} to be true or false, got {value!r}")

@@ -21,6 +21,8 @@ class LayerAnatomy:
     n_heads: int
     n_kv_heads: int
     head_dim: int
+    """Of q and k as attention reads them."""
+    v_head_dim: int
     interface: bool
     """Attention goes through transformers' AttentionInterface. Where not (Falcon, GPT-J, BLOOM, MPT, ...),
     q, k and v can only be reached at the output of their projections: `pattern("q").module`, whose output
@@ -52,6 +54,7 @@ def read_layer(place: Place) -> LayerAnatomy:
     """Read a layer off its modules. Raises CcaError naming the field to declare."""
     attention = read_attention(place)
     mlp = read_mlp(place)
+    _check_nothing_missed(place, attention.patterns + mlp.patterns, routed=mlp.experts is not None)
     return LayerAnatomy(
         index=place.index,
         module=place.name,
@@ -59,9 +62,25 @@ def read_layer(place: Place) -> LayerAnatomy:
         n_heads=attention.n_heads,
         n_kv_heads=attention.n_kv_heads,
         head_dim=attention.head_dim,
+        v_head_dim=attention.v_head_dim,
         interface=attention.interface,
         experts=mlp.experts,
         down=mlp.down,
         n_dense=mlp.n_dense,
         patterns=attention.patterns + mlp.patterns,
     )
+
+
+def _check_nothing_missed(place: Place, patterns: tuple[UnitRows, ...], routed: bool) -> None:
+    """Every matrix of the layer outside attention must hold neurons that were found, or be known to hold none,
+    or a second MLP or a gate with an unusual name would go unnoticed."""
+    declared = place.declared
+    known = set(declared.attention + declared.no_attention + declared.others)
+    if routed:
+        known |= set(declared.routers)
+    claimed = {pattern.weight for pattern in patterns} | {pattern.bias for pattern in patterns}
+    for name, parameter in place.layer.named_parameters():
+        inside = {".".join(parts[:length]) for parts in [name.split(".")] for length in range(1, len(parts))}
+        matrix = parameter.dim() >= 2 and place.parameters[id(parameter)] not in claimed
+        if matrix and not known & (inside | set(name.split("."))) and not name.endswith("bias"):
+            raise place.fault(f"to know what {name} {tuple(parameter.shape)} is", "others")

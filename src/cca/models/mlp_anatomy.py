@@ -36,7 +36,7 @@ def read_mlp(place: Place) -> MlpAnatomy:
         routed = place.child(mlp, declared.experts)
         if routed is not None:
             experts, patterns = _experts(place, f"{join(place.name, name)}.{routed[0]}", routed[1])
-            shared = place.child(mlp, declared.shared)
+            shared = place.child(mlp, declared.shared) or place.child(place.layer, declared.shared)
             if shared is None:
                 return MlpAnatomy(experts, None, 0, patterns)
             dense = _dense(place, shared[1], first=experts.count * experts.neurons)
@@ -71,17 +71,23 @@ def _dense(place: Place, mlp: nn.Module, first: int) -> MlpAnatomy:
 
 
 def _experts(place: Place, name: str, experts: nn.Module) -> tuple[Experts, tuple[UnitRows, ...]]:
-    """Experts as (E, A, B) parameters; transformers marks their orientation on the module."""
-    down, transposed = getattr(experts, "down_proj", None), getattr(experts, "is_transposed", None)
-    if not isinstance(down, nn.Parameter) or down.dim() != 3 or not isinstance(transposed, bool):
+    """Experts as (E, A, B) parameters; transformers marks most with their orientation and layout."""
+    declared, down = place.declared, getattr(experts, "down_proj", None)
+    if not isinstance(down, nn.Parameter) or down.dim() != 3:
         raise place.fault(f"a 3-D parameter down_proj in {name}, found {children(experts)}", "experts")
+    transposed = getattr(experts, "is_transposed", declared.experts_transposed)
+    if transposed is None:
+        raise place.fault(f"to be told which way the weights of {name} lie", "experts_transposed")
     inner = 1 if transposed else 2  # the axis of down that neurons lie on; in up it is the other
     count, each = down.shape[0], down.shape[inner]
     total = count * each
     fused, up = getattr(experts, "gate_up_proj", None), getattr(experts, "up_proj", None)
     patterns: tuple[UnitRows, ...]
     if isinstance(fused, nn.Parameter):
-        layout = "halves" if getattr(experts, "is_concatenated", True) else "interleaved"
+        layouts = {True: "halves", False: "interleaved", None: declared.gate_up_layout}
+        layout = layouts[getattr(experts, "is_concatenated", None)]
+        if layout is None:
+            raise place.fault(f"to be told the order of the rows of gate_up_proj in {name}", "gate_up_layout")
         bias = place.bias(experts, "gate_up_proj_bias")
         patterns = _gate_and_up(place.parameters[id(fused)], 3 - inner, bias, total, each, layout, 0)
     elif isinstance(up, nn.Parameter):

@@ -45,16 +45,19 @@ class Place:
             raise self.fault(f"a module {' or '.join(names)}, found {children(parent)}", field)
         return found[1]
 
-    def number(self, owner: nn.Module, field: str, *names: str) -> int:
+    def number(self, owner: nn.Module, field: str, *names: str, default: int | None = None) -> int:
         """A count: declared as ``field``, or an attribute of the module, or of the config."""
         declared = getattr(self.declared, field)
-        for value in (
-            declared,
-            *(getattr(source, name, None) for source in (owner, self.config) for name in names),
-        ):
-            if isinstance(value, int) and value > 0:
-                return value
-        raise self.fault(f"a number called {' or '.join(names)} in the module or the config", field)
+        if declared is not None:
+            return declared
+        for source in (owner, self.config):
+            for name in names:
+                value = getattr(source, name, None)
+                if isinstance(value, int) and value > 0:
+                    return value
+        if default is None:
+            raise self.fault(f"a number called {' or '.join(names)} in the module or the config", field)
+        return default
 
     def weight(self, module: nn.Module, field: str) -> tuple[str, int, int, int]:
         """(parameter name, axis of the output features, how many, how many inputs) of a linear module."""

@@ -84,6 +84,15 @@ def set_rows_(tensor: Tensor, axis: int, indices: Tensor, rows: Tensor) -> None:
         view[_places(view, indices)] = rows.detach().to(view)
 
 
+def with_rows(tensor: Tensor, axis: int, indices: Tensor, rows: Tensor) -> Tensor:
+    """A copy of the tensor that holds ``rows``; differentiable in them."""
+    view = _rows_last(tensor, axis)
+    copy = view.index_put(_places(view, indices), rows)
+    if axis == EACH or tensor.dim() == 1:
+        return copy.squeeze(-1)
+    return copy if axis == tensor.dim() - 2 else copy.transpose(-1, -2)
+
+
 def _rows_last(tensor: Tensor, axis: int) -> Tensor:
     """A view, never a copy, whose last axis runs along a row: (n, length), or (E, n, length) with experts."""
     if axis == EACH or tensor.dim() == 1:
