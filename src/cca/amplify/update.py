@@ -1,0 +1,169 @@
+"""Amplify (paper, section 3.3): gradient steps on the circuit's rows alone, judged on validation data as they go.
+
+* Gradient descent takes W -= coefficient * gradient, full batch. With ``predicted_change`` c the coefficient is
+  c / |gradient|^2 at the first step, so that step is predicted to lower the mean objective by c, whatever the model;
+  the coefficient is then kept.
+* Step 0, the untouched model, competes with every validated step. The best accuracy whose retention stays inside the
+  budget wins; of equals, the one that drifted least.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cca.amplify.objective import objective
+from cca.amplify.pivot_gradient import add_pivot_gradient
+from cca.circuits.circuit import Circuit
+from cca.errors import CcaError
+from cca.files import Row
+from cca.models.anatomy import Anatomy
+from cca.models.trainable_rows import Key, TrainableRows
+from cca.pivots.pivot import Pivot
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    objective: str = "softplus"
+    optimiser: str = "gradient-descent"
+    rows: str = "paper"
+    steps: int = 40
+    predicted_change: float | None = 0.05
+    coefficient: float | None = None
+    """Fixed step coefficient (paper: 1e-4) or Adam's learning rate; needed when predicted_change is not given."""
+    validate_at: tuple[int, ...] = ()
+    """Steps to validate at; empty means every step."""
+    patience: int = 4
+    """Stop after this many validations without a better step."""
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the validation data says of one step. ``accuracy`` in [0, 1]; ``drift`` in nats."""
+
+    accuracy: float
+    drift: float
+    retention: dict[str, float]
+    in_budget: bool
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    step: int
+    objective: float | None
+    logit_gap: float | None
+    validation: Validation
+
+    def to_row(self) -> Row:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Amplified:
+    """``rows`` hold the best step's rows in the model's dtype, keyed like `TrainableRows.masters`."""
+
+    trained: TrainableRows
+    rows: dict[Key, Tensor]
+    best_step: int
+    coefficient: float | None
+    history: tuple[StepRecord, ...]
+
+
+def amplify(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    circuit: Circuit,
+    pivots: Sequence[Pivot],
+    settings: UpdateSettings,
+    validate: Callable[[], Validation],
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> Amplified:
+    """Train the circuit's rows. ``validate`` judges the model as it stands, with the rows written into it.
+
+    The model's weights are the same afterwards as before. Raises CcaError when there is nothing to train.
+    """
+    if not pivots or not len(circuit):
+        raise CcaError(
+            f"amplify: expected pivots and a circuit, got {len(pivots)} pivots and {len(circuit)} components"
+        )
+    trained = TrainableRows(model, anatomy.rows(circuit.components, settings.rows))
+    stepper = _Stepper(trained, settings)
+    loss_of = objective(settings.objective)
+    best = StepRecord(0, None, None, validate())
+    best_rows = trained.after()
+    history = [best]
+    if on_step:
+        on_step(best)
+    stale = 0
+    for step in range(1, settings.steps + 1):
+        loss, gap = add_pivot_gradient(model, anatomy, trained, pivots, loss_of, settings.batch_size)
+        if not math.isfinite(loss) or not stepper.step():
+            break
+        if settings.validate_at and step not in settings.validate_at:
+            continue
+        with trained.written():
+            record = StepRecord(step, loss, gap, validate())
+        history.append(record)
+        if on_step:
+            on_step(record)
+        if better(record.validation, best.validation):
+            best, best_rows, stale = record, trained.after(), 0
+        else:
+            stale += 1
+        if stale >= settings.patience:
+            break
+    return Amplified(trained, best_rows, best.step, stepper.coefficient, tuple(history))
+
+
+def better(new: Validation, old: Validation) -> bool:
+    """Whether a step beats the best so far: inside the budget, then more accurate, then less drift."""
+    if not new.in_budget:
+        return False
+    return (new.accuracy, -new.drift) > (old.accuracy, -old.drift)
+
+
+class _Stepper:
+    """Gradient descent or Adam on the masters, with the step size as `UpdateSettings` has it."""
+
+    def __init__(self, trained: TrainableRows, settings: UpdateSettings) -> None:
+        self.leaves = list(trained.masters.values())
+        self.coefficient = settings.coefficient
+        self.predicted_change = settings.predicted_change
+        self.adam: torch.optim.Adam | None = None
+        if settings.optimiser == "adam":
+            if settings.coefficient is None:
+                raise CcaError(
+                    "amplify: expected a coefficient (the learning rate) with optimiser adam, got none"
+                )
+            self.adam = torch.optim.Adam(self.leaves, lr=settings.coefficient)
+        elif settings.optimiser != "gradient-descent":
+            raise CcaError(f"optimiser: expected gradient-descent or adam, got {settings.optimiser!r}")
+        elif self.coefficient is None and self.predicted_change is None:
+            raise CcaError("amplify: expected predicted_change or coefficient, got neither")
+
+    def step(self) -> bool:
+        """Take one step and clear the gradients; False when the gradient is zero or not finite."""
+        squared = sum(
+            float(leaf.grad.double().square().sum()) for leaf in self.leaves if leaf.grad is not None
+        )
+        if not math.isfinite(squared) or squared == 0.0:
+            return False
+        if self.adam:
+            self.adam.step()
+        else:
+            if self.coefficient is None:
+                assert self.predicted_change is not None
+                self.coefficient = self.predicted_change / squared
+            with torch.no_grad():
+                for leaf in self.leaves:
+                    if leaf.grad is not None:
+                        leaf -= self.coefficient * leaf.grad
+        for leaf in self.leaves:
+            leaf.grad = None
+        return True

@@ -1,0 +1,90 @@
+"""A Circuit: a set of components of one model, with the scores that chose them, and what share of the model it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cca.errors import CcaError
+from cca.files import fingerprint, read_rows, write_rows
+from cca.models.anatomy import Anatomy
+from cca.models.components import KINDS, Component
+
+FORMAT, VERSION = "cca.circuit", 1
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """``components`` are sorted and unique; ``scores`` gives those that were scored a number (higher = chosen first)."""
+
+    components: tuple[Component, ...]
+    method: str
+    scores: Mapping[Component, float] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        components: Iterable[Component], method: str, scores: Mapping[Component, float] | None = None
+    ) -> Circuit:
+        chosen = tuple(sorted(set(components)))
+        known = scores or {}
+        return Circuit(chosen, method, {c: float(known[c]) for c in chosen if c in known})
+
+    def __len__(self) -> int:
+        return len(self.components)
+
+    def __or__(self, other: Circuit) -> Circuit:
+        return self._combined(other, "|", {*self.components, *other.components})
+
+    def __and__(self, other: Circuit) -> Circuit:
+        return self._combined(other, "&", set(self.components) & set(other.components))
+
+    def __sub__(self, other: Circuit) -> Circuit:
+        return self._combined(other, "-", set(self.components) - set(other.components))
+
+    def count(self, kind: str) -> int:
+        return sum(component.kind == kind for component in self.components)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint([str(component) for component in self.components])
+
+    def _combined(self, other: Circuit, sign: str, components: set[Component]) -> Circuit:
+        return Circuit.of(
+            components, f"({self.method} {sign} {other.method})", {**other.scores, **self.scores}
+        )
+
+
+def shares(circuit: Circuit, anatomy: Anatomy, rows: str = "paper") -> dict[str, float]:
+    """The share of the model that a circuit is: of components, of heads and neurons apart, of parameters trained."""
+    heads = [kind for kind in KINDS if kind != "neuron"]
+    total = {kind: sum(anatomy.count(layer.index, kind) for layer in anatomy.layers) for kind in KINDS}
+    head_total = sum(total[kind] for kind in heads)
+    return {
+        "components": len(circuit) / anatomy.size,
+        "heads": sum(circuit.count(kind) for kind in heads) / head_total if head_total else 0.0,
+        "neurons": circuit.count("neuron") / total["neuron"] if total["neuron"] else 0.0,
+        "parameters": anatomy.parameter_count(circuit.components, rows) / anatomy.total_parameters,
+    }
+
+
+def save_circuit(path: Path, circuit: Circuit, **header: object) -> None:
+    rows = ({"component": str(c), "score": circuit.scores.get(c)} for c in circuit.components)
+    write_rows(path, FORMAT, VERSION, rows, method=circuit.method, **header)
+
+
+def load_circuit(path: Path) -> Circuit:
+    """Read a circuit file. Raises CcaError for anything that is not one."""
+    header, rows = read_rows(path, FORMAT, VERSION)
+    scores: dict[Component, float] = {}
+    components: list[Component] = []
+    for row in rows:
+        name, score = row.get("component"), row.get("score")
+        if not isinstance(name, str) or isinstance(score, bool) or not isinstance(score, int | float | None):
+            raise CcaError(f"{path}: expected rows with a component and its score, got {row!r:.120}")
+        components.append(Component.parse(name))
+        if score is not None:
+            scores[components[-1]] = score
+    if len(set(components)) != len(components):
+        raise CcaError(f"{path}: expected every component once, got one twice")
+    return Circuit.of(components, str(header.get("method", "file")), scores)

@@ -1,0 +1,56 @@
+"""How large a circuit is asked to be: ``32`` components, ``1% of components``, ``0.5% of parameters``.
+
+The share asked for is taken of every kind alike: 1 % of components is 1 % of the heads and 1 % of the neurons.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cca.errors import CcaError
+from cca.models.anatomy import Anatomy
+
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%(?:\s+of\s+(components|parameters))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Size:
+    """``amount`` components when ``of`` is "count", else a fraction of components or parameters."""
+
+    amount: float
+    of: str
+
+    @staticmethod
+    def parse(text: str | int) -> Size:
+        """Raises CcaError for a size that is neither a whole number above 0 nor a share between 0 and 100 %."""
+        written = str(text).strip()
+        if written.isascii() and written.isdigit() and int(written) > 0:
+            return Size(int(written), "count")
+        match = _SHARE.fullmatch(written)
+        if match and 0 < float(match[1]) <= 100:
+            return Size(float(match[1]) / 100, match[2] or "components")
+        raise CcaError(
+            f"circuit size: expected such as 32, '1% of components' or '0.5% of parameters', got {text!r}"
+        )
+
+    def counts(self, anatomy: Anatomy, kinds: Sequence[str], rows: str) -> dict[str, int]:
+        """How many components of each kind; at least one in all."""
+        available = {
+            kind: sum(anatomy.count(layer.index, kind) for layer in anatomy.layers) for kind in kinds
+        }
+        total = sum(available.values())
+        if not total:
+            raise CcaError(f"circuit: expected components of kind {', '.join(kinds)}, this model has none")
+        if self.of == "count":
+            fraction = self.amount / total
+        elif self.of == "components":
+            fraction = self.amount * anatomy.size / total
+        else:
+            every = anatomy.parameter_count(anatomy.components(kinds), rows)
+            fraction = self.amount * anatomy.total_parameters / every
+        counts = {kind: min(number, int(fraction * number + 1e-9)) for kind, number in available.items()}
+        if not any(counts.values()):
+            counts[max(available, key=lambda kind: available[kind])] = 1
+        return counts

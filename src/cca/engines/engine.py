@@ -1,0 +1,69 @@
+"""What a stage asks of a text generator: token ids in, token ids out.
+
+An engine knows nothing of problems, judges or tokenizers. It completes prefixes of token ids, greedily or by
+seeded sampling, and tells which token the model would have chosen along a given text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Tokens = tuple[int, ...]
+StopRule = Callable[[Sequence[int]], bool]
+"""Told the completion so far, says whether nothing that follows can matter."""
+Progress = Callable[[int], None]
+"""Told how many more requests are done."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text to complete. ``temperature`` 0 is greedy; ``seed`` alone decides what is sampled."""
+
+    prefix: Tokens
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The new tokens (an end-of-text token included when one came) and whether the text ended by itself."""
+
+    token_ids: Tokens
+    finished: bool
+
+
+@dataclass(frozen=True)
+class GreedyPath:
+    """Along ``prefix + text``: the greedy token after each ``text[:k]`` (k = 0 ... len(text) - 1) and by how many
+    logits it leads the runner-up."""
+
+    token_ids: Tokens
+    margins: tuple[float, ...]
+
+
+class Engine(Protocol):
+    """Makers of completions. Results come in the order of the requests, whatever the batching."""
+
+    generated_tokens: int
+    """Tokens generated so far, for the report."""
+
+    def complete(
+        self,
+        requests: Sequence[Request],
+        max_new_tokens: int,
+        stop: StopRule | None = None,
+        progress: Progress | None = None,
+    ) -> list[Completion]: ...
+
+    def greedy_paths(self, texts: Sequence[tuple[Tokens, Tokens]]) -> list[GreedyPath]:
+        """For each (prefix, text), the greedy token before each token of the text: one forward pass, no decoding."""
+        ...
+
+
+def request_seed(*parts: object) -> int:
+    """A 63-bit seed made of any values, the same on every machine: (run seed, problem id, sample number)."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

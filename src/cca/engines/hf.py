@@ -1,0 +1,227 @@
+"""The Hugging Face engine: batched decoding of token-id prefixes with any causal language model.
+
+Notable decisions:
+
+* Sampling draws one uniform number a token from a generator seeded per request (inverse CDF), so batch order and
+  batch size do not change what is sampled; only the kernels' rounding can.
+* Requests are sorted by length, padded on the left within a batch, and rows that have ended leave the batch.
+* A prefix that all requests share (few-shot examples) is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
+from cca.errors import CcaError
+
+STOP_EVERY = 8
+"""Decoded tokens between two looks at the stop rule of a row; it costs Python time, a late stop a few tokens."""
+MIN_SHARED = 16
+"""Shared prefixes shorter than this are not worth a cache of their own."""
+
+
+@dataclass
+class HFEngine:
+    model: PreTrainedModel
+    batch_size: int = 64
+    generated_tokens: int = field(default=0, init=False)
+
+    def complete(
+        self,
+        requests: Sequence[Request],
+        max_new_tokens: int,
+        stop: StopRule | None = None,
+        progress: Progress | None = None,
+    ) -> list[Completion]:
+        """Complete every request. Raises CcaError for an empty prefix or one that fills the model's context."""
+        limit = context_length(self.model)
+        for request in requests:
+            if not 0 < len(request.prefix) < limit:
+                raise CcaError(f"expected a prefix of 1 to {limit - 1} tokens, got {len(request.prefix)}")
+        shared = self._shared_length([request.prefix for request in requests])
+        results: dict[int, Completion] = {}
+        with torch.inference_mode():
+            prefix_cache = self._prefill(requests[0].prefix[:shared]) if shared else None
+            order = sorted(range(len(requests)), key=lambda index: -len(requests[index].prefix))
+            for start in range(0, len(order), self.batch_size):
+                indices = order[start : start + self.batch_size]
+                batch = _Decoding(self.model, [requests[index] for index in indices], shared, prefix_cache)
+                for row, completion in batch.run(min(max_new_tokens, limit), stop):
+                    results[indices[row]] = completion
+                    self.generated_tokens += len(completion.token_ids)
+                if progress:
+                    progress(len(indices))
+        return [results[index] for index in range(len(requests))]
+
+    def greedy_paths(self, texts: Sequence[tuple[Tokens, Tokens]]) -> list[GreedyPath]:
+        order = sorted(range(len(texts)), key=lambda index: sum(map(len, texts[index])))
+        paths: dict[int, GreedyPath] = {}
+        with torch.inference_mode():
+            for start in range(0, len(order), self.batch_size):
+                indices = order[start : start + self.batch_size]
+                for index, path in zip(indices, self._greedy_batch([texts[i] for i in indices]), strict=True):
+                    paths[index] = path
+        return [paths[index] for index in range(len(texts))]
+
+    def _greedy_batch(self, texts: Sequence[tuple[Tokens, Tokens]]) -> Iterator[GreedyPath]:
+        rows = [prefix + text[:-1] for prefix, text in texts]
+        token_ids, attention_mask = _pad_left(rows, self.model.device)
+        longest = max(len(text) for _, text in texts)
+        logits = self.model(
+            input_ids=token_ids,
+            attention_mask=attention_mask,
+            position_ids=_positions(attention_mask),
+            use_cache=False,
+            logits_to_keep=longest,
+        ).logits  # (B, longest, V): rows end together, so every text is in the last `longest` positions
+        best = logits.float().topk(2, dim=-1)
+        for row, (_, text) in enumerate(texts):
+            values, tokens = (
+                best.values[row, longest - len(text) :],
+                best.indices[row, longest - len(text) :, 0],
+            )
+            yield GreedyPath(tuple(tokens.tolist()), tuple((values[:, 0] - values[:, 1]).tolist()))
+
+    def _shared_length(self, prefixes: Sequence[Tokens]) -> int:
+        """Length of the prefix to compute once; 0 where it is short or padding would upset a sliding window."""
+        config = self.model.config.get_text_config()
+        if len(prefixes) < 2 or getattr(config, "sliding_window", None):
+            return 0
+        first, last = min(prefixes), max(prefixes)
+        shortest = min(map(len, prefixes)) - 1  # at least one token stays outside
+        shared = next((i for i in range(shortest) if first[i] != last[i]), shortest)
+        return shared if shared >= MIN_SHARED else 0
+
+    def _prefill(self, prefix: Tokens) -> DynamicCache:
+        cache = DynamicCache(config=self.model.config)
+        token_ids = torch.tensor([prefix], device=self.model.device)
+        self.model(input_ids=token_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
+
+
+class _Decoding:
+    """The state of one batch while it decodes. Rows that end are handed out and dropped."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        requests: Sequence[Request],
+        shared: int,
+        prefix_cache: DynamicCache | None,
+    ) -> None:
+        self.model = model
+        self.ends = end_tokens(model)
+        self.requests = requests
+        self.cache = (
+            _expanded(prefix_cache, len(requests)) if prefix_cache else DynamicCache(config=model.config)
+        )
+        self.token_ids, own_mask = _pad_left([request.prefix[shared:] for request in requests], model.device)
+        self.mask = torch.cat([own_mask.new_ones(len(requests), shared), own_mask], dim=1)
+        self.positions = _positions(self.mask)[:, shared:]
+        self.temperatures = torch.tensor([request.temperature for request in requests], device=model.device)
+
+    def run(self, max_new_tokens: int, stop: StopRule | None) -> Iterator[tuple[int, Completion]]:
+        limit = context_length(self.model)
+        rows = list(range(len(self.requests)))
+        budgets = [min(max_new_tokens, limit - len(request.prefix)) for request in self.requests]
+        texts: list[list[int]] = [[] for _ in self.requests]
+        uniforms = self._uniforms(max(budgets))
+        for step in range(max(budgets)):
+            logits = self._forward()
+            chosen = _choose(logits, self.temperatures, None if uniforms is None else uniforms[rows, step])
+            keep: list[int] = []
+            for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+                texts[row].append(token)
+                ended = token in self.ends or (
+                    stop is not None and len(texts[row]) % STOP_EVERY == 0 and stop(texts[row])
+                )
+                if ended or len(texts[row]) >= budgets[row]:
+                    yield row, Completion(tuple(texts[row]), ended)
+                else:
+                    keep.append(place)
+            if not keep:
+                return
+            rows = [rows[place] for place in keep]
+            self._advance(chosen, keep)
+
+    def _uniforms(self, steps: int) -> Tensor | None:
+        """(B, steps) numbers in [0, 1), each row from its request's seed; None when all requests are greedy."""
+        if not any(request.temperature for request in self.requests):
+            return None
+        drawn = [
+            torch.rand(steps, dtype=torch.float64, generator=torch.Generator().manual_seed(request.seed))
+            for request in self.requests
+        ]
+        return torch.stack(drawn).to(self.model.device)
+
+    def _forward(self) -> Tensor:
+        output = self.model(
+            input_ids=self.token_ids,
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float()  # (B, V)
+
+    def _advance(self, chosen: Tensor, keep: list[int]) -> None:
+        if len(keep) < len(chosen):
+            places = torch.tensor(keep, device=chosen.device)
+            self.cache.batch_select_indices(places)
+            self.mask, self.positions = self.mask[places], self.positions[places]
+            self.temperatures, chosen = self.temperatures[places], chosen[places]
+        self.token_ids = chosen[:, None]
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+        self.positions = self.positions[:, -1:] + 1
+
+
+def _choose(logits: Tensor, temperatures: Tensor, uniforms: Tensor | None) -> Tensor:
+    """(B, V) -> (B,): the greedy token where the temperature is 0, else the one at the uniform's place in the CDF."""
+    greedy = logits.argmax(dim=-1)
+    if uniforms is None:
+        return greedy
+    scaled = logits.double() / temperatures.clamp_min(1e-6)[:, None]
+    cumulative = scaled.softmax(dim=-1).cumsum(dim=-1)
+    sampled = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    return torch.where(temperatures > 0, sampled.clamp_max(logits.shape[-1] - 1), greedy)
+
+
+def _pad_left(rows: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T) and the mask (B, T) that is 0 on the padding at the left."""
+    longest = max(map(len, rows))
+    padded = [(0,) * (longest - len(row)) + tuple(row) for row in rows]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return (mask.cumsum(dim=-1) - 1).clamp_min(0)
+
+
+def _expanded(cache: DynamicCache, rows: int) -> DynamicCache:
+    """A cache of ``rows`` equal rows; the original is left as it was."""
+    copy = DynamicCache()
+    for layer, (keys, values, *_) in enumerate(cache):
+        copy.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+    return copy
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """The longest text the model takes, prompt and completion together."""
+    config = model.config.get_text_config()
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20
+
+
+def end_tokens(model: PreTrainedModel) -> frozenset[int]:
+    """The token ids that end a text, by the model's generation settings."""
+    ends = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)

@@ -1,0 +1,79 @@
+"""Exact-match accuracy of greedy answers, per template, and the paired comparison of two models on the same problems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cca.evaluation.significance import cluster_interval, mcnemar_p, paired_gain_interval
+from cca.problems.answers import Verdict
+from cca.problems.problem import Problem
+
+
+@dataclass(frozen=True)
+class Results:
+    """One model's verdicts on problems, in their order."""
+
+    problems: tuple[Problem, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def right(self) -> list[bool]:
+        return [verdict is Verdict.RIGHT for verdict in self.verdicts]
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of right answers, in [0, 1]."""
+        return sum(self.right) / len(self.verdicts)
+
+    @property
+    def unreadable(self) -> float:
+        return sum(verdict is Verdict.UNREADABLE for verdict in self.verdicts) / len(self.verdicts)
+
+    def of_templates(self, templates: set[str]) -> Results:
+        keep = [i for i, problem in enumerate(self.problems) if problem.template in templates]
+        return Results(tuple(self.problems[i] for i in keep), tuple(self.verdicts[i] for i in keep))
+
+
+def summary(results: Results, seed: int = 0) -> dict[str, Any]:
+    """Accuracy with its interval over templates, and the share of unreadable answers."""
+    interval = cluster_interval([float(right) for right in results.right], _clusters(results), seed)
+    return {
+        "accuracy": results.accuracy,
+        "interval": list(interval),
+        "unreadable": results.unreadable,
+        "problems": len(results.problems),
+    }
+
+
+def comparison(base: Results, patched: Results, seed: int = 0) -> dict[str, Any]:
+    """Gain in percentage points with its 95 % interval over templates and the exact McNemar p-value."""
+    low, high = paired_gain_interval(base.right, patched.right, _clusters(base), seed)
+    return {
+        "points": 100 * (patched.accuracy - base.accuracy),
+        "interval": [100 * low, 100 * high],
+        "p_value": mcnemar_p(base.right, patched.right),
+        "gained": sum(b and not a for a, b in zip(base.right, patched.right, strict=True)),
+        "lost": sum(a and not b for a, b in zip(base.right, patched.right, strict=True)),
+    }
+
+
+def per_template(base: Results, patched: Results) -> list[dict[str, Any]]:
+    """Rows of template, problems, base and patched accuracy, sorted by template."""
+    rows = []
+    for template in sorted({problem.template for problem in base.problems}):
+        before, after = base.of_templates({template}), patched.of_templates({template})
+        rows.append(
+            {
+                "template": template,
+                "problems": len(before.problems),
+                "base": before.accuracy,
+                "patched": after.accuracy,
+            }
+        )
+    return rows
+
+
+def _clusters(results: Results) -> list[str]:
+    return [problem.template for problem in results.problems]

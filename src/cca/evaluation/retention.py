@@ -1,0 +1,96 @@
+"""Retention: what the edit did to everything else. Accuracy on other skills, paired, and drift.
+
+Drift is the mean over solution tokens of KL(base || patched), in nats: how far the whole next-token distribution moved
+on text the model should go on writing as before. It sees changes long before an answer flips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cca.engines.engine import Tokens
+from cca.models.grading import Grader
+from cca.models.prefixes import buckets, padded
+from cca.problems.problem import Problem
+
+MAX_CACHED_BYTES = 1 << 29
+"""Memory for the base model's log-probabilities; texts beyond it are left out of the drift, from the end."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt and the solution whose tokens drift is measured on."""
+
+    prompt: Tokens
+    solution: Tokens
+
+
+def solution_texts(problems: Sequence[Problem], grader: Grader) -> list[Text]:
+    """The worked solution of each problem, or its answer where there is none."""
+    texts = [
+        Text(
+            grader.prompt_ids(problem),
+            grader.codec.encode_continuation(f" {problem.solution or problem.answer}"),
+        )
+        for problem in problems
+    ]
+    return [text for text in texts if text.solution]
+
+
+@dataclass
+class DriftProbe:
+    """Remembers what the model says of ``texts`` when it is made; `drift` tells how far it has moved since."""
+
+    model: PreTrainedModel
+    texts: Sequence[Text]
+    batch_size: int = 32
+    _base: list[Tensor] = field(default_factory=list, init=False)
+    _batches: list[list[int]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.texts = self.texts[: self._affordable()]
+        self._batches = buckets(
+            [len(text.prompt) + len(text.solution) for text in self.texts], self.batch_size
+        )
+        self._base = [self._log_probabilities(batch) for batch in self._batches]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(base) for base in self._base)
+
+    def drift(self) -> float:
+        """Mean KL(base || now) over the solution tokens, in nats; 0.0 without texts."""
+        total = 0.0
+        for batch, base in zip(self._batches, self._base, strict=True):
+            base = base.double().log_softmax(dim=-1)
+            now = self._log_probabilities(batch).double().log_softmax(dim=-1)
+            total += float((base.exp() * (base - now)).sum())
+        return max(0.0, total / self.tokens) if self.tokens else 0.0
+
+    def _log_probabilities(self, batch: Sequence[int]) -> Tensor:
+        """(solution tokens of the batch, V) in float32, on the CPU."""
+        rows = [self.texts[row] for row in batch]
+        tokens, _ = padded([(*row.prompt, *row.solution)[:-1] for row in rows], self.model.device)
+        keep = torch.zeros_like(tokens, dtype=torch.bool)
+        for place, row in enumerate(rows):
+            start = len(row.prompt) - 1
+            keep[place, start : start + len(row.solution)] = True
+        with torch.inference_mode():
+            # Right padding: causal attention never looks at it, so no mask is needed.
+            logits = self.model(input_ids=tokens, use_cache=False).logits[keep]
+        return logits.float().log_softmax(dim=-1).cpu()
+
+    def _affordable(self) -> int:
+        vocabulary = self.model.config.get_text_config().vocab_size
+        budget, count = MAX_CACHED_BYTES // (4 * vocabulary), 0
+        for text in self.texts:
+            budget -= len(text.solution)
+            if budget < 0:
+                break
+            count += 1
+        return count

@@ -1,0 +1,122 @@
+"""Loading a model and its tokenizer from a local folder or the hub, and turning tokens into text.
+
+Weights are loaded as `transformers` loads them, without remote code unless asked for. `Codec` is the only place where
+text becomes token ids and back: prompts are encoded once, completions are decoded for judges and people only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from cca.errors import CcaError
+from cca.problems.answers import join_digits
+
+DTYPES = {"auto": "auto", "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+HASHED_VALUES = 4096
+"""Values of each weight that enter the fingerprint of a model; the patch hashes whole tensors."""
+
+
+class Codec:
+    """Text to token ids and back, as one tokenizer does it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._ends_texts = self._last_special("1")
+        # Word-level tokenizers without a decoder give "4 2 ." for "42."; judges need the text as it was.
+        self._splits_digits = self._plain_decode(self._plain_encode("12")).strip() == "1 2"
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a prompt with the special tokens the model expects in front, never an end-of-text token."""
+        token_ids = self.tokenizer.encode(text)
+        if self._ends_texts and token_ids[-1] == self.tokenizer.eos_token_id:
+            token_ids = token_ids[:-1]
+        return tuple(token_ids)
+
+    def encode_continuation(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text that follows a prompt: no special tokens."""
+        return tuple(self._plain_encode(text))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        text = self._plain_decode(token_ids)
+        return join_digits(text) if self._splits_digits else text
+
+    def token_text(self, token_id: int) -> str:
+        return self.tokenizer.decode([token_id])
+
+    def _plain_encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _plain_decode(self, token_ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def _last_special(self, probe: str) -> bool:
+        token_ids = self.tokenizer.encode(probe)
+        return bool(token_ids) and token_ids[-1] == self.tokenizer.eos_token_id
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    model: PreTrainedModel
+    codec: Codec
+    name: str
+    revision: str | None
+    fingerprint: str
+
+
+def load_model(
+    name: str,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device_map: str | dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer for evaluation.
+
+    ``name`` is a local folder in ``save_pretrained`` layout or a hub id. Raises CcaError when there is no such model,
+    it cannot be loaded, or it comes without a tokenizer.
+    """
+    if dtype not in DTYPES:
+        raise CcaError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    folder = Path(name).expanduser()
+    looks_local = folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not (folder / "config.json").is_file():
+        what = "a folder without config.json" if folder.is_dir() else "no such folder"
+        raise CcaError(f"model {name}: expected a model folder as save_pretrained writes it, got {what}")
+    where = str(folder) if looks_local else name
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    model = _from_pretrained(
+        "model", name, AutoModelForCausalLM, where, dtype=DTYPES[dtype], device_map=device_map, **common
+    )
+    tokenizer = _from_pretrained("tokenizer", name, AutoTokenizer, where, **common)
+    if len(tokenizer) == 0 or not tokenizer.encode("a 1"):
+        raise CcaError(
+            f"model {name}: expected a tokenizer beside the weights, got none; save it into the same folder"
+        )
+    model.eval().requires_grad_(False)
+    return LoadedModel(model, Codec(tokenizer), name, revision, model_fingerprint(model))
+
+
+def model_fingerprint(model: PreTrainedModel) -> str:
+    """16 hex digits over the names, shapes, dtypes and a spread of values of every weight."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        spread = flat[:: max(1, flat.numel() // HASHED_VALUES)].to("cpu", torch.float32)
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(spread.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _from_pretrained(what: str, name: str, loader: Any, where: str, **options: Any) -> Any:
+    try:
+        return loader.from_pretrained(where, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CcaError(f"model {name}: the {what} cannot be loaded ({reason[:300]})") from error

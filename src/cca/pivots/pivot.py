@@ -1,0 +1,84 @@
+"""A Pivot: the token prefix at which a problem's traces part, the token to want there and the token to avoid.
+
+The two plain finders are the paper's (section 3.1): `first_difference` (Prefix) and `branching` (its module).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cca.engines.engine import Tokens
+from cca.errors import CcaError
+from cca.files import Row, read_rows, write_rows
+
+FORMAT, VERSION = "cca.pivots", 1
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """After ``prompt`` and ``prefix`` (token ids), ``desired`` leads to a right answer, ``undesired`` to a wrong one."""
+
+    problem: str
+    template: str
+    prompt: Tokens
+    prefix: Tokens
+    desired: int
+    undesired: int
+    greedy_right: bool
+    method: str
+    sample: int
+
+    @property
+    def tokens(self) -> Tokens:
+        """What the model reads before it chooses: prompt and prefix."""
+        return self.prompt + self.prefix
+
+    def to_row(self) -> Row:
+        return {**self.__dict__, "prompt": list(self.prompt), "prefix": list(self.prefix)}
+
+    @staticmethod
+    def from_row(row: Row) -> Pivot:
+        try:
+            pivot = Pivot(**{**row, "prompt": tuple(row["prompt"]), "prefix": tuple(row["prefix"])})
+        except (TypeError, KeyError) as error:
+            raise CcaError(f"expected a pivot row, got one that does not fit: {error}") from error
+        if not pivot.tokens or not all(
+            isinstance(t, int) for t in (*pivot.tokens, pivot.desired, pivot.undesired)
+        ):
+            raise CcaError(
+                f"pivot of problem {pivot.problem!r}: expected token ids (whole numbers) throughout"
+            )
+        return pivot
+
+
+def make_pivot(
+    problem: str,
+    template: str,
+    prompt: Tokens,
+    prefix: Tokens,
+    sampled: int,
+    greedy: int,
+    *,
+    greedy_right: bool,
+    method: str,
+    sample: int,
+) -> Pivot:
+    """Name the two tokens at a branching point: the one on the right answer's side is desired."""
+    desired, undesired = (greedy, sampled) if greedy_right else (sampled, greedy)
+    return Pivot(problem, template, prompt, prefix, desired, undesired, greedy_right, method, sample)
+
+
+def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
+    """The first index at which two token sequences differ; None when one continues the other or they are equal."""
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
+
+
+def save_pivots(path: Path, pivots: Iterable[Pivot], **header: object) -> None:
+    write_rows(path, FORMAT, VERSION, (pivot.to_row() for pivot in pivots), **header)
+
+
+def load_pivots(path: Path) -> list[Pivot]:
+    _, rows = read_rows(path, FORMAT, VERSION)
+    return [Pivot.from_row(row) for row in rows]

@@ -1,0 +1,129 @@
+"""A Trace: one completion of a Problem and the judge's verdict on it.
+
+For every problem the greedy trace comes first, then samples in a fixed order until one has the opposite verdict
+(paper, section 3.1: up to 10 samples, at temperature 1.2 when greedy was right and 0.8 when it was wrong). Stopping at
+the first opposite one is exact: each sample is seeded by (run, problem, sample number), and later ones are not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cca.engines.engine import Completion, Engine, Progress, Request, Tokens, request_seed
+from cca.files import Row
+from cca.models.grading import Grader
+from cca.problems.answers import Verdict
+from cca.problems.problem import Problem
+
+FORMAT, VERSION = "cca.traces", 1
+
+
+@dataclass(frozen=True)
+class Trace:
+    """``sample`` 0 is the greedy trace. ``token_ids`` are the completion's; the text is for people and judges."""
+
+    problem: str
+    sample: int
+    temperature: float
+    token_ids: Tokens
+    text: str
+    answer: str | None
+    verdict: Verdict
+    finished: bool
+
+    @property
+    def right(self) -> bool:
+        return self.verdict is Verdict.RIGHT
+
+    def to_row(self) -> Row:
+        return {**self.__dict__, "token_ids": list(self.token_ids)}
+
+    @staticmethod
+    def from_row(row: Row) -> Trace:
+        return Trace(**{**row, "token_ids": tuple(row["token_ids"]), "verdict": Verdict(row["verdict"])})
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    samples: int = 10
+    temperature_when_right: float = 1.2
+    temperature_when_wrong: float = 0.8
+    exhaustive: bool = False
+    max_new_tokens: int = 256
+    seed: int = 0
+
+
+def greedy_traces(
+    problems: Sequence[Problem],
+    grader: Grader,
+    engine: Engine,
+    max_new_tokens: int,
+    progress: Progress | None = None,
+) -> list[Trace]:
+    """One greedy trace a problem, in order."""
+    requests = [Request(grader.prompt_ids(problem)) for problem in problems]
+    completions = engine.complete(requests, max_new_tokens, grader.finished, progress)
+    return [
+        make_trace(problem, completion, grader, 0, 0.0)
+        for problem, completion in zip(problems, completions, strict=True)
+    ]
+
+
+def paired_traces(
+    problems: Sequence[Problem],
+    grader: Grader,
+    engine: Engine,
+    settings: TraceSettings,
+    progress: Progress | None = None,
+) -> list[list[Trace]]:
+    """For each problem its greedy trace and its samples, the last of them the first with the opposite verdict.
+
+    ``settings.exhaustive`` takes all samples of every problem instead (for success rates).
+    """
+    traces = [[trace] for trace in greedy_traces(problems, grader, engine, settings.max_new_tokens, progress)]
+    for first, last in _rounds(settings.samples):
+        open_ = [i for i, own in enumerate(traces) if settings.exhaustive or opposite(own) is None]
+        wanted = [(i, sample) for i in open_ for sample in range(first, last + 1)]
+        requests = [
+            _sample_request(problems[i], traces[i][0], sample, grader, settings) for i, sample in wanted
+        ]
+        completions = engine.complete(requests, settings.max_new_tokens, grader.finished) if requests else []
+        for (i, sample), request, completion in zip(wanted, requests, completions, strict=True):
+            if settings.exhaustive or opposite(traces[i]) is None:
+                traces[i].append(make_trace(problems[i], completion, grader, sample, request.temperature))
+    return traces
+
+
+def opposite(traces: Sequence[Trace]) -> Trace | None:
+    """The first sample whose verdict is not that of the greedy trace (``traces[0]``)."""
+    return next((trace for trace in traces[1:] if trace.right != traces[0].right), None)
+
+
+def make_trace(
+    problem: Problem, completion: Completion, grader: Grader, sample: int, temperature: float
+) -> Trace:
+    judgement = grader.judgement(problem, completion.token_ids)
+    return Trace(
+        problem=problem.id,
+        sample=sample,
+        temperature=temperature,
+        token_ids=completion.token_ids,
+        text=grader.codec.decode(completion.token_ids),
+        answer=judgement.answer,
+        verdict=judgement.verdict,
+        finished=completion.finished,
+    )
+
+
+def _sample_request(
+    problem: Problem, greedy: Trace, sample: int, grader: Grader, settings: TraceSettings
+) -> Request:
+    temperature = settings.temperature_when_right if greedy.right else settings.temperature_when_wrong
+    return Request(grader.prompt_ids(problem), temperature, request_seed(settings.seed, problem.id, sample))
+
+
+def _rounds(samples: int) -> list[tuple[int, int]]:
+    """Sample numbers 1 ... ``samples`` in a few growing rounds: most problems are settled by the first."""
+    bounds = [bound for bound in (0, 2, 5) if bound < samples] + [samples]
+    return [(low + 1, high) for low, high in zip(bounds, bounds[1:], strict=False)]

@@ -1,0 +1,251 @@
+"""The configuration of a run: every key, its meaning and its default. The texts below the fields are the help.
+
+Unknown keys are refused by name. A preset sets defaults; what run.yaml or ``--set`` says goes over it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cca.errors import CcaError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+
+class TaskFiles(_Section):
+    train: Path
+    """Problems whose traces give the pivots."""
+    validation: Path
+    """Problems that choose the best step."""
+    test: Path
+    """Problems for the report, touched once at the end; templates that train lacks count as unseen."""
+
+
+class TracesConfig(_Section):
+    samples: int = Field(10, ge=1)
+    """Sampled traces a problem at most; sampling stops at the first whose verdict differs from the greedy one's."""
+    temperature_when_right: float = Field(1.2, gt=0)
+    """Sampling temperature where the greedy trace is right."""
+    temperature_when_wrong: float = Field(0.8, gt=0)
+    """Sampling temperature where the greedy trace is wrong."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Longest completion; by default twice the longest worked solution, or 512 without solutions."""
+    batch_size: int = Field(128, ge=1)
+    """Completions decoded together."""
+    chunk: int = Field(256, ge=1)
+    """Problems a chunk; a killed run goes on from the last whole chunk."""
+    templates_below: float | None = Field(None, gt=0, le=1)
+    """Train only on templates the base does below this accuracy on (paper: 0.8); by default on all."""
+
+
+class PivotsConfig(_Section):
+    method: Literal["branching", "first-difference"] = "branching"
+    """How the pivot between two traces is found."""
+    most: int | None = Field(None, ge=1)
+    """Use at most this many pivots, the first in the order of the problems."""
+
+
+class CircuitConfig(_Section):
+    localiser: Literal["attribution", "dcm", "random", "all", "file"] = "attribution"
+    """What picks the components."""
+    sign: Literal["absolute", "signed"] = "absolute"
+    """attribution: rank by the size of the gate gradient, or by the gradient itself."""
+    kinds: tuple[Literal["q", "k", "v", "neuron"], ...] = ("neuron",)
+    """attribution, random: kinds of components to choose from."""
+    size: str | int = "0.5% of parameters"
+    """attribution, random: a number of components, 'N% of components' or 'N% of parameters'."""
+    file: Path | None = None
+    """file: a circuit file to use as it is."""
+    gate: Literal["double", "amplify", "ablate"] = "double"
+    """dcm: what a gate value m does to an activation: 2m, 1+m or m."""
+    learning_rate: float = Field(5e-3, gt=0)
+    """dcm: Adam's learning rate."""
+    decay_every: int = Field(5, ge=1)
+    """dcm: epochs between two decays of the learning rate."""
+    decay: float = Field(0.9, gt=0, le=1)
+    """dcm: factor of each decay."""
+    epochs: int = Field(50, ge=1)
+    """dcm: passes over the pivots."""
+    batch_size: int = Field(8, ge=1)
+    """dcm: pivots a step."""
+    penalty: float = Field(0.01, ge=0)
+    """dcm: L1 coefficient on the gates (paper: swept from 1e-4 to 1e-1)."""
+    initial: float = Field(1.0, ge=0, le=1)
+    """dcm: gate value to start from."""
+    threshold: float = Field(0.5, ge=0, lt=1)
+    """dcm: a gate above it puts its component into the circuit."""
+
+
+class BudgetConfig(_Section):
+    points: float = Field(1.0, ge=0)
+    """A step may lose at most this many points on any retention set's validation half."""
+    drift: float = Field(3e-5, gt=0)
+    """A step may drift at most this many nats a token on the retention sets' validation halves."""
+
+
+class AmplifyConfig(_Section):
+    objective: Literal["softplus", "logit-gap"] = "softplus"
+    """What the steps minimise, of each pivot's logit gap."""
+    optimiser: Literal["gradient-descent", "adam"] = "gradient-descent"
+    """How the rows move."""
+    rows: Literal["paper", "full", "up"] = "paper"
+    """paper: q/k/v and up rows; full: also gate rows, down and o columns; up: up rows alone."""
+    steps: int = Field(40, ge=1)
+    """Most steps to take."""
+    predicted_change: float | None = Field(0.05, gt=0)
+    """gradient-descent: the first step is sized to lower the mean objective by this much; later ones keep its coefficient."""
+    coefficient: float | None = Field(None, gt=0)
+    """A fixed step coefficient (paper: 1e-4), or Adam's learning rate."""
+    validate_at: tuple[int, ...] = ()
+    """Steps to validate at; empty means every step."""
+    patience: int = Field(4, ge=1)
+    """Stop after this many validations that bring no better step."""
+    batch_size: int = Field(32, ge=1)
+    """Pivots a forward and backward pass; the step is always over all pivots."""
+    budget: BudgetConfig = BudgetConfig()
+    """What an accepted step may cost elsewhere."""
+
+
+class EvaluateConfig(_Section):
+    random_controls: int = Field(1, ge=0)
+    """Random circuits of equal size and mix, amplified and evaluated the same way."""
+
+
+class Config(_Section):
+    model: str
+    """Hub id or local folder of the base model; 'tinymath' is the bundled one."""
+    task: str | TaskFiles
+    """A built-in task ('tinymath') or files {train, validation, test}."""
+    out: Path
+    """Folder of the run; the same folder resumes it."""
+    retention: tuple[str, ...] = ()
+    """Problem files of other skills (a built-in task brings its own); half of each guards the budget, half is reported."""
+    preset: Literal["default", "paper"] = "default"
+    """Where unset keys take their defaults from; 'paper' is the published settings."""
+    seed: int = Field(0, ge=0)
+    """Decides everything random."""
+    judge: str = "auto"
+    """How answers are read and compared."""
+    revision: str | None = None
+    """Revision of a hub model."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Data type to load the model in."""
+    device_map: str | None = None
+    """Where to put the model, as transformers takes it ('auto', 'cuda:0')."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for models you trust."""
+    traces: TracesConfig = TracesConfig()
+    pivots: PivotsConfig = PivotsConfig()
+    circuit: CircuitConfig = CircuitConfig()
+    amplify: AmplifyConfig = AmplifyConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # Published settings (arXiv 2512.16914): see docs/method.md for where each stands.
+    "paper": {
+        "traces": {"samples": 10, "temperature_when_right": 1.2, "temperature_when_wrong": 0.8, "templates_below": 0.8},
+        "pivots": {"method": "branching"},
+        "circuit": {
+            "localiser": "dcm", "gate": "double", "learning_rate": 5e-3, "decay_every": 5, "decay": 0.9, "epochs": 50,
+            "batch_size": 8, "penalty": 0.01, "initial": 1.0, "threshold": 0.5,
+        },
+        "amplify": {
+            "objective": "logit-gap", "optimiser": "gradient-descent", "rows": "paper", "predicted_change": None,
+            "coefficient": 1e-4, "steps": 100, "patience": 100,
+            "validate_at": [2, 4, 6, 8, 10, *range(15, 101, 5)],
+            "budget": {"points": 100.0, "drift": 1e9},
+        },
+    },
+}  # fmt: skip
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read run.yaml and apply ``key.sub=value`` overrides. Paths in it are relative to the working directory.
+
+    Raises CcaError naming the key for anything unknown, missing or out of range.
+    """
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CcaError(f"{path}: no such file; write one like the example in the README") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CcaError(f"{path}: expected YAML, got {' '.join(str(error).split())[:200]}") from error
+    except OSError as error:
+        raise CcaError(f"{path}: cannot be read ({error.strerror})") from error
+    if not isinstance(given, dict):
+        raise CcaError(f"{path}: expected keys and values such as 'model: ...', got {type(given).__name__}")
+    for override in overrides:
+        _override(given, override)
+    return make_config(given)
+
+
+def make_config(given: Mapping[str, Any]) -> Config:
+    """Build a Config from a mapping, over its preset. Raises CcaError for the first fault, naming the key."""
+    preset = given.get("preset", "default")
+    if preset not in PRESETS:
+        raise CcaError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+    try:
+        return Config.model_validate(_merged(PRESETS[preset], given))
+    except ValidationError as error:
+        raise CcaError(_first_fault(error)) from error
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        )
+    return merged
+
+
+def _override(given: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise CcaError(f"--set: expected key=value, got {override!r}")
+    *parents, leaf = key.strip().split(".")
+    place = given
+    for parent in parents:
+        nested = place.setdefault(parent, {})
+        if not isinstance(nested, dict):
+            raise CcaError(f"--set {key}: {parent!r} holds a single value, not keys")
+        place = nested
+    try:
+        place[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise CcaError(f"--set {key}: expected a YAML value, got {text!r}") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = next((f for f in error.errors() if f["type"] == "extra_forbidden"), error.errors()[0])
+    path = [str(part) for part in fault["loc"] if part not in ("TaskFiles", "str")]
+    where = ".".join(path)
+    if fault["type"] == "extra_forbidden":
+        known = known_keys(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown config key {where!r}; {hint}"
+    if fault["type"] == "missing":
+        return f"config key {where!r} is missing; `cca config` says what it means"
+    return f"config key {where!r}: {fault['msg'].lower()}, got {fault['input']!r:.80}"
+
+
+def known_keys(path: Sequence[str]) -> list[str]:
+    """The keys of the section at ``path``."""
+    section: type[BaseModel] = Config
+    for part in path:
+        annotation = TaskFiles if part == "task" else section.model_fields[part].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        section = annotation
+    return list(section.model_fields)
