@@ -3,9 +3,10 @@
 1. Draws that no condition reads are taken at random. The others fall into groups that conditions tie together.
 2. A group with few combinations is enumerated once: its solutions are then taken at random, each equally likely,
    and a group without any proves the template unsatisfiable.
-3. A larger group is searched depth first in random order, each condition tested as soon as its last name has a
-   value; a variable that stands alone on one side of an ``==`` is reckoned from the other side, not searched. The
-   search restarts with growing budgets, so that an unlucky first choice cannot hold it up.
+3. In a larger group a few plain guesses are tried first. Then it is searched depth first in random order, each
+   condition tested as soon as its last name has a value; a variable that stands alone on one side of an ``==`` is
+   reckoned from the other side, and the last variables are tested all at once (`Grid`). The search restarts with
+   growing budgets, so that an unlucky first choice cannot hold it up.
 
 Budgets count work, never time: the same seed gives the same values on any machine.
 """
@@ -20,6 +21,7 @@ import numpy as np
 
 from cca.problems.draws import Draw
 from cca.problems.expressions import Expression, brief
+from cca.problems.grid import LARGEST_GRID, Grid, griddable
 from cca.problems.plan import Step, ordered, tied
 from cca.problems.quantities import ExpressionError
 from cca.problems.vocabulary import PEOPLE
@@ -30,7 +32,9 @@ ENUMERATED = 20_000
 FIRST_BUDGET, TOTAL_BUDGET = 300_000, 30_000_000
 """Work of one search before it restarts, and of all restarts (a unit is about 0.1 microseconds)."""
 
-_FAILURES = (ExpressionError, ArithmeticError, TypeError, ValueError, LookupError)
+FAILURES = (ExpressionError, ArithmeticError, TypeError, ValueError, LookupError)
+
+GUESSES = 12
 
 Random = Callable[[], float]
 
@@ -108,54 +112,45 @@ class _Group:
     def __init__(self, draws: Sequence[Draw], conditions: Sequence[Expression]) -> None:
         self.conditions = conditions
         self.targets = tuple(target for draw in draws for target in draw.targets)
-        self.steps = ordered(draws, conditions)
-        self.size = math.prod(
-            1 if step.reckoned is not None else step.size if step.domain is not None else 2 * ENUMERATED
-            for step in self.steps
-        )
+        self.search = _Search(ordered(draws, conditions))
         self.solutions: list[tuple[Any, ...]] | None = None
         self.failed: Unsatisfiable | None = None
 
     def sample(self, random: Random, values: dict[str, Any]) -> None:
         if self.failed is not None:
             raise self.failed
-        if self.solutions is None and self.size <= ENUMERATED:
-            self.solutions = list(self._all())
+        if self.solutions is None and self.search.size <= ENUMERATED:
+            found = self.search.every({})
+            self.solutions = [tuple(one[target] for target in self.targets) for one in found]
             if not self.solutions:
                 self._fail(proven=True)
         if self.solutions is not None:
             values.update(zip(self.targets, self.solutions[int(random() * len(self.solutions))], strict=True))
             return
+        if any(self.search.guess(random, values) for _ in range(GUESSES)):
+            return
         budget, spent = FIRST_BUDGET, 0
         while spent < TOTAL_BUDGET:
-            search = _Search(self.steps, random, budget)
-            found = search.run(0)
-            if found is not None:
-                values.update(found)
+            self.search.left = budget
+            if self.search.run(0, random, values):
                 return
-            if search.left > 0:
+            if self.search.left > 0:
                 self._fail(proven=True)
             spent, budget = spent + budget, 2 * budget
         self._fail(proven=False)
 
-    def _all(self) -> Iterator[tuple[Any, ...]]:
-        search = _Search(self.steps, None, 0)
-        for values in search.every(0):
-            yield tuple(values[target] for target in self.targets)
-
     def _fail(self, proven: bool) -> None:
         names = ", ".join(self.targets[:8])
         texts = "; ".join(brief(condition.text) for condition in self.conditions[:3])
-        how = f"none of {self.size} combinations" if self.size <= ENUMERATED else "no combination"
-        how = how if proven else "no combination found by a long search"
-        self.failed = Unsatisfiable(f"{how} of {names} meets the conditions ({texts}{self._hint()})", proven)
+        how = "no combination" if proven else "a long search found no combination"
+        self.failed = Unsatisfiable(f"{how} of {names} meets the conditions ({texts}){self._hint()}", proven)
         raise self.failed
 
     def _hint(self) -> str:
         """A condition that cannot be reckoned at all explains more than that nothing meets it."""
         values: dict[str, Any] = {}
         try:
-            for step in self.steps:
+            for step in self.search.steps:
                 step.assign((step.domain or step.draw.domain(values))[0], values)
             for condition in self.conditions:
                 condition(values)
@@ -165,18 +160,40 @@ class _Group:
 
 
 class _Search:
-    """One depth-first search; ``random`` None goes through the items in order."""
+    """Depth first through ``steps``, the last of them as one `Grid`. ``left`` is the work that may still be done."""
 
-    def __init__(self, steps: Sequence[Step], random: Random | None, budget: int) -> None:
-        self.steps, self.random, self.left = steps, random, budget
-        self.values: dict[str, Any] = {}
+    def __init__(self, steps: Sequence[Step]) -> None:
+        first, product = len(steps), 1
+        while first and griddable(steps[first - 1]):
+            product *= 1 if steps[first - 1].reckoned is not None else steps[first - 1].size
+            if product > LARGEST_GRID:
+                break
+            first -= 1
+        self.all_steps, self.steps = steps, steps[:first]
+        self.grid = Grid(steps[first:])
+        self.size = math.prod(step.size for step in self.steps if step.reckoned is None) * self.grid.size
+        self.left = 0
 
-    def run(self, depth: int) -> dict[str, Any] | None:
-        """Values that meet every test, or None: none exist below here, or (``left`` <= 0) the budget is spent."""
+    def guess(self, random: Random, values: dict[str, Any]) -> bool:
+        """One random value for every step, without going back: fast and unbiased where conditions are lax."""
+        for step in self.all_steps:
+            try:
+                items = step.items(values)
+            except FAILURES:
+                return False
+            if not items:
+                return False
+            step.assign(items[int(random() * len(items))], values)
+            if not all(_holds(test, values) for test in step.tests):
+                return False
+        return True
+
+    def run(self, depth: int, random: Random, values: dict[str, Any]) -> bool:
+        """Give ``values`` that meet every test. False: there are none, or (``left`` <= 0) the work is done."""
         if depth == len(self.steps):
-            return self.values
-        step, values = self.steps[depth], self.values
-        for item in self._candidates(step):
+            return next(self._grid(values, random), None) is not None
+        step = self.steps[depth]
+        for item in _shuffled(_items(step, values), random):
             self.left -= 2
             step.assign(item, values)
             for test in step.tests:
@@ -184,43 +201,74 @@ class _Search:
                 if not _holds(test, values):
                     break
             else:
-                found = self.run(depth + 1)
-                if found is not None:
-                    return found
+                if self.run(depth + 1, random, values):
+                    return True
             if self.left <= 0:
-                return None
-        return None
+                return False
+        return False
 
-    def every(self, depth: int) -> Iterator[dict[str, Any]]:
+    def every(self, values: dict[str, Any], depth: int = 0) -> Iterator[dict[str, Any]]:
+        """All solutions (always the same dict)."""
         if depth == len(self.steps):
-            yield self.values
+            yield from self._grid(values, None)
             return
-        step, values = self.steps[depth], self.values
-        for item in self._candidates(step):
+        step = self.steps[depth]
+        for item in _items(step, values):
             step.assign(item, values)
             if all(_holds(test, values) for test in step.tests):
-                yield from self.every(depth + 1)
+                yield from self.every(values, depth + 1)
 
-    def _candidates(self, step: Step) -> Iterator[Any]:
+    def _grid(self, values: dict[str, Any], random: Random | None) -> Iterator[dict[str, Any]]:
+        grid = self.grid
+        self.left -= grid.cost
         try:
-            items = step.items(self.values)
-        except _FAILURES:
+            alive = grid.survivors(values)
+        except FAILURES:
             return
-        count = len(items)
-        if self.random is None or count < 2:
-            yield from items
+        for index in alive.tolist() if random is None else _shuffled(alive, random):
+            grid.assign(int(index), values)
+            for _ in self._reckoned(0, values, random):
+                if all(_holds(test, values) for test in grid.tests):
+                    yield values
+            self.left -= 50
+            if random is not None and self.left <= 0:
+                return
+
+    def _reckoned(self, depth: int, values: dict[str, Any], random: Random | None) -> Iterator[None]:
+        """Every choice of items for the reckoned variables (one, unless several items have the same number)."""
+        if depth == len(self.grid.reckoned):
+            yield
             return
-        # A random start and a stride without a common divisor visit every item once, without a shuffled copy.
-        start, stride = int(self.random() * count), 1 + int(self.random() * (count - 1))
-        while math.gcd(stride, count) != 1:
-            stride = stride % (count - 1) + 1
-        for position in range(count):
-            yield items[(start + position * stride) % count]
+        step = self.grid.reckoned[depth]
+        items = _items(step, values)
+        for item in items if random is None else _shuffled(items, random):
+            step.assign(item, values)
+            yield from self._reckoned(depth + 1, values, random)
+
+
+def _items(step: Step, values: dict[str, Any]) -> Sequence[Any]:
+    try:
+        return step.items(values)
+    except FAILURES:
+        return ()
+
+
+def _shuffled(items: Sequence[Any], random: Random) -> Iterator[Any]:
+    """The items in random order: a random start and a stride without a common divisor, without a shuffled copy."""
+    count = len(items)
+    if count < 2:
+        yield from items
+        return
+    start, stride = int(random() * count), 1 + int(random() * (count - 1))
+    while math.gcd(stride, count) != 1:
+        stride = stride % (count - 1) + 1
+    for position in range(count):
+        yield items[(start + position * stride) % count]
 
 
 def _holds(condition: Expression, values: Mapping[str, Any]) -> bool:
     """Whether the condition is met; values for which it cannot be reckoned (a zero divisor) do not meet it."""
     try:
         return bool(condition.closure(values))
-    except _FAILURES:
+    except FAILURES:
         return False
