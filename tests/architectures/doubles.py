@@ -12,7 +12,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 
-class in_double(TorchFunctionMode):  # noqa: N801 (used like a function)
+class in_double(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = dict(kwargs or {})
         args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from doubles import in_double
 from transformers import PreTrainedModel
+from zoo import TINY, VOCABULARY
 
 from cca.models.anatomy import Anatomy, anatomy_of
 from cca.models.gates import gated
 from cca.models.prefixes import logits_at, padded, prefill, prefill_own
-
-from doubles import in_double
-from zoo import TINY, VOCABULARY
 
 SHARED = 9  # longer than the zoo's sliding windows of 8
 OWN = (3, 0, 5, 11)
@@ -19,7 +18,9 @@ OWN = (3, 0, 5, 11)
 
 @pytest.fixture(scope="module", params=list(TINY))
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
-    return TINY[request.param]().double()
+    model = TINY[request.param]().double()
+    model.set_experts_implementation("eager")  # the default, grouped_mm, has no float64 kernel
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,7 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
 def prompts() -> list[list[int]]:
     generator = torch.Generator().manual_seed(1)
     shared = torch.randint(3, VOCABULARY, (SHARED,), generator=generator).tolist()
-    return [
-        shared + torch.randint(3, VOCABULARY, (n + 1,), generator=generator).tolist() for n in OWN
-    ]
+    return [shared + torch.randint(3, VOCABULARY, (n + 1,), generator=generator).tolist() for n in OWN]
 
 
 def test_prefixes_equal_full_prompts(
@@ -43,9 +42,9 @@ def test_prefixes_equal_full_prompts(
     factors = torch.rand(len(prompts), anatomy.size, generator=generator, dtype=torch.float64) + 0.5
     with in_double():
         full = factors.clone().requires_grad_()
-        expected = torch.stack([
-            _last_logits(model, anatomy, prompt, full[row]) for row, prompt in enumerate(prompts)
-        ])
+        expected = torch.stack(
+            [_last_logits(model, anatomy, prompt, full[row]) for row, prompt in enumerate(prompts)]
+        )
         (expected_grad,) = torch.autograd.grad(expected.square().sum(), full)
 
         shared = prefill(model, anatomy, prompts[0][:SHARED])

@@ -1,15 +1,15 @@
-"""The attention function of ours that a model runs through while it is gated, or reads the KV of a prefix.
+"""The attention function that a model runs through while it is gated or reads the KV of a prefix.
 
-It is registered with transformers' AttentionInterface, which hands over q, k and v per head, after q/k norm and
-rotary embedding and before grouped-query heads are repeated. Notable decisions:
+It is registered with transformers' AttentionInterface, which hands over q, k and v per head, after q/k norm
+and rotary embedding and before grouped-query heads are repeated. Notable decisions:
 
-* One registered name per implementation it stands on (``cca_sdpa``, ``cca_eager``, ...): without a prefix the call
-  goes on to that implementation with its own mask, so a neutral gate leaves the logits equal to the bit.
-* With a prefix the mask shrinks to a `Window` and `prefix_attention` computes all of it; no Cache objects.
-* What to do is a `Route` on the model, and each attention module knows its seat in it. Routes are put in place by
-  `routed` and taken away when the last context leaves, also after an exception.
-* Modules that bypass the interface (Falcon, GPT-J, BLOOM, ...) are left alone: gates go to their projections, which
-  is exact as they have no q/k norm, and prefixes through the cache that transformers itself would use.
+* One registered name per implementation it stands on (``cca_sdpa``, ``cca_eager``, ...): without a prefix the
+  call goes on to that implementation with its own mask, so a neutral gate leaves logits equal to the bit.
+* With a prefix the mask shrinks to a `Window` and `prefix_attention` computes everything; no Cache objects.
+* What to do is a `Route` on the model, and each attention module knows its seat in it. `routed` puts them in
+  place and takes them away with the last context, also after an exception.
+* Modules that bypass the interface (Falcon, GPT-J, BLOOM, ...) are left alone: gates go to their projections,
+  and prefixes through the cache they read themselves.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -36,7 +36,7 @@ _SEAT = "_cca_seat"
 
 
 class Window(NamedTuple):
-    """What is left of a mask when a prefix is attended to: keys at most ``size - 1`` back, None for no limit."""
+    """What is left of a mask beside a prefix: keys less than ``size`` back may be seen; None: all."""
 
     size: int | None
 
@@ -53,14 +53,12 @@ class Gates(Protocol):
 class Route:
     """What the attention of one model is to do beside its own work."""
 
+    bases: dict[int, str]
+    """By layer, the attention implementation the model had."""
     gates: Gates | None = None
     prefixes: Prefixes | None = None
-    captured: dict[int, tuple[Tensor, Tensor]] | None = None  # layer -> k, v (B, KV, T, D)
-    bases: dict[int, str] = field(default_factory=dict)  # layer -> implementation underneath
-
-    @property
-    def idle(self) -> bool:
-        return self.gates is None and self.prefixes is None and self.captured is None
+    captured: dict[int, tuple[Tensor, Tensor]] | None = None
+    """By layer, k and v (B, KV, T, D) of the last forward pass, when wanted."""
 
 
 def active_route(model: PreTrainedModel) -> Route | None:
@@ -82,51 +80,39 @@ def routed(
     Contexts of different parts may be nested in any order; a second one of the same part raises CcaError.
     With gradient checkpointing the backward pass must run inside the block, as it calls attention again.
     """
-    route = active_route(model)
-    if route is not None:
-        for what, new, old in (("gates", gates, route.gates), ("prefixes", prefixes, route.prefixes)):
-            if new is not None and old is not None:
-                raise CcaError(
-                    f"model: expected one block of {what} at a time, got a second; leave the first"
-                )
-        if capture and route.captured is not None:
-            raise CcaError("model: expected one capture of keys and values at a time, got a second")
+    parts = {"gates": gates, "prefixes": prefixes, "captured": {} if capture else None}
     seats = _attention_modules(model, anatomy)
-    previous = {id(module): module.config._attn_implementation for module in seats.values()}
-    first = route is None
-    hook = None
-    if route is None:
-        route = Route(bases={layer: previous[id(module)] for layer, module in seats.items()})
-        model.__dict__[_ROUTE] = route
-        hook = model.base_model.register_forward_pre_hook(functools.partial(_starts, route), with_kwargs=True)
+    with ExitStack() as stack:
+        route = active_route(model) or _seated(model, seats, stack)
+        for name, part in parts.items():
+            if part is None:
+                continue
+            if getattr(route, name) is not None:
+                raise CcaError(
+                    f"model: expected one block of {name} at a time, got a second inside the first"
+                )
+            setattr(route, name, part)
+            stack.callback(setattr, route, name, None)
+        direct = isinstance(route.prefixes, DirectPrefixes)
         for layer, module in seats.items():
-            module.__dict__[_SEAT] = (route, layer)
-    if gates is not None:
-        route.gates = gates
-    if prefixes is not None:
-        route.prefixes = prefixes
-    if capture:
-        route.captured = {}
-    try:
-        for layer, module in seats.items():
-            base = route.bases[layer]
-            module.config._attn_implementation = WITH_PREFIX if route.prefixes else _name_on(base)
+            config: Any = module.config
+            stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
+            config._attn_implementation = WITH_PREFIX if direct else _name_on(route.bases[layer])
         yield route
-    finally:
-        for module in seats.values():
-            module.config._attn_implementation = previous[id(module)]
-        if gates is not None:
-            route.gates = None
-        if prefixes is not None:
-            route.prefixes = None
-        if capture:
-            route.captured = None
-        if first:
-            assert hook is not None and route.idle, "contexts must be left in the reverse order of entering"
-            hook.remove()
-            del model.__dict__[_ROUTE]
-            for module in seats.values():
-                del module.__dict__[_SEAT]
+
+
+def _seated(model: PreTrainedModel, seats: dict[int, nn.Module], stack: ExitStack) -> Route:
+    """A new route in place on the model and its attention modules until ``stack`` is left."""
+    bases: dict[int, Any] = {layer: module.config for layer, module in seats.items()}
+    route = Route({layer: config._attn_implementation for layer, config in bases.items()})
+    hook = model.register_forward_pre_hook(functools.partial(_starts, route), with_kwargs=True)
+    stack.callback(hook.remove)
+    model.__dict__[_ROUTE] = route
+    stack.callback(model.__dict__.pop, _ROUTE)
+    for layer, module in seats.items():
+        module.__dict__[_SEAT] = (route, layer)
+        stack.callback(module.__dict__.pop, _SEAT)
+    return route
 
 
 def _attention_modules(model: PreTrainedModel, anatomy: Anatomy) -> dict[int, nn.Module]:
@@ -139,7 +125,7 @@ def _attention_modules(model: PreTrainedModel, anatomy: Anatomy) -> dict[int, nn
 
 
 def _starts(route: Route, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Before each forward pass of the body: tell the parts its shape, and put prefixes in place."""
+    """Before each forward pass: tell the parts its shape, and put prefixes in place."""
     tokens = args[0] if args else kwargs.get("input_ids")
     if tokens is None:
         tokens = kwargs["inputs_embeds"]
@@ -147,10 +133,9 @@ def _starts(route: Route, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> 
     if route.gates is not None:
         route.gates.starts(rows, width, tokens.device)
     if route.prefixes is not None:
-        if kwargs.get("past_key_values") is not None or kwargs.get("attention_mask") is not None:
-            raise CcaError(
-                "model: expected only new tokens while prefixes are in place, got a cache or a mask too"
-            )
+        given = [name for name in ("past_key_values", "attention_mask") if kwargs.get(name) is not None]
+        if given:
+            raise CcaError(f"model: expected only new tokens beside prefixes, got {' and '.join(given)} too")
         kwargs = {**kwargs, **route.prefixes.arguments(rows, width, tokens.device)}
     return args, kwargs
 
@@ -177,9 +162,10 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Gate and capture, then attend as the model would have."""
-    seat = module.__dict__.get(_SEAT)
+    seat: tuple[Route, int] | None = module.__dict__.get(_SEAT)
     if seat is not None:
-        q, k, v = _gate_and_capture(*seat, q, k, v)
+        route, layer = seat
+        q, k, v = _gate_and_capture(route, layer, q, k, v)
     return _implementation(type(module), base)(module, q, k, v, mask, *args, **kwargs)
 
 
@@ -195,20 +181,19 @@ def _attend_with_prefix(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    route, layer = module.__dict__[_SEAT]
+    """Gate and capture, then attend to the prefixes as well; ``s_aux`` are attention sinks."""
+    kind = type(module).__name__
     if not isinstance(mask, Window):
-        raise CcaError(
-            f"{type(module).__name__}: expected a model whose masks come from transformers, got its own"
-        )
-    q, k, v = _gate_and_capture(route, layer, q, k, v)
+        raise CcaError(f"{kind}: expected attention masks made by transformers, got the model's own")
     if dropout:
-        raise CcaError("model: expected no attention dropout while prefixes are in place; call model.eval()")
-    # transformers' sdpa function ignores the soft cap; a prefix must not change what the loaded model computes
+        raise CcaError(f"{kind}: expected no dropout beside prefixes, got {dropout}; call model.eval()")
+    route, layer = module.__dict__[_SEAT]
+    q, k, v = _gate_and_capture(route, layer, q, k, v)
+    # transformers' sdpa function ignores the soft cap, and a prefix must not change what the model computes
     softcap = None if route.bases[layer] == "sdpa" else softcap
     scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
-    return route.prefixes.attend(
-        layer, q, k, v, mask.size, scaling=scaling, softcap=softcap, sinks=s_aux
-    ), None
+    options = {"scaling": scaling, "softcap": softcap, "sinks": s_aux}
+    return route.prefixes.attend(layer, q, k, v, mask.size, **options), None
 
 
 def _gate_and_capture(
@@ -221,14 +206,12 @@ def _gate_and_capture(
     return q, k, v
 
 
-def _window(
-    *args: Any, local_size: int | None = None, use_vmap: bool = False, config: Any = None, **_: Any
-) -> Window:
-    """Stands in for transformers' mask functions while a prefix is attended to."""
+def _window(local_size: int | None = None, use_vmap: bool = False, config: Any = None, **_: Any) -> Window:
+    """Stands in for transformers' mask functions beside a prefix; it calls them by keyword."""
     if use_vmap or getattr(config, "attention_chunk_size", None) is not None:
+        kind = getattr(config, "model_type", "model")
         raise CcaError(
-            f"{getattr(config, 'model_type', 'model')}: expected causal or sliding-window attention, "
-            "got another pattern; prefixes cannot be shared on it"
+            f"{kind}: expected causal or sliding-window attention beside prefixes, got another kind"
         )
     return Window(local_size)
 

@@ -1,8 +1,9 @@
 """Gates of routed neurons: what changes in a mixture of experts when neurons are scaled at some tokens.
 
-The experts' own forward pass is left as it is, whichever kernel runs it. As its output is linear in the neurons, the
-effect of the factors f at a token is a correction: sum over its experts e of w_e * down_e((f_e - 1) * neurons_e).
-A neutral gate corrects by exactly zero; a token's factors act only in the experts its route reaches.
+The experts' own forward pass is left as it is, whichever kernel runs it. Its output is linear in the neurons,
+so the effect of factors f at a token is a correction: the sum over its experts e, of weight w_e, of
+w_e * down_e((f_e - 1) * neurons_e). Neutral gates correct by exactly zero; a token's factors act only in the
+experts its route reaches.
 """
 
 from __future__ import annotations
@@ -11,21 +12,22 @@ import inspect
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def routed_correction(
-    experts: nn.Module,
+    experts: Any,
     args: tuple,
     kwargs: dict[str, Any],
     factors: Tensor,
     at: tuple[Tensor, Tensor] | None,
     shape: tuple[int, int],
 ) -> Tensor:
-    """What to add to the output of ``experts``, called with ``args`` and ``kwargs``; the output's shape.
+    """What to add to the output of ``experts``, called with ``args`` and ``kwargs``; (B * T, C), like it.
 
-    factors: (n,) or (B, n) of the routed neurons, expert by expert; at: the gated (rows, positions), None for all.
-    shape: (B, T) of the forward pass under way.
+    experts: a module that follows transformers' ExpertsInterface.
+    factors: (n,) or (B, n) of the routed neurons, expert by expert.
+    at: the gated (rows, positions), None for all; shape: (B, T) of the forward pass under way.
     """
     call = inspect.signature(experts.forward).bind(*args, **kwargs).arguments
     x, chosen, weights = call.values()  # (B * T, C), (B * T, K), (B * T, K)
@@ -49,8 +51,8 @@ def routed_correction(
     return out
 
 
-def _neurons(experts: nn.Module, x: Tensor, e: int) -> Tensor:
-    """The neurons of expert ``e`` at the tokens x (n, C) -> (n, N), by the conventions of ExpertsInterface."""
+def _neurons(experts: Any, x: Tensor, e: int) -> Tensor:
+    """The neurons (n, N) of expert ``e`` at the tokens x (n, C)."""
     name = "gate_up_proj" if experts.has_gate else "up_proj"
     inner = _linear(experts, x, getattr(experts, name)[e])
     if experts.has_bias:
@@ -58,5 +60,5 @@ def _neurons(experts: nn.Module, x: Tensor, e: int) -> Tensor:
     return experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
 
 
-def _linear(experts: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+def _linear(experts: Any, x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight if experts.is_transposed else x @ weight.T

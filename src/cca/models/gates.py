@@ -1,11 +1,11 @@
 """Gates: multiply what attention reads and what MLP neurons write, at one position of each row.
 
-`gated` scales q, k and v of each head after q/k norm and rotary embedding, and each neuron at the input of the down
-projection, by a factor; 1.0 changes nothing, to the bit, and 0.0 ablates. Gradients flow to the factors.
+`gated` scales q, k and v of each head after q/k norm and rotary embedding, and each neuron at the input of
+the down projection, by a factor; 1.0 changes nothing, to the bit, and 0.0 ablates. Gradients flow to factors.
 
-Of k and v only the gated position's own are changed, before grouped-query heads are repeated, so the gate of a KV
-head acts for all query heads that read it. Architectures that bypass AttentionInterface are gated at the output of
-their q, k and v projections: the same number, as they have no q/k norm and rotary embedding is linear.
+Of k and v only the gated position's own are changed, before grouped-query heads are repeated, so the gate of
+a KV head acts for all query heads that read it. Architectures that bypass AttentionInterface are gated at
+the output of their projections: the same number, as they have no q/k norm and rotary embedding is linear.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ def gated(
     """Within the block, every forward pass of ``model`` runs with its components scaled by ``factors``.
 
     factors: (anatomy.size,), the same for all rows, or (B, anatomy.size); laid out by ``anatomy.span``.
-    last: (B,) the position gated in each row, counted in the tokens of the forward pass; None is the final one.
+    last: (B,) the position gated in each row, counted in the tokens of the forward pass; None: the final.
     positions: "all" gates every position instead.
-    May be nested with `prefixes.prefixed`, where the tokens of the forward pass are the new ones. Raises CcaError
-    when gates are already in place, and for factors or positions that do not fit.
+    May be nested with `prefixes.prefixed`, where the tokens of the forward pass are the new ones. With
+    gradient checkpointing the backward pass must run inside the block. Raises CcaError when gates are
+    already in place, and for factors or positions that do not fit.
     """
     if factors.dim() not in (1, 2) or factors.shape[-1] != anatomy.size:
         raise CcaError(

@@ -1,14 +1,14 @@
 """Attention of new tokens to [a prefix all rows share | a prefix of each row | the new tokens themselves].
 
-The three parts meet only as scores, in one softmax: keys and values of a prefix are never concatenated, copied,
-or expanded over the batch or over grouped-query heads. The shared part is one matrix product for all rows.
+The three parts meet only as scores, in one softmax: keys and values of a prefix are never concatenated,
+copied, or expanded over the batch or over grouped-query heads. The shared part is one matrix product for all
+rows.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -27,7 +27,7 @@ def prefix_attention(
     """q (B, H, T, D), k and v (B, KV, T, D) of the new tokens -> (B, T, H, D).
 
     shared: keys and values (KV, S0, D); own: (KV, B, S1, D), right-padded.
-    hidden: True where a key may not be seen, (B or 1, 1, T, S0 + S1 + T), keys in the order shared, own, new.
+    hidden: True where a key may not be seen, (B or 1, 1, T, S0 + S1 + T), in the order shared, own, new.
     sinks: (H,) learned scores that take weight but have no value.
     The softmax runs in float32 or wider.
     """

@@ -1,9 +1,9 @@
-"""Prefixes in place on a model: what new tokens attend to, and which of it they may see.
+"""Prefixes in place on a model: what new tokens attend to, and how much of it they may see.
 
-Two routes to the same numbers. `DirectPrefixes` answers inside the attention function, where nothing is copied.
-`CachedPrefixes` serves architectures that bypass AttentionInterface (Falcon, GPT-J, BLOOM, ...): their own
-attention reads a transformers cache, rebuilt for each forward pass with each row's padding at its start, so that
-relative positions (ALiBi, local attention) are right.
+Two routes to the same numbers. `DirectPrefixes` answers inside the attention function, where nothing is
+copied. `CachedPrefixes` serves architectures that bypass AttentionInterface (Falcon, GPT-J, BLOOM, ...): they
+read a transformers cache, rebuilt for each forward pass with each row's padding at its start,
+so that relative positions (ALiBi, local attention) are right.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
 
 from cca.errors import CcaError
-from cca.models.prefix_attention import prefix_attention
+from cca.models.prefix_attention import KeysValues, prefix_attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +50,11 @@ class OwnPrefixes:
 class Prefixes:
     """What both routes share: true positions."""
 
-    def __init__(self, body: nn.Module, shared: SharedPrefix | None, own: OwnPrefixes | None) -> None:
+    def __init__(self, model: PreTrainedModel, shared: SharedPrefix | None, own: OwnPrefixes | None) -> None:
         self.shared = shared
         self.own = own
         self.shared_length = 0 if shared is None else shared.length
-        self.takes_positions = "position_ids" in inspect.signature(body.forward).parameters
+        self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
     def arguments(self, rows: int, width: int, device: torch.device) -> dict[str, Any]:
         """Arguments for the forward pass of (rows, width) new tokens."""
@@ -73,8 +73,8 @@ class Prefixes:
 
 
 class DirectPrefixes(Prefixes):
-    def __init__(self, body: nn.Module, shared: SharedPrefix | None, own: OwnPrefixes | None) -> None:
-        super().__init__(body, shared, own)
+    def __init__(self, model: PreTrainedModel, shared: SharedPrefix | None, own: OwnPrefixes | None) -> None:
+        super().__init__(model, shared, own)
         self.hidden = lru_cache(maxsize=8)(self._hidden)
 
     def attend(
@@ -119,36 +119,40 @@ class CachedPrefixes(Prefixes):
         arguments = super().arguments(rows, width, device)
         layers, padding = self._arranged(rows, device)
         self.cache = DynamicCache()
+        if not layers:
+            return {**arguments, "past_key_values": self.cache, "use_cache": True}
         for layer, (keys, values) in enumerate(layers):
             self.cache.update(keys, values, layer)
         there = torch.arange(layers[0][0].shape[2] + width, device=device)
         mask = (there >= padding[:, None]).long()
         return {**arguments, "past_key_values": self.cache, "use_cache": True, "attention_mask": mask}
 
-    def new_keys_values(self, width: int) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values (B, KV, T, D) of the new tokens of the last forward pass, by layer."""
+    def new_keys_values(self, width: int) -> list[KeysValues]:
+        """Keys and values (B, KV, T, D) of the ``width`` new tokens of the last forward pass, by layer."""
         assert self.cache is not None
-        return [(layer.keys[:, :, -width:], layer.values[:, :, -width:]) for layer in self.cache.layers]
+        layers: list[Any] = self.cache.layers
+        return [(layer.keys[:, :, -width:], layer.values[:, :, -width:]) for layer in layers]
 
-    def _arranged(self, rows: int, device: torch.device) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """By layer keys and values (B, KV, S0 + S1, D), each row's padding first; and how much of it (B,)."""
-        own, shared = self.own, self.shared
-        n = len(shared.keys if shared is not None else own.keys if own is not None else ())
+    def _arranged(self, rows: int, device: torch.device) -> tuple[list[KeysValues], Tensor]:
+        """By layer keys and values (B, KV, S0 + S1, D), padding first; how much of it each row has (B,)."""
         padding = torch.zeros(rows, dtype=torch.long, device=device)
-        if own is not None:
-            padding = own.keys[0].shape[2] - own.lengths.to(device)
-        layers = []
-        for layer in range(n):
-            pair = []
-            for name in ("keys", "values"):
-                parts = []
-                if shared is not None:
-                    parts.append(getattr(shared, name)[layer].transpose(0, 1).expand(rows, -1, -1, -1))
-                if own is not None:
-                    parts.append(getattr(own, name)[layer].permute(1, 2, 0, 3))
-                x = torch.cat(parts, dim=1)  # (B, S, KV, D)
-                here = torch.arange(x.shape[1], device=device) - padding[:, None]
-                row = torch.arange(rows, device=device)[:, None]
-                pair.append(x[row, here.clamp(min=0)].transpose(1, 2))
-            layers.append(tuple(pair))
-        return layers, padding
+        if self.own is not None:
+            padding = self.own.keys[0].shape[2] - self.own.lengths.to(device)
+        some = self.shared or self.own
+        sides = [
+            [self._joined(what, layer, padding) for layer in range(0 if some is None else len(some.keys))]
+            for what in ("keys", "values")
+        ]
+        return list(zip(*sides, strict=True)), padding
+
+    def _joined(self, what: str, layer: int, padding: Tensor) -> Tensor:
+        rows = len(padding)
+        parts = []  # (B, S, KV, D)
+        if self.shared is not None:
+            parts.append(getattr(self.shared, what)[layer].transpose(0, 1).expand(rows, -1, -1, -1))
+        if self.own is not None:
+            parts.append(getattr(self.own, what)[layer].permute(1, 2, 0, 3))
+        x = torch.cat(parts, dim=1)
+        places = torch.arange(x.shape[1], device=padding.device) - padding[:, None]
+        row = torch.arange(rows, device=padding.device)[:, None]
+        return x[row, places.clamp(min=0)].transpose(1, 2)

@@ -1,35 +1,35 @@
 """Prefix KV: what comes before the tokens that matter is computed once and attended to, never run again.
 
 * `prefill` computes the prefix that all rows share (a task's few-shot examples), with or without gradient.
-* `prefill_own` computes what each row has after it (a pivot's prefix up to its last token), in batches of rows
-  of similar length, right-padded.
+* `prefill_own` computes what each row has after it (a pivot's prefix up to its last token), in batches of
+  rows of similar length, right-padded.
 * `prefixed` puts them in place: a forward pass then takes only the new tokens, at their true positions.
 * `logits_at` runs new tokens and returns each row's logits at its final real token.
 
-A masking step is thus a forward and backward pass of one token per pivot. All of it is exact: sliding windows,
-soft caps and attention sinks see true positions.
+A masking step is thus a forward and backward pass of one token per pivot. All of it is exact: sliding
+windows, soft caps and attention sinks see true positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
 from cca.models.attention import routed
+from cca.models.prefix_attention import KeysValues
 from cca.models.prefix_state import CachedPrefixes, DirectPrefixes, OwnPrefixes, SharedPrefix
 
 __all__ = [
-    "OwnPrefixes", "SharedPrefix", "buckets", "common_prefix", "logits_at", "padded", "prefill", "prefill_own",
-    "prefixed",
+    "OwnPrefixes", "SharedPrefix", "buckets", "common_prefix", "logits_at", "padded", "prefill",
+    "prefill_own", "prefixed",
 ]  # fmt: skip
-
-KeysValues = list[tuple[Tensor, Tensor]]
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
@@ -100,7 +100,7 @@ def prefixed(
         yield
         return
     kind = DirectPrefixes if _direct(anatomy) else CachedPrefixes
-    with routed(model, anatomy, prefixes=kind(model.base_model, shared, own)):
+    with routed(model, anatomy, prefixes=kind(model, shared, own)):
         yield
 
 
@@ -146,30 +146,37 @@ def buckets(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 def _computed(
     model: PreTrainedModel, anatomy: Anatomy, tokens: Tensor, shared: SharedPrefix | None
-) -> KeysValues:
+) -> list[KeysValues]:
     """Keys and values (B, KV, T, D) of tokens (B, T) behind ``shared``, by layer."""
     without = [parts.index for parts in anatomy.layers if parts.attention is None]
     if without:
         raise CcaError(
             f"{anatomy.model_type}: layer {without[0]} has no attention, so prefixes cannot be kept"
         )
-    body = model.base_model
-    if not _direct(anatomy):
-        prefixes = CachedPrefixes(body, shared, None)
-        with routed(model, anatomy, prefixes=prefixes):
-            body(input_ids=tokens)
-        return prefixes.new_keys_values(tokens.shape[1])
-    with prefixed(model, anatomy, shared=shared), routed(model, anatomy, capture=True) as route:
-        body(input_ids=tokens, use_cache=False)
-        assert route.captured is not None and len(route.captured) == len(anatomy.layers)
+    last = torch.full(tokens.shape[:1], tokens.shape[1] - 1, device=tokens.device)
+    with ExitStack() as stack:
+        # the logits are not wanted; project one position a row, the least a model can be asked for
+        stack.callback(_project_only(model, last).remove)
+        if not _direct(anatomy):
+            prefixes = CachedPrefixes(model, shared, None)
+            stack.enter_context(routed(model, anatomy, prefixes=prefixes))
+            model(input_ids=tokens)
+            return prefixes.new_keys_values(tokens.shape[1])
+        stack.enter_context(prefixed(model, anatomy, shared=shared))
+        route = stack.enter_context(routed(model, anatomy, capture=True))
+        model(input_ids=tokens, use_cache=False)
+        assert route.captured is not None
+        assert len(route.captured) == len(anatomy.layers), "a layer's attention never called ours"
         return [route.captured[layer] for layer in range(len(anatomy.layers))]
 
 
-def _nothing(model: PreTrainedModel, anatomy: Anatomy, rows: int, shared: SharedPrefix | None) -> KeysValues:
+def _nothing(
+    model: PreTrainedModel, anatomy: Anatomy, rows: int, shared: SharedPrefix | None
+) -> list[KeysValues]:
     """What `_computed` would return for no tokens at all."""
     if shared is not None:
-        pairs = zip(shared.keys, shared.values, strict=True)
-        return [tuple(x[:, :0].expand(rows, -1, -1, -1) for x in pair) for pair in pairs]
+        empty = [[x[:, :0].expand(rows, -1, -1, -1) for x in side] for side in (shared.keys, shared.values)]
+        return list(zip(*empty, strict=True))
     like = next(model.base_model.parameters())
     shapes = [(rows, parts.n_kv_heads, 0, parts.head_dim) for parts in anatomy.layers]
     return [(like.new_zeros(shape), like.new_zeros(shape)) for shape in shapes]
@@ -183,7 +190,8 @@ def _project_only(model: PreTrainedModel, positions: Tensor) -> torch.utils.hook
         hidden = args[0]
         return (hidden[rows.to(hidden.device), positions.to(hidden.device)][:, None],)
 
-    return model.get_output_embeddings().register_forward_pre_hook(gather)
+    head: Any = model.get_output_embeddings()
+    return head.register_forward_pre_hook(gather)
 
 
 def _direct(anatomy: Anatomy) -> bool:
@@ -191,4 +199,4 @@ def _direct(anatomy: Anatomy) -> bool:
 
 
 def _device(model: PreTrainedModel) -> torch.device:
-    return model.get_input_embeddings().weight.device
+    return next(model.get_input_embeddings().parameters()).device
