@@ -36,6 +36,35 @@ SMALL_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_s
 OLD = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, **TOKENS}
 HYBRID = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
 GEMMA3 = {**WIDE, **HYBRID, "query_pre_attn_scalar": 12}
+ROUTED = {
+    **MHA,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
+RANKS = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 10,
+}
+LATENT = {**ROUTED, **RANKS}
+LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
+DELTA = {
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+PER_LAYER = {
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "num_kv_shared_layers": 0,
+}
 
 # name -> (config class, its settings)
 CONFIGS: dict[str, tuple[str, dict]] = {
@@ -120,10 +149,42 @@ CONFIGS: dict[str, tuple[str, dict]] = {
     "gpt-oss": ("GptOssConfig", {**MOE, **HYBRID, "head_dim": 8}),
 }
 
+# Less common, hybrid or remarkable ones; the anatomy is tested on these too.
+RARE_CONFIGS: dict[str, tuple[str, dict]] = {
+    "gpt-neox-japanese": ("GPTNeoXJapaneseConfig", BASE),
+    "modernbert-decoder": ("ModernBertDecoderConfig", {**MHA, **HYBRID}),
+    "nanochat": ("NanoChatConfig", GQA),
+    "gemma4": ("Gemma4TextConfig", {**WIDE, **HYBRID, **PER_LAYER}),
+    "deepseek-v2": ("DeepseekV2Config", {**LATENT, "q_lora_rank": None, "topk_method": "greedy"}),
+    "deepseek-v3": ("DeepseekV3Config", LATENT),
+    "glm4-moe": ("Glm4MoeConfig", {**ROUTED, "head_dim": 8, "num_key_value_heads": 2}),
+    "hunyuan-moe": ("HunYuanMoEV1Config", {**GQA, "head_dim": 8, "num_experts": 4, "moe_topk": 2}),
+    "ernie4_5-moe": (
+        "Ernie4_5_MoeConfig",
+        {**GQA, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16},
+    ),
+    "granitemoe-shared": ("GraniteMoeSharedConfig", {**MOE, "shared_intermediate_size": 24}),
+    "llama4": (
+        "Llama4TextConfig",
+        {**MOE, "head_dim": 8, "intermediate_size_mlp": 40, "attention_chunk_size": 64},
+    ),
+    "mimo-v2": (
+        "MiMoV2FlashConfig",
+        {**ROUTED, **HYBRID, "num_key_value_heads": 2, "head_dim": 12, "v_head_dim": 8},
+    ),
+    "minimax": ("MiniMaxConfig", {**MOE, **LINEAR, "block_size": 16}),
+    "lfm2": ("Lfm2Config", {**GQA, "layer_types": ["conv", "full_attention"], "block_multiple_of": 8}),
+    "qwen3-next": (
+        "Qwen3NextConfig",
+        {**GQA, **LINEAR, **DELTA, **SMALL_EXPERTS, "head_dim": 8, "shared_expert_intermediate_size": 24},
+    ),
+    "qwen3.5": ("Qwen3_5TextConfig", {**GQA, **LINEAR, **DELTA, "head_dim": 8}),
+}
+
 
 def tiny(name: str, seed: int = 0) -> PreTrainedModel:
     """The tiny model ``name``, its weights drawn from ``seed``."""
-    config_class, settings = CONFIGS[name]
+    config_class, settings = (CONFIGS | RARE_CONFIGS)[name]
     config: PretrainedConfig = getattr(transformers, config_class)(**settings)
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # what energise only jitters (gpt-oss sinks) starts from a draw of its own
@@ -165,4 +226,7 @@ def energise(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 TINY: dict[str, Callable[[], PreTrainedModel]] = {
     **{name: (lambda name=name: tiny(name)) for name in CONFIGS},
     "gemma3-multimodal": gemma3_multimodal,
+}
+RARE: dict[str, Callable[[], PreTrainedModel]] = {
+    name: (lambda name=name: tiny(name)) for name in RARE_CONFIGS
 }

@@ -176,8 +176,8 @@ def anatomy_of(
 
 
 def _decoder_layers(model: PreTrainedModel, config: Any, declared: Declaration) -> tuple[str, nn.ModuleList]:
-    """The one list of decoder layers: at the very path declared, or, towers for other modalities aside, a list
-    of the right length that ends as declared."""
+    """The one list of decoder layers: at the very path declared, or a list of the right length that ends as
+    declared, towers for other modalities aside."""
     for path in declared.layers:
         exact = at(model, path)
         if isinstance(exact, nn.ModuleList):

@@ -82,7 +82,7 @@ def _separate(place: Place, attention: nn.Module, heads: Heads) -> tuple[UnitRow
         or counts["k"] != counts["v"]
     ):
         raise place.fault(
-            f"{heads.q} heads of {heads.dim} rows in q, as many of k as of v, got {list(widths.values())} rows",
+            f"{heads.q} heads of {heads.dim} rows in q, as many k as v, got {list(widths.values())} rows",
             "head_dim",
         )
     return tuple(place.outputs(modules[r], r, r, counts[r], length[r], step[r]) for r in "qkv")

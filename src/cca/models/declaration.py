@@ -92,6 +92,7 @@ DECLARATIONS: dict[str, dict[str, Any]] = {
     "qwen3_next": {"q_gated": True},
     "qwen3_5_text": {"q_gated": True},
     "qwen3_5_moe_text": {"q_gated": True},
+    "gemma4_text": {"others": ["per_layer_input_gate", "per_layer_projection"]},
     "lfm2": {"gate": "w1", "up": "w3", "down": "w2"},
     "llama4_text": {"experts_transposed": True, "gate_up_layout": "halves"},
     "granitemoeshared": {"gate_up": "input_linear", "gate_up_layout": "halves", "down": "output_linear"},

@@ -72,8 +72,8 @@ def read_layer(place: Place) -> LayerAnatomy:
 
 
 def _check_nothing_missed(place: Place, patterns: tuple[UnitRows, ...], routed: bool) -> None:
-    """Every matrix of the layer outside attention must hold neurons that were found, or be known to hold none,
-    or a second MLP or a gate with an unusual name would go unnoticed."""
+    """Every matrix of the layer outside attention holds neurons that were found, or is known to hold none;
+    a second MLP or a gate with an unusual name would go unnoticed otherwise."""
     declared = place.declared
     known = set(declared.attention + declared.no_attention + declared.others)
     if routed:

@@ -1,0 +1,329 @@
+"""The rows the anatomy names for a component are exactly those whose change moves it, on every architecture.
+
+Heads are observed where the model itself keeps them apart: a Q head in its columns of the input of the output
+projection, K and V heads in the KV cache. Neurons are observed in the logits and at the down projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from zoo import RARE, TINY
+
+from cca.models.anatomy import KINDS, Anatomy, Component, anatomy_of, get_rows, set_rows_
+
+MODELS = TINY | RARE
+PROMPTS = torch.randint(3, 60, (2, 12), generator=torch.Generator().manual_seed(0))
+
+# These normalise q and k across heads, so a head's rows move all heads: observed at the projection instead.
+NORM_ACROSS_HEADS = {"olmo2", "olmo3", "olmoe"}
+# These cache K and V before they have heads: observed as attention reads them.
+LATENT_CACHE = {"deepseek-v2", "deepseek-v3"}
+
+# (Q heads, K/V heads, neurons) of each layer, where not 4, 2, 48 in both
+MHA, EXPERTS = (4, 4, 48), (4, 2, 4 * 48)
+OLD = (4, 4, 128)
+COUNTS = {
+    "gemma": [(4, 1, 48)] * 2,
+    **dict.fromkeys(
+        ["phi", "gpt-neox", "opt", "xglm", "biogpt", "persimmon", "modernbert-decoder"], [MHA] * 2
+    ),
+    **dict.fromkeys(
+        ["gpt2", "gpt-bigcode-mha", "gpt-neo", "gptj", "codegen", "falcon-mha", "bloom"], [OLD] * 2
+    ),
+    **dict.fromkeys(["mpt", "gpt-neox-japanese"], [OLD] * 2),
+    **dict.fromkeys(["gpt-bigcode", "falcon-mqa"], [(4, 1, 128)] * 2),
+    "falcon": [(4, 2, 128)] * 2,
+    **dict.fromkeys(["mixtral", "phimoe", "granitemoe", "olmoe", "gpt-oss"], [EXPERTS] * 2),
+    "qwen2-moe": [(4, 2, 4 * 16 + 24)] * 2,
+    "qwen3-moe": [(4, 2, 48), (4, 2, 4 * 16)],
+    "deepseek-v2": [(4, 4, 48), (4, 4, 4 * 16 + 2 * 16)],
+    "deepseek-v3": [(4, 4, 48), (4, 4, 4 * 16 + 16)],
+    "glm4-moe": [(4, 2, 48), (4, 2, 4 * 16 + 16)],
+    "hunyuan-moe": [(4, 2, 4 * 48 + 48)] * 2,
+    "ernie4_5-moe": [(4, 2, 48), (4, 2, 4 * 16 + 2 * 16)],
+    "granitemoe-shared": [(4, 2, 4 * 48 + 24)] * 2,
+    "llama4": [(4, 2, 4 * 48 + 48)] * 2,
+    "mimo-v2": [(4, 4, 48), (4, 2, 4 * 16)],
+    "minimax": [(0, 0, 4 * 48), (4, 2, 4 * 48)],
+    "lfm2": [(0, 0, 32), (4, 2, 32)],
+    "qwen3-next": [(0, 0, 4 * 16 + 24), (4, 2, 4 * 16 + 24)],
+    "qwen3.5": [(0, 0, 48), (4, 2, 48)],
+}
+
+
+@pytest.fixture(scope="module", params=sorted(MODELS))
+def case(request: pytest.FixtureRequest) -> Iterator[tuple[str, PreTrainedModel, Anatomy]]:
+    model = MODELS[request.param]()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    yield request.param, model, anatomy_of(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_counts(case):
+    name, _, anatomy = case
+    expected = COUNTS.get(name, [(4, 2, 48)] * 2)
+    assert [(layer.n_heads, layer.n_kv_heads, layer.n_neurons) for layer in anatomy.layers] == expected
+    assert anatomy.size == sum(q + 2 * kv + neurons for q, kv, neurons in expected)
+
+
+def test_flat_order(case):
+    _, _, anatomy = case
+    listed = list(anatomy.components())
+    assert len(listed) == anatomy.size == len(set(listed))
+    assert [anatomy.index(component) for component in listed] == list(range(anatomy.size))
+    assert [anatomy.component(index) for index in range(anatomy.size)] == listed
+    assert listed == sorted(listed, key=lambda c: (c.layer, KINDS.index(c.kind), c.index))
+    for layer in range(len(anatomy.layers)):
+        for kind in KINDS:
+            there = listed[anatomy.span(layer, kind)]
+            assert there == [Component(layer, kind, index) for index in range(anatomy.count(layer, kind))]
+
+
+def test_q_heads(case):
+    name, model, anatomy = case
+    layer = anatomy.layers[-1]
+    seen = at_projection("q") if name in NORM_ACROSS_HEADS else at_output_projection
+    heads = [Component(layer.index, "q", head) for head in range(layer.n_heads)]
+    before = seen(model, anatomy)
+    for head in heads:
+        with perturbed(model, anatomy, [head]):
+            assert moved(before, seen(model, anatomy)) == {head.index}
+        with perturbed(model, anatomy, [other for other in heads if other != head]):
+            assert head.index not in moved(before, seen(model, anatomy))
+
+
+@pytest.mark.parametrize("kind", ["k", "v"])
+def test_k_and_v_heads(case, kind):
+    name, model, anatomy = case
+    layer = anatomy.layers[-1]
+    seen = in_cache(kind)
+    if name in NORM_ACROSS_HEADS and kind == "k":
+        seen = at_projection(kind)
+    if name in LATENT_CACHE:
+        seen = at_attention(kind)
+    everything = [component for component in anatomy.components("qkv") if component.layer == layer.index]
+    before = seen(model, anatomy)
+    for head in range(layer.n_kv_heads):
+        component = Component(layer.index, kind, head)
+        with perturbed(model, anatomy, [component]):
+            assert moved(before, seen(model, anatomy)) == {head}
+        with perturbed(model, anatomy, [other for other in everything if other != component]):
+            assert head not in moved(before, seen(model, anatomy))
+
+
+def test_up_rows_move_just_their_neurons(case):
+    _, model, anatomy = case
+    for layer in anatomy.layers:
+        if layer.down is None:
+            continue
+        chosen = random_half(layer.n_dense)
+        neurons = [Component(layer.index, "neuron", layer.n_routed + index) for index in chosen]
+        before = input_of(model, layer.down)
+        with perturbed(model, anatomy, neurons):
+            change = (input_of(model, layer.down) - before).abs().amax(dim=(0, 1))
+        assert change.nonzero().flatten().tolist() == chosen
+
+
+def test_neurons_silenced_by_up_gate_or_down_rows(case):
+    """A random half of all neurons, experts' too: up, gate and down rows must name the same ones."""
+    name, model, anatomy = case
+    neurons = list(anatomy.components(["neuron"]))
+    chosen = [neurons[index] for index in random_half(len(neurons))]
+    before = logits(model)
+    silenced = {}
+    for role in ("down", "up", "gate"):
+        with zeroed(
+            model,
+            rows_of_role(anatomy, chosen, role),
+            bias=-1.0 if (name, role) == ("gpt-oss", "up") else 0.0,
+        ):
+            silenced[role] = logits(model)
+    assert (silenced["down"] - before).abs().max() > 1e-2
+    torch.testing.assert_close(silenced["up"], silenced["down"], atol=1e-4, rtol=0)
+    if any(pattern.role == "gate" for layer in anatomy.layers for pattern in layer.patterns):
+        torch.testing.assert_close(silenced["gate"], silenced["down"], atol=1e-4, rtol=0)
+
+
+def test_zeroing_the_input_of_down_equals_zeroing_its_columns(case):
+    _, model, anatomy = case
+    layer = anatomy.layers[0]
+    if layer.down is None:
+        layer = anatomy.layers[-1]
+    if layer.down is None:
+        assert layer.experts is not None
+        return
+    chosen = random_half(layer.n_dense)
+    keep = torch.ones(layer.n_dense)
+    keep[chosen] = 0
+    handle = model.get_submodule(layer.down).register_forward_pre_hook(lambda _, inputs: (inputs[0] * keep,))
+    by_hand = logits(model)
+    handle.remove()
+    neurons = [Component(layer.index, "neuron", layer.n_routed + index) for index in chosen]
+    with zeroed(model, rows_of_role(anatomy, neurons, "down")):
+        torch.testing.assert_close(logits(model), by_hand, atol=1e-5, rtol=0)
+
+
+def test_full_rows_cover_all_but_norms_embeddings_and_routers(case):
+    """In mode full, what is left of a layer outside attention are vectors, routers and per-layer inputs."""
+    _, model, anatomy = case
+    rows = anatomy.rows(anatomy.components(), "full")
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    covered = {row.parameter: covered_scalars(shapes[row.parameter], row) for row in rows}
+    assert (
+        sum(covered.values())
+        == anatomy.parameter_count(anatomy.components(), "full")
+        < anatomy.total_parameters
+    )
+    gated = {
+        p.weight for layer in anatomy.layers for p in layer.patterns if p.role == "q" and p.step > p.length
+    }
+    assert all(count == shapes[name].numel() for name, count in covered.items() if name not in gated)
+    embeddings = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    assert not any(id(model.get_parameter(name)) in embeddings for name in covered)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_round_trip_to_the_bit(case, dtype):
+    _, model, anatomy = case
+    generator = torch.Generator().manual_seed(1)
+    chosen = torch.rand(anatomy.size, generator=generator) < 0.3
+    for row in anatomy.rows(chosen, "full"):
+        tensor = model.get_parameter(row.parameter).detach().to(dtype).clone()
+        original = tensor.clone()
+        kept = get_rows(tensor, row.axis, row.indices)
+        set_rows_(tensor, row.axis, row.indices, torch.zeros_like(kept))
+        assert int((tensor != original).sum()) == kept.numel()
+        set_rows_(tensor, row.axis, row.indices, kept)
+        assert torch.equal(tensor, original)
+
+
+# ---- observing and changing a model
+
+
+def at_output_projection(model: PreTrainedModel, anatomy: Anatomy) -> Tensor:
+    """The last layer's attention result by Q head: (heads, ...)."""
+    layer = anatomy.layers[-1]
+    result = input_of(model, layer.pattern("o").module)
+    return result.unflatten(-1, (layer.n_heads, -1)).movedim(-2, 0)
+
+
+def at_projection(role: str) -> Callable[[PreTrainedModel, Anatomy], Tensor]:
+    def seen(model: PreTrainedModel, anatomy: Anatomy) -> Tensor:
+        layer = anatomy.layers[-1]
+        outputs: list[Tensor] = []
+        module = model.get_submodule(f"{layer.attention}.{role}_proj")
+        handle = module.register_forward_hook(lambda _m, _i, output: outputs.append(output))
+        logits(model)
+        handle.remove()
+        return outputs[0].unflatten(-1, (-1, layer.head_dim)).movedim(-2, 0)
+
+    return seen
+
+
+def in_cache(kind: str) -> Callable[[PreTrainedModel, Anatomy], Tensor]:
+    def seen(model: PreTrainedModel, anatomy: Anatomy) -> Tensor:
+        layer = anatomy.layers[-1]
+        with torch.no_grad():
+            cache = model(PROMPTS, use_cache=True).past_key_values
+        kept = cache.layers[layer.index]
+        states = kept.keys if kind == "k" else kept.values  # (B, heads, T, D)
+        # Falcon keeps a copy of each K/V head for every Q head of its group.
+        return states.unflatten(1, (layer.n_kv_heads, -1)).movedim(1, 0)
+
+    return seen
+
+
+def at_attention(kind: str) -> Callable[[PreTrainedModel, Anatomy], Tensor]:
+    def seen(model: PreTrainedModel, anatomy: Anatomy) -> Tensor:
+        reads: list[Tensor] = []
+        plain = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+        def observe(module, query, key, value, *arguments, **options):
+            reads.append(key if kind == "k" else value)
+            return plain(module, query, key, value, *arguments, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", observe)
+            logits(model)
+        assert len(reads) == len(anatomy.layers)
+        return reads[-1].movedim(1, 0)
+
+    return seen
+
+
+def input_of(model: PreTrainedModel, module: str) -> Tensor:
+    inputs: list[Tensor] = []
+    handle = model.get_submodule(module).register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    logits(model)
+    handle.remove()
+    return inputs[0].reshape(*PROMPTS.shape, -1)
+
+
+def logits(model: PreTrainedModel) -> Tensor:
+    with torch.no_grad():
+        return model(PROMPTS).logits
+
+
+def moved(before: Tensor, after: Tensor) -> set[int]:
+    """Which heads differ. Nothing lies between rounding and a visible change."""
+    change = (after - before).abs().flatten(1).amax(1)
+    assert not ((change > 1e-6) & (change < 1e-4)).any(), change
+    return set((change > 1e-5).nonzero().flatten().tolist())
+
+
+def random_half(n: int) -> list[int]:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(2))[: n // 2].sort().values.tolist()
+
+
+@contextmanager
+def perturbed(model: PreTrainedModel, anatomy: Anatomy, components: list[Component]) -> Iterator[None]:
+    """Add noise to the paper's rows of these components."""
+    generator = torch.Generator().manual_seed(3)
+    with rows_kept(model, anatomy.rows(components)) as kept:
+        for row, old in kept:
+            noise = torch.randn(old.shape, generator=generator)
+            set_rows_(model.get_parameter(row.parameter), row.axis, row.indices, old + noise)
+        yield
+
+
+@contextmanager
+def zeroed(model: PreTrainedModel, rows, bias: float = 0.0) -> Iterator[None]:
+    with rows_kept(model, rows) as kept:
+        for row, old in kept:
+            value = bias if row.parameter.endswith("bias") else 0.0
+            set_rows_(model.get_parameter(row.parameter), row.axis, row.indices, torch.full_like(old, value))
+        yield
+
+
+@contextmanager
+def rows_kept(model: PreTrainedModel, rows) -> Iterator[list]:
+    kept = [
+        (row, get_rows(model.get_parameter(row.parameter).detach(), row.axis, row.indices)) for row in rows
+    ]
+    yield kept
+    for row, old in kept:
+        set_rows_(model.get_parameter(row.parameter), row.axis, row.indices, old)
+
+
+def rows_of_role(anatomy: Anatomy, components: list[Component], role: str):
+    """The rows of one role alone, which no mode offers."""
+    layers = tuple(
+        replace(layer, patterns=tuple(replace(p, role="up") for p in layer.patterns if p.role == role))
+        for layer in anatomy.layers
+    )
+    return replace(anatomy, layers=layers).rows(components, "up")
+
+
+def covered_scalars(shape: torch.Size, row) -> int:
+    blank = torch.zeros(shape)
+    rows = get_rows(blank, row.axis, row.indices)
+    set_rows_(blank, row.axis, row.indices, torch.ones_like(rows))
+    return int(blank.sum())
