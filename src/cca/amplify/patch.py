@@ -125,6 +125,11 @@ class Patch:
         )
 
     @property
+    def base(self) -> str:
+        """The base, in words."""
+        return self.base_model + (f" at revision {self.base_revision}" if self.base_revision else "")
+
+    @property
     def parameters_changed(self) -> int:
         """How many single weights lie in the touched rows."""
         return sum(edit.after.numel() for edit in self.edits)
@@ -143,7 +148,7 @@ class Patch:
             if held != wanted:
                 raise CcaError(
                     f"{edit.parameter}: this patch is for {wanted}, the model holds {held}; "
-                    f"load {self._base()} in the patch's dtype"
+                    f"load {self.base} in the patch's dtype"
                 )
             rows = get_rows(parameter.detach(), edit.axis, edit.indices)
             if not same_bits(rows, expected):
@@ -151,12 +156,12 @@ class Patch:
                 found = ("the patched ones" if side == "before" else "the base's") if opposite else "others"
                 raise CcaError(
                     f"{edit.parameter}: expected the patch's {side!r} rows, the model holds {found}; "
-                    f"the patch was made on {self._base()}"
+                    f"the patch was made on {self.base}"
                 )
             if whole and not self._is_base(parameter, edit, side):
                 raise CcaError(
                     f"{edit.parameter}: the tensor differs from this patch's base outside the touched rows; "
-                    f"load {self._base()}"
+                    f"load {self.base}"
                 )
 
     def apply(self, model: nn.Module, whole: bool = True) -> None:
@@ -177,9 +182,6 @@ class Patch:
             yield model
         finally:
             self.revert(model, whole=False)
-
-    def _base(self) -> str:
-        return self.base_model + (f" at revision {self.base_revision}" if self.base_revision else "")
 
     def _is_base(self, parameter: Tensor, edit: TensorEdit, side: str) -> bool:
         tensor = parameter.detach()

@@ -1,0 +1,229 @@
+"""A checkpoint folder as addresses: which shard, which byte, holds each tensor. No tensor is loaded for it.
+
+A safetensors file is 8 bytes of header length, a JSON header, then the tensors' bytes. Reading the headers of
+all shards costs milliseconds, and after that any rows of any tensor can be read or overwritten where they
+lie. Headers and index come from strangers: every offset and file name is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cca.errors import CcaError
+from cca.files import read_json
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+JOURNALS = {
+    "after": ".cca-apply.journal",
+    "before": ".cca-revert.journal",
+}  # of an edit in place, by its goal
+ITEM_SIZE = {
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "U16": 2,
+}
+ITEM_SIZE |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
+MOST_HEADER = 100_000_000  # what the safetensors library itself accepts
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor lies: bytes ``start`` ... ``start + size`` of the file ``shard``."""
+
+    name: str
+    shard: str
+    dtype: str  # safetensors' name, as BF16
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+class ReadAt(Protocol):
+    """A file that is read by position: on this disk, or on a hub through range requests."""
+
+    def read_at(self, start: int, size: int) -> bytes: ...
+
+    @property
+    def length(self) -> int: ...
+
+
+class LocalFile:
+    """One open file, read and, if ``writable``, written by position."""
+
+    def __init__(self, path: Path, writable: bool = False) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+
+    @property
+    def length(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def read_at(self, start: int, size: int) -> bytes:
+        data = os.pread(self._descriptor, size, start)
+        while len(data) < size:  # a single call returns at most 2 GiB
+            more = os.pread(self._descriptor, size - len(data), start + len(data))
+            if not more:
+                raise CcaError(f"{self.path}: ends before byte {start + size}; it is truncated")
+            data += more
+        return data
+
+    def write_at(self, start: int, data: memoryview) -> None:
+        while data:
+            written = os.pwrite(self._descriptor, data, start)
+            start, data = start + written, data[written:]
+
+    def sync(self) -> None:
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The addresses of every tensor of a model folder."""
+
+    folder: Path
+    shards: tuple[str, ...]
+    tensors: dict[str, StoredTensor]
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """``config.json``, or None where the folder has none."""
+        path = self.folder / "config.json"
+        if not path.exists():
+            return None
+        config = read_json(path)
+        if not isinstance(config, dict):
+            raise CcaError(f"{path}: expected an object, got {type(config).__name__}")
+        return config
+
+    @contextmanager
+    def open(self, shards: Sequence[str], writable: bool = False) -> Iterator[dict[str, LocalFile]]:
+        """The open files of ``shards``, by name; closed at the end of the block."""
+        with ExitStack() as stack:
+            files: dict[str, LocalFile] = {}
+            for shard in shards:
+                path = self.folder / shard
+                try:
+                    files[shard] = LocalFile(path, writable)
+                except OSError as error:
+                    raise CcaError(
+                        f"{path}: cannot be opened ({error.strerror}); nothing was written"
+                    ) from error
+                stack.callback(files[shard].close)
+            yield files
+
+
+def open_checkpoint(folder: Path | str, unfinished: bool = False) -> Checkpoint:
+    """Read the headers of a model folder.
+
+    Raises CcaError for anything but a whole safetensors checkpoint, and, unless ``unfinished``, for one that
+    an interrupted edit in place has left half-way.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CcaError(
+            f"{folder}: expected a model folder, found {'a file' if folder.exists() else 'nothing'}"
+        )
+    for journal in JOURNALS.values():
+        if not unfinished and (folder / journal).exists():
+            raise CcaError(f"{folder}: an edit in place was interrupted ({journal}); repeat it to finish it")
+    index = read_json(folder / INDEX) if (folder / INDEX).exists() else None
+    shards = list_shards(str(folder), index, sorted(path.name for path in folder.iterdir()))
+    tensors: dict[str, StoredTensor] = {}
+    for shard in shards:
+        path = folder / shard
+        try:
+            file = LocalFile(path)
+        except OSError as error:
+            raise CcaError(f"{path}: a shard of the model cannot be read ({error.strerror})") from error
+        try:
+            add_tensors(tensors, str(path), shard, file)
+        finally:
+            file.close()
+    return Checkpoint(folder, tuple(shards), tensors)
+
+
+def list_shards(where: str, index: Any, files: Sequence[str]) -> list[str]:
+    """The shard files of a model with this index (None: it has none) among ``files``."""
+    if index is not None:
+        names = index.get("weight_map") if isinstance(index, dict) else None
+        if (
+            not isinstance(names, dict)
+            or not names
+            or not all(isinstance(name, str) for name in names.values())
+        ):
+            raise CcaError(f"{where}/{INDEX}: expected a 'weight_map' of tensor names to shard files")
+        shards = sorted(set(names.values()))
+        for shard in shards:
+            if Path(shard).name != shard or not shard.endswith(".safetensors"):
+                raise CcaError(f"{where}/{INDEX}: expected safetensors files beside it, got {shard!r}")
+        return shards
+    if SINGLE in files:
+        return [SINGLE]
+    found = [
+        name for name in files if name.endswith(".safetensors") and not name.startswith((".", "adapter_"))
+    ]
+    if len(found) == 1:
+        return found
+    if any(name.endswith((".bin", ".pt", ".pth")) for name in files):
+        raise CcaError(
+            f"{where}: expected {SINGLE}, got pickled weights; save the model again as safetensors"
+        )
+    raise CcaError(f"{where}: expected {SINGLE} or {INDEX}, got {len(found)} other safetensors files")
+
+
+def add_tensors(tensors: dict[str, StoredTensor], path: str, shard: str, file: ReadAt) -> None:
+    """Parse one shard's header into ``tensors``. Raises CcaError for a damaged one."""
+    header, begin = _header(path, file)
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            dtype, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            numbers = [*shape, first, last]
+            if not isinstance(dtype, str) or not all(
+                type(number) is int and number >= 0 for number in numbers
+            ):
+                raise TypeError
+        except (TypeError, KeyError, ValueError) as error:
+            raise CcaError(f"{path}: the header entry of {name!r} is malformed") from error
+        size = ITEM_SIZE.get(dtype)
+        fits = size is None or last - first == math.prod(shape) * size
+        if not first <= last <= file.length - begin or not fits:
+            raise CcaError(f"{path}: {name!r} does not fit the file; it is truncated or damaged")
+        if name in tensors:
+            raise CcaError(f"{path}: {name!r} is also in {tensors[name].shard}; expected it once")
+        tensors[name] = StoredTensor(name, shard, dtype, shape, begin + first, last - first)
+
+
+def _header(path: str, file: ReadAt) -> tuple[dict[str, Any], int]:
+    """(the parsed header, the byte at which the data begins)."""
+    if file.length < 8:
+        raise CcaError(f"{path}: expected a safetensors file, got {file.length} bytes")
+    size = int.from_bytes(file.read_at(0, 8), "little")
+    if size > min(MOST_HEADER, file.length - 8):
+        raise CcaError(f"{path}: expected a safetensors file, got one truncated or damaged in its header")
+    try:
+        header = json.loads(file.read_at(8, size))
+    except (ValueError, RecursionError) as error:
+        raise CcaError(f"{path}: expected a safetensors header, got {str(error)[:100]}") from error
+    if not isinstance(header, dict):
+        raise CcaError(f"{path}: expected a safetensors header, got {type(header).__name__}")
+    return header, 8 + size

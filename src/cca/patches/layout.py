@@ -1,0 +1,125 @@
+"""Which stored tensors hold a parameter: checkpoints and models do not always agree on names and shapes.
+
+Three cases. (1) Nearly always the stored tensor has the parameter's own name and shape; nothing else is asked
+then. (2) Otherwise transformers' own loading rules say it: the model is built from ``config.json`` without
+weights, and every stored name goes through the renamings that loading would apply: prefixes, renamed modules,
+experts stored one tensor each and fused on load. Fusing is supported where the fused bytes are the stored
+bytes one after the other; what transformers would also transpose or split is refused by name. (3) Tied
+weights may be stored once, under any of their names, or several times; all copies found are edited.
+
+A wrong guess here cannot do harm: rows and hash of the whole parameter are compared before anything is
+written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cca.errors import CcaError
+from cca.patches.checkpoint import Checkpoint, StoredTensor
+from cca.patches.stored_rows import StoredParameter
+
+OPERATIONS = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])  # that only join bytes
+
+
+class Layout:
+    """Finds parameters in one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._converted: dict[str, StoredParameter] | None = None
+
+    def find(self, name: str, shape: Sequence[int], tied: Sequence[str] = ()) -> list[StoredParameter]:
+        """Every stored copy of parameter ``name``. Raises CcaError where there is none."""
+        aliases, wanted = (name, *tied), tuple(shape)
+        direct = [self.checkpoint.tensors[alias] for alias in aliases if alias in self.checkpoint.tensors]
+        copies = [_single(tensor.name, tensor) for tensor in direct if tensor.shape == wanted]
+        if not copies:
+            converted = [self.parameters()[alias] for alias in aliases if alias in self.parameters()]
+            copies = [stored for stored in converted if stored.shape == wanted]
+        if not copies:
+            found = (
+                f"got {list(direct[0].shape)}"
+                if direct
+                else "it has no such tensor that could be read in place"
+            )
+            raise CcaError(f"{name}: expected shape {list(shape)} in {self.checkpoint.folder}, {found}")
+        return copies
+
+    def parameters(self) -> dict[str, StoredParameter]:
+        """Every stored tensor under the name and shape its parameter has in the loaded model."""
+        if self._converted is None:
+            self._converted = _convert(self.checkpoint)
+        return self._converted
+
+
+def empty_model(config: dict[str, Any]) -> Any:
+    """The transformers model of a ``config.json``, without weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = {key: value for key, value in config.items() if key != "model_type"}
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                AutoConfig.for_model(str(config.get("model_type")), **settings)
+            )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).split("\n")[0][:200]
+        kind = config.get("model_type")
+        raise CcaError(
+            f"config.json: transformers cannot build a {kind!r} model from it ({reason})"
+        ) from error
+
+
+def _convert(checkpoint: Checkpoint) -> dict[str, StoredParameter]:
+    config = checkpoint.config
+    if config is None:
+        return {name: _single(name, tensor) for name, tensor in checkpoint.tensors.items()}
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import (
+        WeightConverter,
+        WeightRenaming,
+        dot_natural_key,
+        rename_source_key,
+    )
+
+    model = empty_model(config)
+    state = model.state_dict()
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    found: dict[str, StoredParameter] = {}
+    to_join: dict[str, dict[str, list[StoredTensor]]] = {}  # parameter -> source pattern -> tensors, in order
+    for name in sorted(checkpoint.tensors, key=dot_natural_key):
+        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
+        if target not in state and name in state:
+            target, pattern = name, None
+        if pattern is None:
+            found[target] = _single(target, checkpoint.tensors[name])
+        else:
+            to_join.setdefault(target, {}).setdefault(pattern, []).append(checkpoint.tensors[name])
+    for target, sources in to_join.items():
+        converter = by_pattern[next(iter(sources))]
+        operations = [type(operation).__name__ for operation in converter.operations]
+        groups = [sources.get(pattern, []) for pattern in converter.source_patterns]
+        if operations in OPERATIONS and len({len(group) for group in groups}) == 1:
+            found[target] = _experts(target, list(zip(*groups, strict=True)))
+    return found
+
+
+def _single(name: str, tensor: StoredTensor) -> StoredParameter:
+    return StoredParameter(name, tensor.shape, tensor.dtype, (tensor,))
+
+
+def _experts(name: str, experts: list[tuple[StoredTensor, ...]]) -> StoredParameter:
+    """Experts of one or more (rows, width) matrices each, fused to (experts, all rows, width)."""
+    pieces = tuple(tensor for expert in experts for tensor in expert)
+    if len({tuple((tensor.dtype, tensor.shape) for tensor in expert) for expert in experts}) > 1:
+        raise CcaError(f"{name}: its experts are stored in different shapes or dtypes; save the model again")
+    if len({(tensor.dtype, tensor.shape[1:]) for tensor in experts[0]}) > 1:
+        raise CcaError(f"{name}: the parts of an expert are stored in different widths; save the model again")
+    rows = sum(tensor.shape[0] for tensor in experts[0])
+    return StoredParameter(name, (len(experts), rows, *pieces[0].shape[1:]), pieces[0].dtype, pieces)

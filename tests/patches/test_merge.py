@@ -1,0 +1,197 @@
+"""Patched copies of a checkpoint on disk: right to the bit, whole or absent, the source never touched."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from toy import PLACES, patched, read_folder, same, toy_patch, toy_weights, write_folder
+
+from cca.amplify.patch import Patch
+from cca.errors import CcaError
+from cca.patches import stored_rows
+from cca.patches.merge import locked, write_copy
+from cca.patches.verify import verify
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(params=[8 << 20, 48], ids=["whole", "tiny-blocks"])
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Also with blocks so small that every tensor, and every expert, is cut in several."""
+    monkeypatch.setattr(stored_rows, "BLOCK", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.usefixtures("block")
+def test_merge_and_revert_are_exact(tmp_path: Path, dtype: torch.dtype) -> None:
+    weights = toy_weights(dtype)
+    base = write_folder(tmp_path / "base", weights)
+    patch = toy_patch(weights)
+    written = write_copy(base, patch, tmp_path / "merged")
+    assert same(read_folder(tmp_path / "merged"), patched(weights))
+    assert same(read_folder(base), weights)
+    assert written.rewritten == [f"model-{n:05d}-of-00004.safetensors" for n in (1, 2, 3)]
+    assert written.kept == ["model-00004-of-00004.safetensors"]
+    write_copy(tmp_path / "merged", patch, tmp_path / "reverted", side="before")
+    for shard in base.glob("*.safetensors"):
+        assert (tmp_path / "reverted" / shard.name).read_bytes() == shard.read_bytes()
+
+
+@pytest.mark.usefixtures("block")
+def test_verify_tells_base_and_patched_apart(tmp_path: Path) -> None:
+    weights = toy_weights()
+    patch = toy_patch(weights)
+    assert verify(write_folder(tmp_path / "base", weights), patch) == "base"
+    assert verify(write_folder(tmp_path / "patched", patched(weights)), patch) == "patched"
+
+
+def test_other_files_are_kept_and_other_weights_left_out(tmp_path: Path) -> None:
+    base = write_folder(tmp_path / "base", toy_weights())
+    written = write_copy(base, toy_patch(toy_weights()), tmp_path / "deep" / "merged")
+    assert written.left_out == ["pytorch_model.bin"]
+    kept = {str(path.relative_to(base)) for path in base.rglob("*")} - {"pytorch_model.bin"}
+    assert {str(path.relative_to(written.out)) for path in written.out.rglob("*")} == kept
+    assert (written.out / "assets" / "note.txt").read_text() == "kept"
+    assert sorted(path.name for path in written.out.parent.iterdir()) == ["merged"]
+
+
+def test_links_are_only_made_on_request_and_never_of_touched_shards(tmp_path: Path) -> None:
+    base = write_folder(tmp_path / "base", toy_weights())
+    patch = toy_patch(toy_weights(), names=("rows",))
+    for out, linked in ((tmp_path / "copied", False), (tmp_path / "linked", True)):
+        write_copy(base, patch, out, link=linked)
+        same_file = {path.name: path.samefile(base / path.name) for path in out.glob("*.safetensors")}
+        assert same_file == {
+            name: linked and name != "model-00001-of-00004.safetensors" for name in sorted(same_file)
+        }
+    assert same(read_folder(base), toy_weights())
+
+
+def test_a_folder_of_links_such_as_the_hub_cache_is_copied(tmp_path: Path) -> None:
+    blobs = write_folder(tmp_path / "blobs", toy_weights())
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    write_copy(snapshot, toy_patch(toy_weights()), tmp_path / "merged")
+    assert same(read_folder(tmp_path / "merged"), patched(toy_weights()))
+    assert same(read_folder(blobs), toy_weights())
+    assert not any(path.is_symlink() for path in (tmp_path / "merged").iterdir())
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("where", ["touched", "elsewhere"])
+def test_another_base_is_refused_by_name_and_nothing_is_written(
+    tmp_path: Path, name: str, where: str
+) -> None:
+    weights = toy_weights()
+    patch = toy_patch(weights)
+    changed = patched(weights) if where == "touched" else weights
+    other = {key: tensor.clone() for key, tensor in weights.items()}
+    if where == "touched":
+        other[name] = changed[name] * 2 - weights[name]  # twice the edit: neither before nor after
+    else:
+        flat = other[name].view(-1)
+        untouched = (patched(weights)[name].view(-1) == weights[name].view(-1)).nonzero()
+        flat[untouched[-1]] += 1
+    folder = write_folder(tmp_path / "other", other)
+    with pytest.raises(CcaError, match=rf"^{name}: .*the patch was made on toy at revision v1") as refusal:
+        write_copy(folder, patch, tmp_path / "out")
+    assert "\n" not in str(refusal.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
+
+
+def test_a_mix_of_base_and_patched_is_refused(tmp_path: Path) -> None:
+    weights = toy_weights()
+    mixed = {**weights, "rows": patched(weights)["rows"]}
+    with pytest.raises(
+        CcaError, match=r"^rows: is patched, but bias is base; fetch toy at revision v1 again"
+    ):
+        verify(write_folder(tmp_path / "mixed", mixed), toy_patch(weights))
+
+
+def test_applying_to_a_patched_model_is_refused(tmp_path: Path) -> None:
+    weights = toy_weights()
+    folder = write_folder(tmp_path / "patched", patched(weights))
+    with pytest.raises(CcaError, match="is patched already; expected the base model"):
+        write_copy(folder, toy_patch(weights), tmp_path / "out")
+    with pytest.raises(CcaError, match="is base already; expected the patched model"):
+        write_copy(
+            write_folder(tmp_path / "base", weights), toy_patch(weights), tmp_path / "out", side="before"
+        )
+
+
+def test_another_dtype_or_shape_or_name_is_refused(tmp_path: Path) -> None:
+    patch = toy_patch(toy_weights())
+    with pytest.raises(CcaError, match=r"the patch is float32, .* stores BF16"):
+        verify(write_folder(tmp_path / "bf16", toy_weights(torch.bfloat16)), patch)
+    with pytest.raises(CcaError, match=r"^rows: expected shape \[9, 6\] in .*, got \[10, 6\]"):
+        verify(write_folder(tmp_path / "shape", {**toy_weights(), "rows": torch.zeros(10, 6)}), patch)
+    short = {name: tensor for name, tensor in toy_weights().items() if name != "experts"}
+    with pytest.raises(CcaError, match=r"^experts: .*it has no such tensor"):
+        verify(write_folder(tmp_path / "name", short), patch)
+
+
+def test_the_target_must_be_new(tmp_path: Path) -> None:
+    base = write_folder(tmp_path / "base", toy_weights())
+    patch = toy_patch(toy_weights())
+    (tmp_path / "empty").mkdir()
+    write_copy(base, patch, tmp_path / "empty")
+    assert same(read_folder(tmp_path / "empty"), patched(toy_weights()))
+    for taken in ("base", "empty"):
+        with pytest.raises(CcaError, match="expected a new folder"):
+            write_copy(base, patch, tmp_path / taken)
+    assert same(read_folder(base), toy_weights())
+
+
+def test_what_a_killed_copy_left_is_replaced(tmp_path: Path) -> None:
+    base = write_folder(tmp_path / "base", toy_weights())
+    shutil.copytree(base, tmp_path / ".merged.partial")
+    (tmp_path / ".merged.partial" / "stale").write_text("")
+    write_copy(base, toy_patch(toy_weights()), tmp_path / "merged")
+    assert not (tmp_path / "merged" / "stale").exists()
+    assert same(read_folder(tmp_path / "merged"), patched(toy_weights()))
+
+
+def test_a_second_process_on_the_same_target_is_refused(tmp_path: Path) -> None:
+    base = write_folder(tmp_path / "base", toy_weights())
+    (tmp_path / ".merged.partial").mkdir()
+    with locked(tmp_path / ".merged.partial"), pytest.raises(CcaError, match="another process is writing"):
+        write_copy(base, toy_patch(toy_weights()), tmp_path / "merged")
+
+
+def test_a_failed_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = write_folder(tmp_path / "base", toy_weights())
+
+    def failing(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("cca.patches.merge.write_rows", failing)
+    with pytest.raises(OSError, match="disk full"):
+        write_copy(base, toy_patch(toy_weights()), tmp_path / "merged")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_tied_copies_are_all_edited(tmp_path: Path) -> None:
+    weights = toy_weights()
+    patch = toy_patch(weights, names=("rows",))
+    tied = Patch(**{**vars(patch), "tied": {"rows": ["untouched"]}})
+    both = {**weights, "untouched": weights["rows"].clone()}
+    write_copy(write_folder(tmp_path / "both", both), tied, tmp_path / "merged")
+    merged = read_folder(tmp_path / "merged")
+    assert torch.equal(merged["rows"], patched(weights)["rows"])
+    assert torch.equal(merged["untouched"], merged["rows"])
+    del both["rows"]  # stored once, under the other name
+    write_copy(write_folder(tmp_path / "one", both), tied, tmp_path / "merged-one")
+    assert torch.equal(read_folder(tmp_path / "merged-one")["untouched"], merged["rows"])
+
+
+def test_a_patch_without_edits_copies(tmp_path: Path) -> None:
+    base = write_folder(tmp_path / "base", toy_weights())
+    empty = Patch((), "toy", None, {}, {})
+    assert write_copy(base, empty, tmp_path / "copy").rewritten == []
+    assert same(read_folder(tmp_path / "copy"), toy_weights())
