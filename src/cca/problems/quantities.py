@@ -11,6 +11,8 @@ import math
 from fractions import Fraction
 from typing import Any
 
+from cca.errors import CcaError
+
 Number = int | Fraction
 
 LARGEST = 10**18
@@ -20,7 +22,7 @@ LONGEST = 10_000
 """No text or list that an expression makes may be longer than this."""
 
 
-class ExpressionError(Exception):
+class ExpressionError(CcaError):
     """An expression cannot be parsed, is not allowed, or fails for the given values. The message is one line."""
 
 

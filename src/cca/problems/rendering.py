@@ -24,7 +24,8 @@ _FORMAT = re.compile(r"(.*):(,?)(?:\.(\d))?([fd%]?)", re.DOTALL)
 _OPENS_SENTENCE = re.compile(r"(?:\A|[.!?][\"”')]*\s|\n)\s*\Z")
 _OPERATOR_BEFORE = re.compile(r"(?:[*/+=÷×<>(^]|(?<=\s)[-–−x]|(?<=\d)-)\s*(?:[$€£])?\Z")
 _OPERATOR_AFTER = re.compile(r"\A\s*(?:[*/+=÷×<>^%]|[-–−x](?=\s)|-(?=\d))")
-_CALCULATOR = re.compile(r"<<[^<>]*>>")
+_CALCULATOR = re.compile(r"<<(.*?)>>")
+_LEFT_OUT = re.compile(r"=[ ]*<<.*?>>[ ]*=(?!=)|(?<=[ ])<<.*?>>[ ]|<<.*?>>")
 _CENTS = re.compile(r"([$€£]\d+\.\d)(?![\d/])")
 
 
@@ -35,12 +36,12 @@ class Text:
         """Raises ExpressionError naming the slot that cannot be read."""
         if len(annotated) > MAXIMUM_TEXT:
             raise ExpressionError(f"expected at most {MAXIMUM_TEXT} characters of text, got {len(annotated)}")
-        plain, kept_calculators = _CALCULATOR.sub("", annotated), _CALCULATOR.findall(annotated)
-        self.calculators: list[str] = kept_calculators
+        self.calculators: list[str] = _CALCULATOR.findall(annotated)
+        plain = _LEFT_OUT.sub(lambda found: found.group()[: found.group().startswith("=")], annotated)
         self._expressions: list[Expression] = []
         self._indices: dict[str, int] = {}
         self._parts: list[str | tuple[int, Callable[[Any], str]]] = []
-        self._split(re.sub(r"= +(?=[ \n]|\Z)", "= ", plain) if kept_calculators else plain)
+        self._split(re.sub(r"(?<=\S) {2,}(?=\S)", " ", plain))
         self.names = frozenset[str]().union(*(expression.names for expression in self._expressions))
 
     def render(self, values: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ The worked answer holds expressions in its slots and ends with ``#### {n-k}``. O
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,16 +35,19 @@ from cca.errors import CcaError
 from cca.files import read_json
 from cca.problems.draws import Draw, parse_draws
 from cca.problems.expressions import Expression, brief, compiled
-from cca.problems.quantities import ExpressionError, Number, number, parsed_number, written
+from cca.problems.quantities import ExpressionError, number, written
 from cca.problems.rendering import Text, parsed_text
 from cca.problems.sampling import Sampler
+from cca.problems.soundness import disagreement, negative, untruncated, wrong_step
 from cca.problems.vocabulary import LISTS
+
+PROBES = 40
+"""Draws that tell which flaws of a template can be avoided."""
 
 TRIES = 200
 """Draws before a template whose worked solution disagrees with its answer is given up."""
 
 _SECTION = re.compile(r"\s*#+\s*(init|conditions?|answer)\b\s*[:=]?\s*(.*)", re.IGNORECASE)
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _KEYS = ("question_annotated", "answer_annotated")
 
 
@@ -61,6 +64,9 @@ class Instance:
     question: str
     solution: str
     answer: str
+
+
+Flaw = Callable[[Instance], str]
 
 
 @dataclass(frozen=True)
@@ -109,18 +115,53 @@ class Template:
     def sampler(self) -> Sampler:
         return Sampler(self.draws, self.conditions)
 
+    @cached_property
+    def avoidable(self) -> tuple[Flaw, ...]:
+        """The flaws that some instances have and others have not, found in a few draws of a fixed seed."""
+        generator, counts = np.random.default_rng(0), dict.fromkeys(self.flaws, 0)
+        for _ in range(PROBES):
+            instance = self.draw(generator)
+            for flaw in counts:
+                counts[flaw] += bool(flaw(instance))
+        return tuple(flaw for flaw, count in counts.items() if 0 < count < PROBES)
+
+    @cached_property
+    def flaws(self) -> tuple[Flaw, ...]:
+        """What may be wrong with an instance though its solution ends with its answer; each says so in a line."""
+        exact = untruncated(self.answer)
+
+        def truncated(instance: Instance) -> str:
+            value = instance.answer if exact is None else _digits(exact, instance.values)
+            return (
+                "" if value == instance.answer else f"the answer {instance.answer} is cut down from {value}"
+            )
+
+        def below_zero(instance: Instance) -> str:
+            found = negative(instance.solution)
+            return found and f"the worked solution has a negative number: {found}"
+
+        def unequal(instance: Instance) -> str:
+            found = wrong_step(instance.solution)
+            return found and f"a worked step is wrong: {found}"
+
+        return truncated, below_zero, unequal
+
     def sample(self, generator: np.random.Generator) -> Instance:
-        """One instance whose worked solution ends with its answer.
+        """One instance whose worked solution ends with its answer, without a flaw that can be avoided.
 
         Raises TemplateError when the conditions cannot be met, or the solution never agrees with the answer.
         """
-        fault = ""
+        fault, spare = "", None
         for _ in range(TRIES):
             instance = self.draw(generator)
-            fault = disagreement(instance)
+            fault = disagreement(instance.solution, instance.answer)
             if not fault:
-                return instance
-        raise TemplateError(f"template {self.name}: {fault} (in each of {TRIES} draws)")
+                if not any(flaw(instance) for flaw in self.avoidable):
+                    return instance
+                spare = spare or instance
+        if spare is None:
+            raise TemplateError(f"template {self.name}: {fault} (in each of {TRIES} draws)")
+        return spare
 
     def draw(self, generator: np.random.Generator) -> Instance:
         """One instance, whether or not its solution agrees with its answer. Raises TemplateError."""
@@ -131,7 +172,7 @@ class Template:
                 values,
                 self.question.render(values).strip(),
                 self.solution.render(values).strip(),
-                written(number(self.answer(values), "#answer")),
+                _digits(self.answer, values),
             )
         except ExpressionError as error:
             raise TemplateError(f"template {self.name}: {error}") from error
@@ -163,28 +204,8 @@ def template_files(folder: Path) -> list[tuple[str, Path]]:
     return sorted((path.relative_to(folder).with_suffix("").as_posix(), path) for path in paths)
 
 
-def disagreement(instance: Instance) -> str:
-    """Why the worked solution does not end with the answer, in one line; empty when it does."""
-    if not _decimal(instance.answer):
-        return f"the answer {instance.answer} is not a whole or decimal number"
-    tail = instance.solution[instance.solution.rfind("\n") + 1 :]
-    if tail == f"#### {instance.answer}":
-        return ""
-    found = last_number(instance.solution)
-    if found is None:
-        return "the worked solution has no number"
-    if found == parsed_number(instance.answer):
-        return ""
-    return f"the answer is {instance.answer} but the worked solution ends with {written(found)}"
-
-
-def last_number(text: str) -> Number | None:
-    found = _NUMBER.findall(text)
-    return parsed_number(found[-1]) if found else None
-
-
-def _decimal(answer: str) -> bool:
-    return "/" not in answer
+def _digits(answer: Expression, values: Mapping[str, Any]) -> str:
+    return written(number(answer(values), "#answer"))
 
 
 def _parse(
@@ -230,11 +251,11 @@ def _sections(annotated: str) -> dict[str, Sequence[str]]:
         header = _SECTION.match(line)
         if header:
             current = {"condition": "conditions"}.get(header.group(1).lower(), header.group(1).lower())
-            line = header.group(2)  # noqa: PLW2901
+            line = header.group(2)
         if current == "text":
             text.append(line)
             continue
-        line = line.strip()  # noqa: PLW2901
+        line = line.strip()
         if not line:
             continue
         lines = found[current]
