@@ -74,8 +74,8 @@ JUDGES: dict[str, tuple[str, str]] = {
 def make_judge(name: str, *, allow_code: bool = False, **options: Any) -> Judge:
     """The judge called ``name``, or the user's function ``package.module:function``.
 
-    ``options`` are the keyword arguments of the judge's class. ``allow_code`` permits what runs code that came
-    with the task: a user's function, and the ``code`` judge, which runs what the model wrote.
+    ``options`` are the keyword arguments of the judge's class. ``allow_code`` permits what runs code: a user's
+    function, and the ``code`` judge, which runs what the model wrote.
     Raises CcaError for an unknown name or option, and for code that was not allowed.
     """
     if ":" in name:

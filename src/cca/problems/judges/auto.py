@@ -10,7 +10,7 @@ from cca.problems.judges.text import TextJudge
 
 
 class AutoJudge:
-    """`NumberJudge` or `TextJudge`, chosen by each gold answer. A GSM8K solution ("... #### 18") is a number."""
+    """`NumberJudge` or `TextJudge`, by the gold answer. A GSM8K solution ("... #### 18") is a number."""
 
     name = "auto"
 

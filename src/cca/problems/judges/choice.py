@@ -34,9 +34,10 @@ class ChoiceJudge(Reader[str]):
         self.letters = letters
         one, either = f"[{letters}]", f"[{letters}{letters.lower()}]"
         lead = r"[\s*_:$`#>=\"'{}]*(?:(?:the )?(?:option|choice|letter|answer)[s]?[\s*_:$]*)?"
-        # A letter right after the marker; a bare "A" before a lower-case word is an article, but for a few words.
+        # A letter right after the marker; a bare "A" before a lower-case word is an article, but for a few.
         self._direct = re.compile(
-            rf"{lead}(?:[(\[]({either})[)\]]|({one})(?![\w'’])(?!(?<=A)[ ](?!because|since|as|is|and|or|,)[a-z]))"
+            rf"{lead}(?:[(\[]({either})[)\]]"
+            rf"|({one})(?![\w'’])(?!(?<=A)[ ](?!because|since|as|is|and|or|,)[a-z]))"
             rf"|{lead}({either})[\s*_.)\]$}}]*\Z",
         )
         self._second = re.compile(

@@ -16,9 +16,10 @@ _TURN = re.compile(
     (?: (?:\n|\A) [ \t]{0,8} (?:[#>]{1,6}[ ]?)? [*_]{0,3}          # a line that opens with ...
         (?: Q | Question | (?<=\n\n) Problem | Human | User | Instruction )
         (?:[ ]\#?\d{1,4} | \d{1,4})? [*_ ]{0,3} :
-    | (?<=\s) Q (?:[ ]?\d{1,4})? [ ]? :                            # mid-line, from tokenizers without newlines
+    | (?<=\s) Q (?:[ ]?\d{1,4})? [ ]? :                   # mid-line, from tokenizers without newlines
     | (?<=[.!?][ ]) Question (?:[ ]\d{1,4})? [ ]? :
-    | </s> | <eos> | <end_of_turn> | <\|(?:endoftext|end_of_text|im_end|im_start|eot_id|end|user)\|> | \[INST\]
+    | </s> | <eos> | <end_of_turn> | <\|(?:endoftext|end_of_text|im_end|im_start|eot_id|end|user)\|>
+    | \[INST\]
     )""",
     re.VERBOSE,
 )
@@ -41,8 +42,8 @@ class Part:
 def parts(text: str, thinking: bool = False) -> Iterator[Part]:
     """The parts of a completion in order; a later one counts only when the earlier held no final statement.
 
-    Closed thoughts are removed. A closing tag that nothing opened (the prompt's template did) starts a new part,
-    as all before it may have been thought. ``thinking``: the completion begins inside a thought.
+    Closed thoughts are removed. A closing tag that nothing opened (the prompt's template did) starts a new part, as
+    all before it may have been thought. ``thinking``: the completion begins inside a thought.
     """
     if not thinking and not ("hink" in text or "HINK" in text):
         yield _cut(text, after_thought=False)
@@ -53,7 +54,9 @@ def parts(text: str, thinking: bool = False) -> Iterator[Part]:
         closing = bool(tag[1] or tag[2])
         if inside:
             if closing:
-                inside, after_thought, start = False, True, tag.end()
+                inside, start = False, tag.end()
+                if not kept.strip():  # nothing was said before the thought
+                    kept, after_thought = "", True
         elif closing:
             part = _cut(kept + text[start : tag.start()], after_thought)
             yield part if part.ended else replace(part, last=False)

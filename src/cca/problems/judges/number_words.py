@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _VALUES = {word: value for value, word in enumerate(_UNITS)} | {
     word: 10 * value for value, word in enumerate(_TENS, start=2)
@@ -21,7 +21,8 @@ _PARTS = {
 _WORD = re.compile(r"[a-z]+")
 _ANY = "|".join(sorted([*_VALUES, *SCALES, "hundred", "dozen", *_PARTS], key=len, reverse=True))
 _RUN = re.compile(
-    rf"(?<![\w])(?:(?:minus|negative)[ ])?(?:an?[ ](?=(?:hundred|dozen|half|thousand|million|billion|quarter|third)\b))?"
+    r"(?<![\w])(?:(?:minus|negative)[ ])?"
+    r"(?:an?[ ](?=(?:hundred|dozen|half|thousand|million|billion|quarter|third)\b))?"
     rf"(?:{_ANY})(?:(?:[ ]|-|,[ ]|[ ]and[ ](?:an?[ ])?|-and-|[ ]a[ ])(?:{_ANY}))*(?![\w])",
     re.IGNORECASE,
 )
@@ -44,23 +45,18 @@ def read_number_words(text: str) -> Fraction | None:
 def _value(run: str) -> Fraction | None:
     words = _WORD.findall(run)
     negative = words[0] in ("minus", "negative")
-    words = [word for word in words[negative:] if word not in ("and", "a", "an")]
+    words = [word for word in words[negative:] if word not in ("a", "an")]
     fraction = Fraction(0)
-    if words[-1] in _PARTS:
-        fraction, words = _fraction(words)
-    value = _integer(words) if words else 0
+    if words[-1] in _PARTS:  # "three quarters", "two and a half", "two and three quarters"
+        split = len(words) - 1 - words[::-1].index("and") if "and" in words else -1
+        above = _integer(words[split + 1 : -1]) if words[split + 1 : -1] else 1
+        if above is None:
+            return None
+        fraction, words = Fraction(above, _PARTS[words[-1]]), words[: max(split, 0)]
+    value = _integer([word for word in words if word != "and"]) if words else 0
     if value is None or (words and fraction >= 1):
         return None
     return -(value + fraction) if negative else value + fraction
-
-
-def _fraction(words: list[str]) -> tuple[Fraction, list[str]]:
-    """Split "two and three quarters" into (3/4, ["two"])."""
-    part = Fraction(1, _PARTS[words[-1]])
-    rest = words[:-1]
-    if rest and 1 <= _VALUES.get(rest[-1], 0) < 10 and (len(rest) == 1 or _VALUES.get(rest[-2], 20) < 20):
-        return _VALUES[rest[-1]] * part, rest[:-1]
-    return part, rest
 
 
 def _integer(words: list[str]) -> int | None:

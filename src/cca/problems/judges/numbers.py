@@ -1,8 +1,8 @@
-"""The number judge: one final number, compared exactly. What counts as the same number: `quantities.Quantity`.
+"""The number judge: one final number, compared exactly. `quantities.Quantity` says which spellings are equal.
 
 In a statement ("The answer is ...") the first number counts, or the one after the last "=" of its clause
-("5 + 3 = 8 apples"); words for numbers only where there are no digits. Without a statement the last number of the
-text counts, which is lm-evaluation-harness's flexible rule for GSM8K, enumerations aside ("3. Then she ...").
+("5 + 3 = 8 apples"); words for numbers only where there are no digits. Without a statement the last number of
+the text counts, which is lm-evaluation-harness's flexible rule for GSM8K, enumerations aside ("3. Then she ...").
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from cca.errors import CcaError
 from cca.problems.answers import UNREADABLE, Judgement, judgement
 from cca.problems.judges.latex import plain, unlatex
 from cca.problems.judges.number_words import read_number_words
-from cca.problems.judges.quantities import Found, Quantity, find_quantities
+from cca.problems.judges.quantities import Found, Quantity, find_quantities, last_quantity
 from cca.problems.judges.reading import Reader
 from cca.problems.judges.statements import Statement
 
 _MARKUP = re.compile(r"[\s*_:$`#>=\[\]()\"'~≈{},]*\Z")
 _FILLER = re.compile(
-    r"(?:[\s*_:$`#>=\[\]()\"'~≈{},]|about|approximately|around|roughly|exactly|only|just|simply|therefore|thus|so|equal to"
-    r"|a total of|a|an|the|is|[a-z][ ]?=)*\Z",
+    r"(?:[\s*_:$`#>=\[\]()\"'~≈{},]|about|approximately|around|roughly|exactly|only|just|simply|therefore|thus|so"
+    r"|equal to|a total of|a|an|the|is|[a-z][ ]?=)*\Z",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"[,;][ ]|[ ]\(|\n|[.!?][ ]")
 _JOINED = re.compile(r"[)\]*_$%]{0,3}[ ]?(?:[*×÷+]|-(?=[ ]))[ ]?[$(]?\d")
 _SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,]| ?/)")
-_ENUMERATION = re.compile(r"(?:^|\n)[ \t]*[*_#]{0,4}[ ]?(?:Step )?\d{1,2}[.):][*_]{0,2}[ ]+(?=[^\W\d])")
+_ENUMERATION = re.compile(r"[ \t]{0,8}[*_#]{0,4}[ ]?(?:Step )?\d{1,2}[.):][*_]{0,2}[ ]+(?=[^\W\d])")
 _DENIAL = re.compile(r"\s*(?:not\b|n't)", re.IGNORECASE)
 _LAST_DIGIT = re.compile(r".*\d", re.DOTALL)
 _WINDOW = 160
+_FARTHEST = 20_000
+"""How far from the end the last number of a text is looked for, in characters."""
 
 
 class NumberJudge(Reader[Quantity]):
@@ -78,7 +80,7 @@ class NumberJudge(Reader[Quantity]):
 
 
 def read_number(text: str) -> Quantity | None:
-    """The quantity that ``text`` as a whole is, unit words around it allowed; None when it has none or several."""
+    """The one quantity in ``text``, unit words around it allowed; None when it has none or several."""
     text = unlatex(plain(text)).strip()
     found = list(find_quantities(_SPACED.sub(_ungroup, text)))
     if len(found) == 1:
@@ -88,7 +90,7 @@ def read_number(text: str) -> Quantity | None:
 
 
 def is_number(text: str) -> bool:
-    """Whether ``text`` is a number and nothing else: sign, currency, percent or a factor such as "million" allowed."""
+    """Whether ``text`` is a number and nothing else but sign, currency, percent or a factor ("million")."""
     text = unlatex(plain(text)).strip().rstrip(".")
     found = next(find_quantities(text), None)
     return found is not None and not (text[: found.start] + text[found.end :]).strip(" $*`-+")
@@ -135,29 +137,26 @@ def _with_spaced_sign(text: str, found: Found) -> Quantity:
 
 
 def _last_number(text: str) -> Quantity | None:
+    """The last number of the text, looked for near its end first."""
     last = _LAST_DIGIT.match(text)
     if last is None:
         return None
     begin = max(0, last.end() - _WINDOW)
-    if begin:  # do not start within a number
-        space = text.find(" ", begin, last.end() - LONGEST_TAIL)
+    if begin:  # begin between words
+        space = text.find(" ", begin, last.end() - _WINDOW // 2)
         begin = space if space >= 0 else 0
-    return _last_in(text[begin : last.end() + 40]) or (_last_in(text) if begin else None)
-
-
-LONGEST_TAIL = 40
+    number = _last_in(text[begin : last.end() + _WINDOW // 4])
+    return _last_in(text[-_FARTHEST:]) if number is None and begin else number
 
 
 def _last_in(text: str) -> Quantity | None:
     text = _SPACED.sub(_ungroup_zeros, unlatex(text))
-    listed = {match.end() for match in _ENUMERATION.finditer(text)} if "\n" in text else set()
-    fallback, last = None, None
-    for found in find_quantities(text):
-        fallback = found
-        if not listed or not any(found.start < end <= found.end + 6 for end in listed):
-            last = found
-    chosen = last or fallback
-    return None if chosen is None else chosen.quantity
+
+    def enumerates(found: Found) -> bool:
+        item = _ENUMERATION.match(text, text.rfind("\n", 0, found.start) + 1)
+        return item is not None and found.start < item.end()
+
+    return last_quantity(text, lambda found: not enumerates(found))
 
 
 def _ungroup(match: re.Match[str]) -> str:

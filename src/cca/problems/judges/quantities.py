@@ -1,7 +1,7 @@
 """A Quantity: one number as written, read exactly (`fractions.Fraction`, never float).
 
-Two spellings of one number are equal: 42 and 42.0, 1/2 and 0.5, 1,200 and 1200, 1.5e3 and 1500. Where a spelling
-leaves open what a bare number would mean, either meaning matches it, but only against a bare number:
+Two spellings of one number are equal: 42 and 42.0, 1/2 and 0.5, 1,200 and 1200, 1.5e3 and 1500. Where a
+spelling leaves open what a bare number would mean, either meaning matches it, but only against a bare number:
 
 * ``50%`` matches 50 and 0.5 (gold answers of "how many percent" drop the sign); 0.5% does not match 50%.
 * ``2.5 million`` matches 2500000 and 2.5 (as an answer to "how many million"); ``2 dozen`` matches 24 and 2.
@@ -12,7 +12,7 @@ Numbers of more than `LONGEST` digits, or with exponents beyond `LARGEST_EXPONEN
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -20,8 +20,8 @@ LONGEST = 100
 LARGEST_EXPONENT = 99
 
 _SCALES = {
-    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12, "k": 1000,
-    "mm": 10**6, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9, "lakh": 10**5, "crore": 10**7,
+    "dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+    "k": 10**3, "m": 10**6, "mm": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9, "lakh": 10**5, "crore": 10**7,
 }  # fmt: skip
 _NUMBER = re.compile(
     r"""
@@ -35,7 +35,7 @@ _NUMBER = re.compile(
       | [eE](?P<exponent>[-+]?\d+)(?!\w)
       | (?<=10)\^[{(]?(?P<ten>-?\d+)[)}]?
       | [ ]?/[ ]?(?P<below>-?\d+(?:\.\d+)?)(?![\d/]|\.\d)
-      | (?:[ ]|-|[ ]and[ ])(?P<mixed_above>\d+)[ ]?/[ ]?(?P<mixed_below>\d+)(?![\d/])   # 1 1/2
+      | (?:[ ]{1,2}|-|[ ]and[ ])(?P<mixed_above>\d+)[ ]?/[ ]?(?P<mixed_below>\d+)(?![\d/])   # 1 1/2
     )?
     """,
     re.VERBOSE,
@@ -48,7 +48,8 @@ _SUFFIX = re.compile(
 )
 _CURRENCY = "$€£¥₹₽₩₱₺฿¢"
 _BEFORE = re.compile(
-    rf"(?P<sign>(?<![\w)\]}}%])[-+])?[ ]?(?:[A-Z]{{0,3}}[{_CURRENCY}]|\bRs\.?|\bUSD|\bEUR|\bGBP)?[ ]?(?P<inner>[-+])?\Z"
+    rf"(?P<sign>(?<![\w)\]}}%])[-+])?[ ]?(?:[A-Z]{{0,3}}[{_CURRENCY}]|\bRs\.?|\bUSD|\bEUR|\bGBP)?[ ]?"
+    r"(?P<inner>[-+])?\Z"
 )
 _CURRENCY_WORD = re.compile(r"(?<![A-Za-z])(?:Rs|USD|EUR|GBP|CAD|AUD)\Z")
 _MAY_PRECEDE_SIGN = frozenset(" \t\n([{=:*~`\"'≈>,_" + _CURRENCY)
@@ -63,8 +64,8 @@ class Quantity:
 
     def matches(self, other: Quantity, tolerance: Fraction = Fraction(0)) -> bool:
         """Whether both can mean the same number, up to ``tolerance`` (absolute)."""
-        if self.percent and other.percent or not (self.ambiguous or other.ambiguous):
-            return abs(self.value - other.value) <= tolerance
+        if (self.percent and other.percent) or not (self.ambiguous or other.ambiguous):
+            return self.value == other.value or abs(self.value - other.value) <= tolerance
         if self.scale != 1 and other.scale != 1:
             return abs(self.value * self.scale - other.value * other.scale) <= tolerance
         return any(
@@ -98,13 +99,25 @@ class Found:
 def find_quantities(text: str, start: int = 0) -> Iterator[Found]:
     """Every number of ``text`` that stands for itself.
 
-    Skipped: digits inside a word (x2, H2O), clock times and ratios (3:30), dates, versions, exponents of units
-    (cm^2), and numbers that are a factor of a root, a power or pi.
+    Skipped: digits inside a word (x2, H2O), clock times and ratios (3:30), versions, exponents of units (cm^2), and
+    numbers that are a factor of a root, a power or pi.
     """
     for match in _NUMBER.finditer(text, start):
         found = _found(text, match)
         if found is not None:
             yield found
+
+
+def last_quantity(text: str, accept: Callable[[Found], bool]) -> Quantity | None:
+    """The last number of ``text`` that ``accept`` takes, or else the last one: searched from the end."""
+    last: Quantity | None = None
+    for match in reversed(list(_NUMBER.finditer(text))):
+        found = _found(text, match)
+        if found is not None:
+            if accept(found):
+                return found.quantity
+            last = last or found.quantity
+    return last
 
 
 def _found(text: str, match: re.Match[str]) -> Found | None:
@@ -131,7 +144,7 @@ def _is_part_of_more(text: str, begin: int, end: int) -> bool:
     before, after = text[max(0, begin - 2) : begin], text[end : end + 2]
     if before:
         last, digit_before = before[-1], before[0].isdigit() and len(before) == 2
-        if last in "^√" or (digit_before and last in ":./"):
+        if last in "^√" or before == "^{" or (digit_before and last in ":./"):
             return True
         if last.isascii() and last.isalpha() and not _CURRENCY_WORD.search(text, max(0, begin - 4), begin):
             return True

@@ -1,8 +1,8 @@
 """How every judge of prose finds the answer: the one order of precedence, shared, so that `finished` is safe.
 
 1. The first closed final statement ("The final answer is X.", "#### X" and a line end) that is readable.
-2. Else, before the first new turn, the last readable statement of another kind ("the answer is X", ``\\boxed{X}``,
-   "Answer: X", ``<answer>X</answer>``, a final statement whose sentence has not ended).
+2. Else, before the first new turn, the last readable statement of another kind ("the answer is X", "Answer: X",
+   ``\\boxed{X}``, ``<answer>X</answer>``, a final statement whose sentence has not ended).
 3. Else what the judge makes of the whole text (the last number in it, say).
 
 Only 1 and a new turn settle the verdict: they are what `finished` looks for.
@@ -19,7 +19,9 @@ Answer = TypeVar("Answer")
 
 
 class Reader(Generic[Answer]):
-    """Base of the judges of prose. ``thinking``: the prompt left a thought open, so completions begin inside it.
+    """Base of the judges of prose.
+
+    ``thinking``: the prompt left a thought open, so completions begin inside it.
 
     ``final``: a closed "The final answer is X." ends the completion. Switch it off for models that take such
     sentences back; then the last one counts, and only a new turn finishes a text.

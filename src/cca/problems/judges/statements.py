@@ -1,4 +1,4 @@
-"""Where a completion states its answer: "The final answer is ...", "#### ...", ``\\boxed{...}``, "Answer: ...".
+"""Where a completion states its answer: "The final answer is ...", "#### ...", ``\\boxed{...}``, "Answer: ..."
 
 Two kinds. A *final* statement ("the final answer is X." or a line "#### X") closes the completion once its
 sentence has ended: the first readable one is the answer and nothing after it is read. This is what lets
@@ -12,11 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 REACH = 400
 """The longest statement, in characters."""
 _TRIES = 40
-"""How many of the last statements are tried, so that a text of nothing but markers stays cheap."""
+"""How many final statements from the front, and others from the end, are tried: a text of markers stays cheap."""
 
 _FINAL = re.compile(r"final answer is(?![a-z])|####")
 _STATED = re.compile(
@@ -29,6 +30,7 @@ _BOX = re.compile(r"\\?(?:f?box(?:ed)?)[ ]?\{")
 _STOP = re.compile(r"[.!?][\"'”’)*_$\]}]{0,6}(?=\s)|\n|[{}]|\u3002")
 _ABBREVIATION = re.compile(r"(?:^|[\s(*$])(?:mr|mrs|ms|dr|prof|st|vs|rs|approx|ca|fig|eq)$", re.IGNORECASE)
 _LETTER = re.compile(r"(?:^|[\s.(*])[A-Za-z]$")
+_INITIALS = re.compile(r"(?:^|[\s(*])[A-Z]\.[ ]?[A-Z]$")
 _LIST_HEADING = re.compile(r"[ ]{0,3}[*_]{0,3}\d{1,3}[.):][*_]{0,3}[ ]+\S")
 _EMPTY = " \t\n*_:$`#>=[]()\\\"'-~"
 
@@ -54,7 +56,7 @@ def final_statements(text: str, lower: str) -> Iterator[Statement]:
     """Final statements whose end has been written, first one first."""
     if "final answer is" not in lower and "####" not in lower:
         return
-    for marker in _FINAL.finditer(lower):
+    for marker in islice(_FINAL.finditer(lower), _TRIES):
         hashes = marker[0] == "####"
         end, closed = _line_end(text, marker.end()) if hashes else _sentence_end(text, marker.end())
         if closed and not (hashes and _is_heading(text, marker.start(), end)):
@@ -103,6 +105,15 @@ def closing_brace(text: str, start: int) -> int | None:
         if depth == 0:
             return start + brace.start()
     return None
+
+
+def boxed(text: str) -> str | None:
+    r"""What the last \boxed{...} of ``text`` holds; None when there is none, or it never closes."""
+    last = None
+    for marker in _BOX.finditer(text):
+        end = closing_brace(text, marker.end())
+        last = text[marker.end() : end] if end is not None else last
+    return last
 
 
 def first_sentence(text: str) -> str:
@@ -158,7 +169,9 @@ def _ends_sentence(text: str, start: int, position: int, after: int) -> bool | N
         return False
     if not _LETTER.search(said):
         return True
-    # A lone letter: an initial ("J. K. Rowling"), an acronym ("2 p.m. today"), or a choice ("B. Because ...").
+    if _INITIALS.search(said):
+        return text[after] == "\n"
+    # A lone letter: an initial ("J. K. Rowling"), an acronym ("2 p.m. today") or a choice ("B. It is ...").
     if text[after] == "\n":
         return True
     following = text[after : after + 8].lstrip(" ")

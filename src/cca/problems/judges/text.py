@@ -1,5 +1,5 @@
-"""Judges that compare texts: a short answer in prose (`TextJudge`), the whole completion (`ExactJudge`), and a
-pattern (`RegexJudge`).
+"""Judges that compare texts: a short answer (`TextJudge`), the whole completion (`ExactJudge`), a pattern
+(`RegexJudge`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LONGEST = 20_000
 
 
 def normalise(text: str) -> str:
-    """``text`` for comparison: case, outer punctuation and markup, runs of white space and a leading article aside."""
+    """``text`` without case, outer punctuation and markup, runs of white space and a leading article."""
     text = unicodedata.normalize("NFKC", unlatex(text)).casefold().replace("**", "")
     return _ARTICLE.sub("", " ".join(text.split()).strip(_OUTER), count=1) if text else text
 
@@ -56,7 +56,7 @@ class TextJudge(Reader[tuple[str, ...]]):
 
 
 class ExactJudge:
-    """The whole completion, thoughts and new turns cut off, equals the gold answer but for outer white space."""
+    """The completion, without thoughts and new turns, equals the gold answer but for outer white space."""
 
     name = "exact"
 
@@ -82,8 +82,8 @@ class ExactJudge:
 class RegexJudge:
     """Compares the last match of ``pattern`` (its first group where it has one) with the gold answer.
 
-    Without a ``pattern`` each gold answer is itself one: right when it is found. The pattern is the user's and
-    is trusted to be sound; it sees the first `LONGEST` characters.
+    Without a ``pattern`` each gold answer is itself one: right when it is found. The pattern is the user's and is
+    trusted to be sound; it sees the first `LONGEST` characters.
     """
 
     name = "regex"

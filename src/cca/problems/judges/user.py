@@ -1,4 +1,4 @@
-"""A user's judging function, imported by name. It runs in this process with the user's rights: allowed explicitly."""
+"""A user's judging function, imported by name. It runs in this process, so it must be allowed explicitly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cca.problems.answers import UNREADABLE, Judgement, Verdict, judgement
 class FunctionJudge:
     """``package.module:function`` with ``function(text, gold) -> bool | Verdict | Judgement | None``.
 
-    None is unreadable. The function may carry attributes ``finished`` and ``check_gold`` with a Judge's meaning.
+    None is unreadable. The function may carry attributes ``finished`` and ``check_gold``, as in `Judge`.
     """
 
     def __init__(self, name: str) -> None:
