@@ -18,6 +18,8 @@ class in_double(TorchFunctionMode):
         args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
         if kwargs.get("dtype") is torch.float32:
             kwargs["dtype"] = torch.float64
+        if func is torch.full and isinstance(args[1], float):
+            kwargs.setdefault("dtype", torch.float64)
         if func is torch.Tensor.float:
             func = torch.Tensor.double
         return func(*args, **kwargs)
