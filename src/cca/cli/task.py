@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from cca.errors import CcaError
-from cca.files import Row, read_json, write_text
+from cca.files import Row, write_text
 from cca.problems.checking import Check, check_file, distinct_instances, template_generator
-from cca.problems.templates import Template, template_files
+from cca.problems.templates import Template, read_template, template_files
 
 app = typer.Typer(help="Check templates and sample problems from them.", no_args_is_help=True)
 
@@ -26,7 +26,7 @@ def check(
     instances: Annotated[int, typer.Option(min=1, help="Distinct instances a template must give.")] = 20,
     notes: Annotated[bool, typer.Option(help="Also name faults that show for some values only.")] = True,
 ) -> None:
-    """Say of every template whether it parses, can be satisfied and gives sound instances. Exit code 1 if one does not."""
+    """Say of each template whether it parses, can be satisfied and gives sound instances; exit code 1 if not."""
     faulty = 0
     for name, path in template_files(folder):
         found = check_file(name, path, instances)
@@ -54,7 +54,7 @@ def sample(
     files = template_files(folder)
     for name, path in files:
         try:
-            template = Template.parse(name, read_json(path), str(path))
+            template = read_template(name, path)
             made = _instances(template, instances, seed)
         except CcaError as error:
             short.append(f"{error}")

@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from cca.errors import CcaError
-from cca.files import read_json
 from cca.problems.soundness import disagreement
-from cca.problems.templates import Instance, Template
+from cca.problems.templates import Instance, Template, read_template
 
 DRAWS = 100
 """Draws that a template is judged by, besides the instances asked for."""
@@ -44,7 +43,7 @@ class Check:
 def check_file(name: str, path: Path, wanted: int = 20) -> Check:
     """Judge one template file; never raises for a faulty one."""
     try:
-        template = Template.parse(name, read_json(path), str(path))
+        template = read_template(name, path)
     except CcaError as error:
         return Check(name, _without_prefix(str(error), path))
     return check_template(template, wanted)
@@ -53,6 +52,10 @@ def check_file(name: str, path: Path, wanted: int = 20) -> Check:
 def check_template(template: Template, wanted: int = 20) -> Check:
     """Judge a parsed template by ``DRAWS`` draws of a fixed seed and ``wanted`` distinct instances."""
     generator, notes = np.random.default_rng(0), list(_untold(template))
+    notes += [
+        f"list {name!r} is not known; the default of the question stands in"
+        for name in template.unknown_lists
+    ]
     misses: Counter[str] = Counter()
     examples: dict[str, str] = {}
     answers: set[str] = set()

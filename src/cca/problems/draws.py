@@ -11,17 +11,17 @@ $y = sample(range(1, 9)) * x            an expression around a draw; earlier tar
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
-from cca.problems.expressions import Expression, brief, dotted, parse
+from cca.problems.expressions import Expression
 from cca.problems.functions import INIT_ONLY, WIDEST, text
-from cca.problems.quantities import ExpressionError, Worded, shown
-from cca.problems.vocabulary import CYCLES, LISTS
+from cca.problems.quantities import LONGEST, ExpressionError, Worded, shown
+from cca.problems.syntax import brief, dotted, parse
+from cca.problems.vocabulary import CYCLES, LISTS, spelled
 
-_LINE = re.compile(r"\s*((?:\$?\s*[^\W\d]\w*\s*,\s*)*\$?\s*[^\W\d]\w*)\s*,?\s*[=:](?!=)\s*(.+)", re.DOTALL)
 _PICKED = "drawn_item"
 
 
@@ -41,6 +41,13 @@ class Draw:
         names = self.source.names | (self.mapping.names - {_PICKED} if self.mapping else frozenset())
         return frozenset(name for name in names if name not in LISTS)
 
+    def fixed(self, texts: Sequence[str]) -> Draw:
+        """This draw with one value for each target, read from its text ("half", "12", "apple")."""
+        values = [spelled(value) for value in texts]
+        source = Expression(self.line, ast.List([], ast.Load()))
+        source.closure = lambda values_: [values[0] if len(values) == 1 else tuple(values)]  # noqa: ARG005
+        return Draw(self.targets, "each" if len(values) == 1 else "rows", source, None, self.line)
+
     def domain(self, values: Mapping[str, Any]) -> Sequence[Any]:
         """The items this draw chooses from, each once. For "run" and "rows" an item holds a value per target.
 
@@ -55,6 +62,10 @@ class Draw:
                 f"expected at most {WIDEST} items in '{brief(self.line)}', got {len(items)}"
             )
         if self.mapping is not None:
+            if len(items) > LONGEST:
+                raise ExpressionError(
+                    f"expected at most {LONGEST} items in '{brief(self.line)}', got {len(items)}"
+                )
             items = _once(self.mapping({**values, _PICKED: item}) for item in items)
         count = len(self.targets)
         if self.kind == "run":
@@ -72,13 +83,15 @@ class Draw:
 
 def parse_draws(line: str) -> list[Draw]:
     """The draws of one ``#init`` line (without its dash). Raises ExpressionError naming the line."""
-    matched = _LINE.fullmatch(line.strip())
-    if matched is None:
+    left, sign, right = line.partition("=")
+    if not sign or ":" in left:
+        left, sign, right = line.partition(":")
+    targets = tuple(target.strip().lstrip("$").strip() for target in left.strip().rstrip(",").split(","))
+    if not sign or not right.strip() or not all(target.isidentifier() for target in targets):
         raise ExpressionError(f"expected 'name = values' in #init, got '{brief(line)}'")
-    targets = tuple(target.strip().lstrip("$").strip() for target in matched.group(1).split(","))
     if any(target.startswith("_") for target in targets):
         raise ExpressionError(f"expected names without a leading underscore, got '{brief(line)}'")
-    tree = parse(matched.group(2))
+    tree = parse(right)
     if isinstance(tree, ast.Tuple) and len(tree.elts) == len(targets) > 1:
         return [_draw((target,), part, line) for target, part in zip(targets, tree.elts, strict=True)]
     return [_draw(targets, tree, line)]
@@ -128,10 +141,10 @@ class _Replaced(ast.NodeTransformer):
 
 def _worded(item: Any) -> Any:
     """A pair of words and their number as one Worded; anything else as it is."""
-    if isinstance(item, tuple) and len(item) == 2 and not isinstance(item[1], str | list | tuple | Worded):
-        if isinstance(item[0], str) or item[0] == item[1]:
-            return Worded(text(item[0]), item[1])
-    return item
+    pair = isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int | Fraction)
+    return (
+        Worded(text(item[0]), item[1]) if pair and (isinstance(item[0], str) or item[0] == item[1]) else item
+    )
 
 
 def _once(items: Any) -> list[Any]:

@@ -15,18 +15,14 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from cca.problems.functions import FUNCTIONS, INIT_ONLY, divide, multiply, power
+from cca.problems.functions import FUNCTIONS, INIT_ONLY, distinct, divide, multiply, power
 from cca.problems.quantities import LARGEST, LONGEST, ExpressionError, Worded, exact, shown
+from cca.problems.syntax import MAXIMUM_DEPTH, MAXIMUM_NODES, brief, described, dotted, parse
 from cca.problems.vocabulary import LISTS
 
 Values = Mapping[str, Any]
 Closure = Callable[[Any], Any]
 
-MAXIMUM_TEXT = 5_000
-MAXIMUM_DEPTH = 40
-MAXIMUM_NODES = 1_500
-
-_SPELLINGS = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "×": "*", "÷": "/", "−": "-", "–": "-"})
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -60,10 +56,9 @@ class Expression:
             raise ExpressionError(f"{error} in '{brief(self.text)}'") from error
         except KeyError as error:
             raise ExpressionError(f"unknown name {error.args[0]!r} in '{brief(self.text)}'") from error
-        except ZeroDivisionError as error:
-            raise ExpressionError(f"division by zero in '{brief(self.text)}'") from error
-        except (TypeError, ValueError, IndexError, OverflowError) as error:
-            raise ExpressionError(f"{error} in '{brief(self.text)}'") from error
+        except (ArithmeticError, TypeError, ValueError, IndexError) as error:
+            reason = "division by zero" if isinstance(error, ZeroDivisionError) else error
+            raise ExpressionError(f"{reason} in '{brief(self.text)}'") from error
 
 
 def evaluate(expression: str, values: Values) -> Any:
@@ -75,21 +70,6 @@ def evaluate(expression: str, values: Values) -> Any:
 def compiled(text: str) -> Expression:
     """Parse and check ``text`` once. Raises ExpressionError saying what is not understood or not allowed."""
     return Expression(text, parse(text))
-
-
-def parse(text: str) -> ast.expr:
-    if len(text) > MAXIMUM_TEXT:
-        raise ExpressionError(f"expected an expression of at most {MAXIMUM_TEXT} characters, got {len(text)}")
-    try:
-        return ast.parse(text.translate(_SPELLINGS).strip(), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else "too deep or malformed"
-        raise ExpressionError(f"cannot read '{brief(text)}' as an expression ({reason})") from error
-
-
-def brief(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 class _Compiler:
@@ -110,7 +90,7 @@ class _Compiler:
             )
         method = getattr(self, f"_{type(node).__name__.lower()}", None)
         if method is None:
-            raise ExpressionError(f"{_described(node)} is not allowed in a template")
+            raise ExpressionError(f"{described(node)} is not allowed in a template")
         return method(node, depth + 1)
 
     def _constant(self, node: ast.Constant, depth: int) -> Closure:  # noqa: ARG002
@@ -122,7 +102,7 @@ class _Compiler:
             value = exact(value)
         else:
             raise ExpressionError(f"expected numbers and texts, got {shown(value)}")
-        return lambda values: value
+        return lambda _: value
 
     def _name(self, node: ast.Name, depth: int) -> Closure:  # noqa: ARG002
         name = node.id
@@ -135,7 +115,7 @@ class _Compiler:
         if name not in LISTS:
             return operator.itemgetter(name)
         items = list(LISTS[name])
-        return lambda values: values[name] if name in values else items
+        return lambda values: values.get(name, items)
 
     def _binop(self, node: ast.BinOp, depth: int) -> Closure:
         left, right = self.compile(node.left, depth), self.compile(node.right, depth)
@@ -243,6 +223,10 @@ class _Compiler:
 
     _tuple = _list
 
+    def _set(self, node: ast.Set, depth: int) -> Closure:
+        parts = [self.compile(part, depth) for part in node.elts]
+        return lambda values: distinct([part(values) for part in parts])
+
     def _subscript(self, node: ast.Subscript, depth: int) -> Closure:
         whole = self.compile(node.value, depth)
         if isinstance(node.slice, ast.Slice):
@@ -304,15 +288,6 @@ class _Compiler:
         return lambda values: function(*[argument(values) for argument in arguments])
 
 
-def dotted(node: ast.expr) -> str:
-    """``np.arange`` as one name. Raises ExpressionError for a call of anything but a plain or module name."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        return f"{node.value.id}.{node.attr}"
-    raise ExpressionError(f"expected a call of a known function, got a call of {_described(node)}")
-
-
 def _bounded(value: Any) -> Any:
     if isinstance(value, str | list | tuple):
         if len(value) > LONGEST:
@@ -325,9 +300,3 @@ def _iterable(value: Any) -> Any:
     if not isinstance(value, list | tuple | range) or len(value) > LONGEST:
         raise ExpressionError(f"expected a list of at most {LONGEST} items, got {shown(value)}")
     return value
-
-
-def _described(node: ast.AST) -> str:
-    if isinstance(node, ast.Attribute):
-        return f"attribute access ('.{node.attr[:40]}')"
-    return f"{type(node).__name__.lower()}"

@@ -155,6 +155,11 @@ def items(value: Any) -> list[Any]:
     return list(value)
 
 
+def distinct(value: Any) -> list[Any]:
+    """``set()``: the items without repetitions."""
+    return list(dict.fromkeys(items(value)))
+
+
 def tidied(value: Any, digits: Any = 2) -> Any:
     """``fix_floats``: every number of a list rounded to cents (they are exact here, so mostly as they were)."""
     if isinstance(value, list | tuple | range):
@@ -241,6 +246,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "len": (lambda value: len(value), 1),
     "list": (items, _LISTING),
     "tuple": (lambda value: tuple(items(value)), _LISTING),
+    "set": (distinct, _LISTING),
     "sorted": (lambda value: sorted(items(value)), _LISTING),
     "range": (span, 3),
     "frange": (steps, _LISTING),

@@ -40,7 +40,11 @@ class Step:
         domain = self.draw.domain(values) if self.domain is None else self.domain
         if self.reckoned is not None:
             wanted = self.reckoned.closure(values)
-            if isinstance(wanted, int | Fraction | Worded):
+            if isinstance(wanted, Worded):
+                wanted = wanted.value
+            if isinstance(domain, range):
+                return (wanted,) if wanted in domain else ()
+            if isinstance(wanted, int | Fraction):
                 return self.index.get(wanted, ())
         if self.excluded:
             taken = [values[name] for name in self.excluded]
@@ -100,7 +104,7 @@ def ordered(draws: Sequence[Draw], conditions: Sequence[Expression]) -> list[Ste
         if reckoned is not None:
             last, side = chosen[-1], reckoned
             last.reckoned = side
-            for item in last.domain or ():
+            for item in () if isinstance(last.domain, range) else last.domain or ():
                 last.index.setdefault(item, []).append(item)
     for step in placed:
         step.tests.sort(key=lambda condition: condition.cost)

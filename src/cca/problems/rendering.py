@@ -17,6 +17,7 @@ from cca.problems.expressions import Expression, compiled
 from cca.problems.quantities import LONGEST, ExpressionError, Worded, number, rounded, written
 
 MAXIMUM_TEXT = 50_000
+MAXIMUM_SLOTS = 2_000
 
 _SLOT = re.compile(r"\{([^{}]*)\}")
 _DEFAULTED = re.compile(r"\s*\$?([^\W\d]\w*)\s*,")
@@ -24,8 +25,8 @@ _FORMAT = re.compile(r"(.*):(,?)(?:\.(\d))?([fd%]?)", re.DOTALL)
 _OPENS_SENTENCE = re.compile(r"(?:\A|[.!?][\"”')]*\s|\n)\s*\Z")
 _OPERATOR_BEFORE = re.compile(r"(?:[*/+=÷×<>(^]|(?<=\s)[-–−x]|(?<=\d)-)\s*(?:[$€£])?\Z")
 _OPERATOR_AFTER = re.compile(r"\A\s*(?:[*/+=÷×<>^%]|[-–−x](?=\s)|-(?=\d))")
-_CALCULATOR = re.compile(r"<<(.*?)>>")
-_LEFT_OUT = re.compile(r"=[ ]*<<.*?>>[ ]*=(?!=)|(?<=[ ])<<.*?>>[ ]|<<.*?>>")
+_CALCULATOR = re.compile(r"<<(.{0,400}?)>>")
+_LEFT_OUT = re.compile(r"=[ ]*<<.{0,400}?>>[ ]*=(?!=)|(?<=[ ])<<.{0,400}?>>[ ]|<<.{0,400}?>>")
 _CENTS = re.compile(r"([$€£]\d+\.\d)(?![\d/])")
 
 
@@ -39,6 +40,7 @@ class Text:
         self.calculators: list[str] = _CALCULATOR.findall(annotated)
         plain = _LEFT_OUT.sub(lambda found: found.group()[: found.group().startswith("=")], annotated)
         self._expressions: list[Expression] = []
+        self.defaults: dict[str, str] = {}
         self._indices: dict[str, int] = {}
         self._parts: list[str | tuple[int, Callable[[Any], str]]] = []
         self._split(re.sub(r"(?<=\S) {2,}(?=\S)", " ", plain))
@@ -54,6 +56,8 @@ class Text:
 
     def _split(self, annotated: str) -> None:
         position = 0
+        if len(_SLOT.findall(annotated)) > MAXIMUM_SLOTS:
+            raise ExpressionError(f"expected at most {MAXIMUM_SLOTS} slots, got more")
         for slot in _SLOT.finditer(annotated):
             before, after = annotated[position : slot.start()], annotated[slot.end() :]
             self._parts.append(_literal(before))
@@ -65,7 +69,10 @@ class Text:
         self._parts.append(_literal(annotated[position:]))
 
     def _slot(self, inside: str, reckons: bool, opens: bool) -> tuple[int, Callable[[Any], str]]:
-        source, show = _slot_source(inside), _digits if reckons else (_opening if opens else _words)
+        source, default = _slot_source(inside)
+        if default:
+            self.defaults.setdefault(source, default)
+        show = _digits if reckons else (_opening if opens else _words)
         try:
             expression = compiled(source)
         except ExpressionError:
@@ -90,12 +97,13 @@ def display(value: Any) -> str:
     return _words(value)
 
 
-def _slot_source(inside: str) -> str:
+def _slot_source(inside: str) -> tuple[str, str]:
+    """(expression, default or nothing) of a slot."""
     defaulted = _DEFAULTED.match(inside)
     source = defaulted.group(1) if defaulted else inside.strip().lstrip("$").strip()
     if not source:
         raise ExpressionError("expected a name or an expression in every slot, got an empty slot {}")
-    return source
+    return source, inside[defaulted.end() :].strip() if defaulted else ""
 
 
 def _literal(text: str) -> str:

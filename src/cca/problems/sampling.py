@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from cca.problems.draws import Draw
-from cca.problems.expressions import Expression, brief
+from cca.problems.expressions import Expression
 from cca.problems.grid import LARGEST_GRID, Grid, griddable
 from cca.problems.plan import Step, ordered, tied
 from cca.problems.quantities import ExpressionError
+from cca.problems.syntax import brief
 from cca.problems.vocabulary import PEOPLE
 
 ENUMERATED = 20_000

@@ -22,7 +22,7 @@ The worked answer holds expressions in its slots and ends with ``#### {n-k}``. O
 
 from __future__ import annotations
 
-import re
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,12 +34,16 @@ import numpy as np
 from cca.errors import CcaError
 from cca.files import read_json
 from cca.problems.draws import Draw, parse_draws
-from cca.problems.expressions import Expression, brief, compiled
+from cca.problems.expressions import Expression, compiled
 from cca.problems.quantities import ExpressionError, number, written
 from cca.problems.rendering import Text, parsed_text
 from cca.problems.sampling import Sampler
+from cca.problems.sections import Sections
 from cca.problems.soundness import disagreement, negative, untruncated, wrong_step
+from cca.problems.syntax import brief
 from cca.problems.vocabulary import LISTS
+
+LARGEST_FILE = 200_000
 
 PROBES = 40
 """Draws that tell which flaws of a template can be avoided."""
@@ -47,7 +51,6 @@ PROBES = 40
 TRIES = 200
 """Draws before a template whose worked solution disagrees with its answer is given up."""
 
-_SECTION = re.compile(r"\s*#+\s*(init|conditions?|answer)\b\s*[:=]?\s*(.*)", re.IGNORECASE)
 _KEYS = ("question_annotated", "answer_annotated")
 
 
@@ -71,7 +74,10 @@ Flaw = Callable[[Instance], str]
 
 @dataclass(frozen=True)
 class Template:
-    """Parsed once, sampled often. ``conditions``, ``answer`` and the texts are already compiled."""
+    """Parsed once, sampled often. ``conditions``, ``answer`` and the texts are already compiled.
+
+    ``unknown_lists`` are named lists that `vocabulary` lacks; their variables keep the default of the question.
+    """
 
     name: str
     question_annotated: str
@@ -81,12 +87,13 @@ class Template:
     draws: tuple[Draw, ...]
     conditions: tuple[Expression, ...]
     answer: Expression
+    unknown_lists: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Template:
         """Read a template file; its name is the file's without ``.json``. Raises TemplateError naming the fault."""
-        return cls.parse(Path(path).stem, read_json(Path(path)), str(path))
+        return read_template(Path(path).stem, Path(path))
 
     @classmethod
     def parse(cls, name: str, content: Any, where: str | None = None) -> Template:
@@ -101,11 +108,28 @@ class Template:
                 )
         extra = {key: value for key, value in content.items() if key not in _KEYS}
         try:
-            return cls(
-                name, *(content[key] for key in _KEYS), *_parse(*(content[key] for key in _KEYS)), extra
-            )
+            return cls._compile(name, content["question_annotated"], content["answer_annotated"], extra)
         except ExpressionError as error:
             raise TemplateError(f"{where}: {error}") from error
+
+    @classmethod
+    def _compile(cls, name: str, annotated: str, worked: str, extra: dict[str, Any]) -> Template:
+        sections = Sections.split(annotated)
+        question, solution = parsed_text(sections.text), parsed_text(worked)
+        draws, unknown_lists = _drawn(sections.init, question.defaults)
+        conditions = tuple(compiled(line) for line in sections.conditions)
+        answer = compiled(sections.answer)
+        known = {target for draw in draws for target in draw.targets} | set(LISTS)
+        for draw in draws:
+            _known(draw.needs, known, f"'{brief(draw.line)}'")
+        for condition in conditions:
+            _known(condition.names, known, f"condition '{brief(condition.text)}'")
+        _known(answer.names, known, f"#answer '{brief(answer.text)}'")
+        _known(question.names, known, "the question")
+        _known(solution.names, known, "the worked answer")
+        return cls(
+            name, annotated, worked, question, solution, draws, conditions, answer, unknown_lists, extra
+        )
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -190,7 +214,16 @@ def load_templates(folder: Path) -> list[Template]:
 
     A template in an inner folder is named with it: ``p1/0003``.
     """
-    return [Template.parse(name, read_json(path), str(path)) for name, path in template_files(folder)]
+    return [read_template(name, path) for name, path in template_files(folder)]
+
+
+def read_template(name: str, path: Path) -> Template:
+    """The template in a file, under another name than the file's. Raises TemplateError naming file and fault."""
+    if path.is_file() and path.stat().st_size > LARGEST_FILE:
+        raise TemplateError(
+            f"{path}: expected a template of at most {LARGEST_FILE} bytes, got {path.stat().st_size}"
+        )
+    return Template.parse(name, read_json(path), str(path))
 
 
 def template_files(folder: Path) -> list[tuple[str, Path]]:
@@ -208,84 +241,25 @@ def _digits(answer: Expression, values: Mapping[str, Any]) -> str:
     return written(number(answer(values), "#answer"))
 
 
-def _parse(
-    question_annotated: str, answer_annotated: str
-) -> tuple[Text, Text, tuple[Draw, ...], tuple[Expression, ...], Expression]:
-    sections = _sections(question_annotated)
-    draws = [draw for line in sections["init"] for draw in parse_draws(line)]
-    if len(draws) > 100:
-        raise ExpressionError(f"expected at most 100 draws in #init, got {len(draws)}")
+def _drawn(lines: Sequence[str], defaults: Mapping[str, str]) -> tuple[tuple[Draw, ...], tuple[str, ...]]:
+    """(the draws of #init, the lists nobody knows); a draw from an unknown list keeps the question's default."""
+    draws = [draw for line in lines for draw in parse_draws(line)]
     targets = [target for draw in draws for target in draw.targets]
     twice = next((target for target in targets if targets.count(target) > 1), None)
     if twice is not None:
         raise ExpressionError(f"{twice!r} is given values twice in #init")
-    conditions = tuple(compiled(_condition(line)) for line in sections["conditions"])
-    if len(sections["answer"]) != 1:
-        raise ExpressionError(f"expected one '#answer:' with an expression, got {len(sections['answer'])}")
-    answer = compiled(_unwrapped(sections["answer"][0]))
-    question, solution = parsed_text(sections["text"][0]), parsed_text(answer_annotated)
-    known = set(targets) | set(LISTS)
-    for draw in draws:
-        _known(draw.needs, known, f"'{brief(draw.line)}'")
-    for condition in conditions:
-        _known(condition.names, known, f"condition '{brief(condition.text)}'")
-    _known(answer.names, known, f"#answer '{brief(answer.text)}'")
-    _known(question.names, known, "the question")
-    _known(solution.names, known, "the worked answer")
-    return question, solution, tuple(draws), conditions, answer
+    unknown_lists: dict[str, None] = {}
+    for place, draw in enumerate(draws):
+        unknown = sorted(draw.needs - set(targets))
+        if unknown and all(target in defaults for target in draw.targets):
+            draws[place] = draw.fixed([defaults[target] for target in draw.targets])
+            unknown_lists |= dict.fromkeys(unknown)
+    return tuple(draws), tuple(unknown_lists)
 
 
 def _known(names: frozenset[str], known: set[str], where: str) -> None:
     unknown = sorted(names - known)
     if unknown:
-        raise ExpressionError(
-            f"{where} reads {unknown[0]!r}, which #init does not define and no list is called"
-        )
-
-
-def _sections(annotated: str) -> dict[str, Sequence[str]]:
-    """The question's text, and the lines of #init, #conditions and #answer without their dashes."""
-    found: dict[str, list[str]] = {"text": [], "init": [], "conditions": [], "answer": []}
-    current, text = "text", []
-    for line in annotated.splitlines():
-        header = _SECTION.match(line)
-        if header:
-            current = {"condition": "conditions"}.get(header.group(1).lower(), header.group(1).lower())
-            line = header.group(2)
-        if current == "text":
-            text.append(line)
-            continue
-        line = line.strip()
-        if not line:
-            continue
-        lines = found[current]
-        bullet = re.match(r"[-*•]\s+|-(?=\$)", line)
-        if bullet or not lines or (current != "answer" and _balanced(lines[-1])):
-            lines.append(line[bullet.end() :].strip() if bullet else line)
-        else:
-            lines[-1] += f" {line}"
-    return {**found, "text": ["\n".join(text).strip()]}
-
-
-def _balanced(line: str) -> bool:
-    return (
-        line.count("(") <= line.count(")")
-        and line.count("[") <= line.count("]")
-        and not line.endswith(("\\", ","))
-    )
-
-
-def _condition(line: str) -> str:
-    """Published templates write ``==``, now and then a lone ``=``, with or without ``$`` before names."""
-    return re.sub(r"(?<![=!<>])=(?!=)", "==", _plain(line))
-
-
-def _unwrapped(answer: str) -> str:
-    answer = answer.strip()
-    if answer.startswith("{") and answer.endswith("}"):
-        answer = answer[1:-1]
-    return _plain(answer)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\$\s*(?=[^\W\d])", "", text).strip().rstrip(",;")
+        near = difflib.get_close_matches(unknown[0], sorted(known), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ExpressionError(f"{where} reads {unknown[0]!r}, which #init does not define{hint}")

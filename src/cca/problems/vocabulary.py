@@ -9,7 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from cca.problems.quantities import Number, Worded
+from cca.problems.quantities import Number, Worded, parsed_number
 
 _UNITS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
@@ -180,3 +180,12 @@ _ALIASES = (
 for _alias, _stem in _ALIASES:
     for _size in ("sm", "med", "lg"):
         LISTS.setdefault(f"{_alias}_{_size}", LISTS[f"{_stem}_{_size}"])
+
+_SPELLED = {item.text: item for items in LISTS.values() for item in items if isinstance(item, Worded)}
+_SPELLED |= {number_words(value): Worded(number_words(value), value) for value in range(101)}
+
+
+def spelled(text: str) -> Any:
+    """The value that a slot's default spells: a number ("12"), a worded number ("half", "five"), or the text."""
+    value = parsed_number(text)
+    return _SPELLED.get(text, text) if value is None else value

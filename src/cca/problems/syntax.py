@@ -1,0 +1,52 @@
+"""Expression text to a syntax tree, within bounds on length; what the tree may hold is the evaluator's business."""
+
+from __future__ import annotations
+
+import ast
+
+from cca.problems.quantities import ExpressionError
+
+MAXIMUM_TEXT = 5_000
+MAXIMUM_DEPTH = 40
+MAXIMUM_NODES = 1_500
+
+# Signs of word processors and of mathematics that writers of templates paste in.
+_SPELLINGS = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "×": "*", "÷": "/", "−": "-", "–": "-"})
+
+
+def parse(text: str) -> ast.expr:
+    if len(text) > MAXIMUM_TEXT:
+        raise ExpressionError(f"expected an expression of at most {MAXIMUM_TEXT} characters, got {len(text)}")
+    if text.isidentifier() and text not in ("True", "False", "None"):
+        return ast.Name(text, ast.Load())  # a variable may be called "class" or "from"
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        respelled = text.translate(_SPELLINGS)
+        if respelled != text:
+            return parse(respelled)
+        raise ExpressionError(f"cannot read '{brief(text)}' as an expression ({error.msg})") from error
+    except (ValueError, MemoryError, RecursionError) as error:
+        raise ExpressionError(
+            f"cannot read '{brief(text)}' as an expression (too deep or malformed)"
+        ) from error
+
+
+def brief(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def dotted(node: ast.expr) -> str:
+    """``np.arange`` as one name. Raises ExpressionError for a call of anything but a plain or module name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    raise ExpressionError(f"expected a call of a known function, got a call of {described(node)}")
+
+
+def described(node: ast.AST) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"attribute access ('.{node.attr[:40]}')"
+    return f"{type(node).__name__.lower()}"
