@@ -308,9 +308,11 @@ def rows_kept(model: PreTrainedModel, rows) -> Iterator[list]:
     kept = [
         (row, get_rows(model.get_parameter(row.parameter).detach(), row.axis, row.indices)) for row in rows
     ]
-    yield kept
-    for row, old in kept:
-        set_rows_(model.get_parameter(row.parameter), row.axis, row.indices, old)
+    try:
+        yield kept
+    finally:
+        for row, old in kept:
+            set_rows_(model.get_parameter(row.parameter), row.axis, row.indices, old)
 
 
 def rows_of_role(anatomy: Anatomy, components: list[Component], role: str):

@@ -7,6 +7,7 @@ and a circuit all have ``size`` entries in that order. The model is read as it i
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,10 +58,18 @@ class Anatomy:
                 start = stop
         return spans
 
-    @property
+    @cached_property
+    def _ordered(self) -> list[tuple[tuple[int, str], slice]]:
+        return list(self._spans.items())
+
+    @cached_property
+    def _stops(self) -> list[int]:
+        return [span.stop for _, span in self._ordered]
+
+    @cached_property
     def size(self) -> int:
         """Number of components."""
-        return max(span.stop for span in self._spans.values())
+        return self._stops[-1]
 
     def count(self, layer: int, kind: str) -> int:
         return self.layers[layer].count(kind)
@@ -85,10 +94,8 @@ class Anatomy:
         """The inverse of `index`."""
         if not 0 <= flat_index < self.size:
             raise CcaError(f"component number {flat_index}: expected 0 to {self.size - 1}")
-        for (layer, kind), span in self._spans.items():
-            if flat_index < span.stop:
-                return Component(layer, kind, flat_index - span.start)
-        raise AssertionError(flat_index)
+        (layer, kind), span = self._ordered[bisect_right(self._stops, flat_index)]
+        return Component(layer, kind, flat_index - span.start)
 
     def components(self, kinds: Collection[str] = KINDS) -> Iterator[Component]:
         """All components of these kinds, in flat order."""
@@ -146,7 +153,7 @@ class Anatomy:
 
 
 def anatomy_of(
-    model: PreTrainedModel, declaration: Declaration | Mapping[str, Any] | Path | None = None
+    model: PreTrainedModel, declaration: Declaration | Mapping[str, Any] | Path | str | None = None
 ) -> Anatomy:
     """Read and check the anatomy of ``model``.
 

@@ -63,8 +63,8 @@ def read_attention(place: Place) -> AttentionAnatomy:
 
 def _stated_heads(place: Place, attention: nn.Module) -> Heads:
     q = place.number(attention, "heads", "num_attention_heads", "num_heads")
-    hidden = getattr(place.config, "hidden_size", 0)
-    dim = place.number(attention, "head_dim", "qk_head_dim", "head_dim", "head_size", default=hidden // q)
+    even = getattr(place.config, "hidden_size", 0) // q or None
+    dim = place.number(attention, "head_dim", "qk_head_dim", "head_dim", "head_size", default=even)
     v_dim = place.number(attention, "v_head_dim", "v_head_dim", default=dim)
     kv = place.number(attention, "kv_heads", *KV_HEADS, default=q)
     return Heads(q, kv, dim, v_dim)
@@ -76,11 +76,8 @@ def _separate(place: Place, attention: nn.Module, heads: Heads) -> tuple[UnitRow
     length = {"q": heads.dim, "k": heads.dim, "v": heads.v_dim}
     step = {**length, "q": heads.dim * (2 if place.declared.q_gated else 1)}
     counts = {role: widths[role] // step[role] for role in "qkv"}
-    if (
-        any(widths[role] % step[role] for role in "qkv")
-        or counts["q"] != heads.q
-        or counts["k"] != counts["v"]
-    ):
+    whole = not any(widths[role] % step[role] for role in "qkv")
+    if not whole or counts["q"] != heads.q or counts["k"] != counts["v"] or heads.q % counts["k"]:
         raise place.fault(
             f"{heads.q} heads of {heads.dim} rows in q, as many k as v, got {list(widths.values())} rows",
             "head_dim",

@@ -74,6 +74,11 @@ class Declaration:
     others: Names = ("rotary_emb",)
     """Any other modules of a layer, outside attention, whose matrices hold no neurons."""
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = _checked(field.name, str(field.type), getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+
 
 # model_type -> what differs from the defaults. One line makes a new architecture.
 DECLARATIONS: dict[str, dict[str, Any]] = {
@@ -113,7 +118,7 @@ CHOICES = {
 
 
 def declaration_for(
-    model_type: str, given: Declaration | Mapping[str, Any] | Path | None = None
+    model_type: str, given: Declaration | Mapping[str, Any] | Path | str | None = None
 ) -> Declaration:
     """The defaults, then the table's entry for ``model_type``, then what was given, each over the last."""
     if isinstance(given, Declaration):
@@ -121,8 +126,8 @@ def declaration_for(
     declared = _merged(Declaration(), DECLARATIONS.get(model_type, {}), f"declaration of {model_type}")
     if given is None:
         return declared
-    if isinstance(given, Path):
-        return _merged(declared, read_declaration(given), str(given))
+    if isinstance(given, Path | str):
+        return _merged(declared, read_declaration(Path(given)), str(given))
     return _merged(declared, given, "anatomy declaration")
 
 
@@ -141,35 +146,35 @@ def read_declaration(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: Declaration, changes: Mapping[str, Any], where: str) -> Declaration:
-    known = {field.name: field.type for field in fields(Declaration)}
-    clean: dict[str, Any] = {}
-    for key, value in changes.items():
+    known = [field.name for field in fields(Declaration)]
+    for key in changes:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
             raise CcaError(f"{where}: unknown field {key!r}; {hint}")
-        clean[key] = _checked(key, known[key], value, where)
-    return replace(base, **clean)
+    try:
+        return replace(base, **changes)
+    except CcaError as error:
+        raise CcaError(f"{where}: {error}") from error
 
 
-def _checked(key: str, kind: Any, value: Any, where: str) -> Any:
+def _checked(name: str, kind: str, value: Any) -> Any:
+    """The value of a field, a lone name made a tuple. Raises CcaError saying what the field takes."""
     if kind == "Names":
         names = (value,) if isinstance(value, str) else value
-        if (
-            isinstance(names, list | tuple)
-            and names
-            and all(isinstance(name, str) and name for name in names)
-        ):
+        if isinstance(names, list | tuple) and names and all(isinstance(one, str) and one for one in names):
             return tuple(names)
-        raise CcaError(f"{where}: expected {key!r} to be a module's name or a list of names, got {value!r}")
-    if key in CHOICES:
-        if value in CHOICES[key]:
+        raise CcaError(f"expected {name!r} to be a module's name or a list of names, got {value!r}")
+    if kind.endswith("| None") and value is None:
+        return None
+    if name in CHOICES:
+        if value in CHOICES[name]:
             return value
-        raise CcaError(f"{where}: expected {key!r} to be one of {', '.join(CHOICES[key])}, got {value!r}")
-    if str(kind).startswith("bool"):
+        raise CcaError(f"expected {name!r} to be one of {', '.join(CHOICES[name])}, got {value!r}")
+    if kind.startswith("bool"):
         if isinstance(value, bool):
             return value
-        raise CcaError(f"{where}: expected {key!r} to be true or false, got {value!r}")
+        raise CcaError(f"expected {name!r} to be true or false, got {value!r}")
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    raise CcaError(f"{where}: expected {key!r} to be a whole number of at least 1, got {value!r}")
+    raise CcaError(f"expected {name!r} to be a whole number of at least 1, got {value!r}")
