@@ -1,0 +1,218 @@
+"""The plots of a report: an interval on a line, two accuracies on a line, a bar, and what amplify did step by step.
+
+Every series has its own mark (filled, hollow, square, diamond, cross) beside its colour, and every plot a title in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from cca.reports import formats
+from cca.reports.svg import Scale, element, figure, joined
+
+ROW = 26  # height in pixels of a plot that stands in a table's row
+PANEL, GAP, LEFT = 104, 34, 13  # history: a panel's height, what is between two (pixels), where its data begin (percent)
+
+MARKS = ("task", "retention", "patch", "control")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A step's value. ``mark`` is 'in' or 'out' (of the budget)."""
+
+    step: int
+    value: float
+    mark: str = "in"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One quantity over the steps. ``limit`` is a line that it should stay below, with its text."""
+
+    title: str
+    points: Sequence[Point]
+    form: Callable[[float], str]
+    log: bool = False
+    limit: tuple[float, str] | None = None
+
+
+def change_scale(points: Sequence[float], intervals: Sequence[tuple[float, float]]) -> Scale:
+    """One scale for a table's changes, in points; zero is always on it."""
+    ends = [0.0, *points, *(end for interval in intervals for end in interval)]
+    low, high = min(ends), max(ends)
+    room = max(0.06 * (high - low), 0.5)
+    return Scale(low - room, high + room)
+
+
+def interval_plot(
+    title: str, points: float | None, interval: tuple[float, float] | None, scale: Scale, mark: str
+) -> Markup:
+    """A change with its interval against the line of no change."""
+    middle = ROW / 2
+    parts = [_upright(scale.at(0), 0, ROW, "zero")]
+    if interval:
+        low, high = (scale.at(end) for end in interval)
+        parts.append(_line(low, middle, high, middle, f"whisker {mark}"))
+        parts += [_upright(at, middle - 4, middle + 4, f"whisker {mark}") for at in (low, high)]
+    if points is not None:
+        parts.append(_mark(scale.at(points), middle, mark))
+    return figure(title, ROW, *parts)
+
+
+def change_axis(scale: Scale) -> Markup:
+    """The ticks of a table's changes, for its head."""
+    parts = []
+    for tick in scale.ticks(4):
+        parts.append(_upright(scale.at(tick), 18, 23, "tick"))
+        parts.append(_text(scale.at(tick), 13, formats.significant(tick), "middle"))
+    return figure("Scale: change in percentage points", 24, *parts)
+
+
+def dumbbell(title: str, base: float, patched: float) -> Markup:
+    """Two accuracies of [0, 1]: a hollow mark for the base, a filled one for the patched model."""
+    scale, middle = Scale(0, 1, 2, 98), ROW / 2
+    ends = scale.at(base), scale.at(patched)
+    return figure(
+        title,
+        ROW,
+        _line(2, middle, 98, middle, "rail"),
+        _line(*(ends[0], middle, ends[1], middle), "lost" if patched < base else "gained"),
+        element("circle", cx=f"{ends[0]:.2f}%", cy=middle, r=4.5, class_="mark hollow"),
+        element("circle", cx=f"{ends[1]:.2f}%", cy=middle, r=4.5, class_="mark task"),
+    )
+
+
+def accuracy_axis() -> Markup:
+    """The ticks of `dumbbell`, for a table's head."""
+    scale = Scale(0, 1, 2, 98)
+    ends = {0.0: "start", 1.0: "end"}
+    parts = [
+        _text(scale.at(tick), 15, f"{100 * tick:.0f} %", ends.get(tick, "middle")) for tick in (0.0, 0.5, 1.0)
+    ]
+    return figure("Scale: accuracy from 0 to 100 %", 20, *parts)
+
+
+def bar(title: str, part: float) -> Markup:
+    """A share of [0, 1] as a bar."""
+    whole = element("rect", x=0, y=9, width="100%", height=8, rx=2, class_="track")
+    return figure(
+        title, ROW, whole, element("rect", x=0, y=9, width=f"{100 * part:.2f}%", height=8, rx=2, class_="bar")
+    )
+
+
+def history_plot(title: str, panels: Sequence[Panel], best: int) -> Markup:
+    """Panels one under the other over the same steps, with a line down at the best step."""
+    last = max((point.step for panel in panels for point in panel.points), default=0)
+    steps = Scale(0, max(last, 1), LEFT, 97)
+    bottom = len(panels) * (PANEL + GAP)
+    parts = [_upright(steps.at(best), 16, bottom, "best")]
+    for index, panel in enumerate(panels):
+        parts += _panel(panel, steps, index * (PANEL + GAP) + GAP, best)
+    for tick in steps.ticks(10):
+        if tick == int(tick):
+            parts.append(_text(steps.at(tick), bottom + 16, f"{tick:.0f}", "middle"))
+    side = "end" if steps.at(best) > 70 else "start"
+    shift = -6 if side == "end" else 6
+    parts.append(
+        element(
+            "g",
+            _text(steps.at(best), 12 + GAP - 18, f"best step: {best}", side, "best-label"),
+            transform=f"translate({shift} 0)",
+        )
+    )
+    parts.append(_text(steps.at(0), bottom + 34, "step", "start"))
+    return figure(title, bottom + 40, *parts, kind="plot history")
+
+
+def _panel(panel: Panel, steps: Scale, top: float, best: int) -> list[Markup]:
+    values = [point.value for point in panel.points]
+    if not values:
+        return [_text(0, top - 4, f"{panel.title}: not recorded", "start", "panel-title")]
+    scale = _value_scale(values, panel, top)
+    parts = [_text(0, top - 6, panel.title, "start", "panel-title")]
+    ticks = [(tick, panel.form(tick)) for tick in scale.ticks(4)]
+    if panel.log:  # zero has no place on a logarithmic axis: it is drawn on its floor, and said to be
+        ticks = [(tick, text) for tick, text in ticks if tick > scale.low * 1.01] + [(scale.low, "0")]
+    for tick, text in ticks:
+        parts.append(_line(LEFT - 2, scale.at(tick), 100, scale.at(tick), "grid"))
+        parts.append(_text(LEFT - 3, scale.at(tick) + 4, text, "end"))
+    if panel.limit:
+        limit, words = panel.limit
+        if scale.low <= limit <= scale.high:
+            parts.append(_line(LEFT - 2, scale.at(limit), 100, scale.at(limit), "limit"))
+            parts.append(_text(100, scale.at(limit) - 4, words, "end", "limit-label"))
+    return [*parts, _curve(panel, steps, scale, top), *_dots(panel, steps, scale, best)]
+
+
+def _value_scale(values: Sequence[float], panel: Panel, top: float) -> Scale:
+    low, high = min(values), max(values)
+    if panel.log:
+        limit = [panel.limit[0]] if panel.limit and panel.limit[0] < 1e3 * max(high, 1e-12) else []
+        some = [value for value in (*values, *limit) if value > 0] or [1e-8]
+        return Scale(min(some) / 4, max(some) * 1.6, top + PANEL, top, log=True)
+    room = max((high - low) * 0.08, 1e-9 + 0.01 * abs(high))
+    return Scale(low - room, high + room, top + PANEL, top)
+
+
+def _curve(panel: Panel, steps: Scale, scale: Scale, top: float) -> Markup:
+    """The line through the points, in a box of its own that stretches sideways while the line keeps its width."""
+    places = " ".join(
+        f"{10 * steps.at(point.step):.1f},{scale.at(point.value) - top:.1f}" for point in panel.points
+    )
+    line = element("polyline", points=places, class_="curve", vector_effect="non-scaling-stroke")
+    return element(
+        "svg", line, x=0, y=top, width="100%", height=PANEL, viewBox=f"0 0 1000 {PANEL}",
+        preserveAspectRatio="none", overflow="visible",
+    )  # fmt: skip
+
+
+def _dots(panel: Panel, steps: Scale, scale: Scale, best: int) -> list[Markup]:
+    dots = []
+    for point in panel.points:
+        kind = "best-mark" if point.step == best else "cross" if point.mark == "out" else "task"
+        words = f"step {point.step}: {panel.form(point.value)}"
+        words += " (best)" if point.step == best else " (outside the budget)" if point.mark == "out" else ""
+        dots.append(_mark(steps.at(point.step), scale.at(point.value), kind, words))
+    return dots
+
+
+SHAPES = {
+    "task": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
+    "retention": "M-4 -4h8v8h-8z",
+    "patch": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
+    "control": "M0 -6L6 0L0 6L-6 0z",
+    "cross": "M-4 -4L4 4M-4 4L4 -4",
+    "best-mark": "M-6.5 0a6.5 6.5 0 1 0 13 0a6.5 6.5 0 1 0 -13 0z",
+}
+
+
+def _mark(x: float, y: float, kind: str, title: str | None = None) -> Markup:
+    shape = element("path", *_titled(title), d=SHAPES[kind], class_=f"mark {kind}")
+    return element("svg", shape, x=f"{x:.2f}%", y=float(y), overflow="visible")
+
+
+def _titled(title: str | None) -> list[Markup]:
+    return [element("title", title)] if title else []
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    return element(
+        "line", x1=f"{x1:.2f}%", y1=float(y1), x2=f"{x2:.2f}%", y2=float(y2), class_=kind
+    )  # fmt: skip
+
+
+def _upright(x: float, y1: float, y2: float, kind: str) -> Markup:
+    return _line(x, y1, x, y2, kind)
+
+
+def _text(x: float, y: float, text: str, anchor: str, kind: str | None = None) -> Markup:
+    return element("text", text, x=f"{x:.2f}%", y=float(y), text_anchor=anchor, class_=kind)
+
+
+__all__ = [
+    "MARKS", "Panel", "Point", "accuracy_axis", "bar", "change_axis", "change_scale", "dumbbell", "history_plot",
+    "interval_plot", "joined",
+]  # fmt: skip
