@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from cca.errors import CcaError
@@ -23,8 +24,7 @@ from cca.problems.answers import UNREADABLE, Judgement, judgement
 from cca.problems.judges.completions import parts
 from cca.problems.judges.text import answer_text
 
-_FENCE = re.compile(r"```(?:python3?|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL | re.IGNORECASE)
-_CLOSED_FENCE = re.compile(r"```(?:python3?|py)?[ \t]*\n(.*?)\n```", re.DOTALL | re.IGNORECASE)
+_PYTHON = re.compile(r"(?:python3?|py)?[ \t]*\r?\n", re.IGNORECASE)
 _DEFINITION = re.compile(r"^[ \t]*(?:async[ ]+def|def|class)[ ]+\w", re.MULTILINE)
 _OPENING = re.compile(r"^(?:from|import|def|class|async[ ]+def|@)[ ]?\w", re.MULTILINE)
 
@@ -73,11 +73,7 @@ class CodeJudge:
     def finished(self, text: str) -> bool:
         """A closed block that defines something is the answer, whatever follows."""
         for part in parts(text, self.thinking):
-            if (
-                part.ended
-                or _before_fence(part.text) is not None
-                or any(_DEFINITION.search(block[1]) for block in _CLOSED_FENCE.finditer(part.text))
-            ):
+            if part.ended or any(block.closed and block.defines for block in _blocks(part.text)):
                 return True
         return False
 
@@ -127,28 +123,32 @@ class CodeJudge:
             process.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    code: str
+    closed: bool
+    """A fence follows, so that no continuation adds to it."""
+
+    @property
+    def defines(self) -> bool:
+        return _DEFINITION.search(self.code) is not None
+
+
 def read_code(text: str) -> str | None:
-    """The first fenced block that defines something, else the first block, else from the first line of code on.
-
-    A definition before the first fence comes first: the prompt itself had opened the block.
-    """
-    opened = _before_fence(text)
-    if opened is not None:
-        return opened
-    blocks = [block[1] for block in _FENCE.finditer(text)]
-    for block in blocks:
-        if _DEFINITION.search(block):
-            return block
-    if blocks:
-        return blocks[0] if blocks[0].strip() else None
-    opening = _OPENING.search(text)
-    return text[opening.start() :] if opening else None
+    """The first block of code that defines something, else the first block that is not empty."""
+    blocks = [block for block in _blocks(text) if block.code.strip()]
+    return next((block.code for block in blocks if block.defines), blocks[0].code if blocks else None)
 
 
-def _before_fence(text: str) -> str | None:
-    """Code before the first fence of ``text``, when it defines something."""
-    fence = text.find("```")
-    opening = _OPENING.search(text, 0, max(fence, 0))
-    if opening is None or not _DEFINITION.search(text, opening.start(), fence):
-        return None
-    return text[opening.start() : fence]
+def _blocks(text: str) -> list[_Block]:
+    """Fenced blocks of Python, and before them code that no fence opened (the prompt did, or there is none)."""
+    pieces = text.split("```")
+    blocks: list[_Block] = []
+    opening = _OPENING.search(pieces[0])
+    if opening is not None and (len(pieces) == 1 or _DEFINITION.search(pieces[0], opening.start())):
+        blocks.append(_Block(pieces[0][opening.start() :], closed=len(pieces) > 1))
+    for number, piece in enumerate(pieces[1::2], start=1):
+        language = _PYTHON.match(piece)
+        if language is not None:
+            blocks.append(_Block(piece[language.end() :], closed=2 * number < len(pieces)))
+    return blocks

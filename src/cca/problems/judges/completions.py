@@ -31,6 +31,7 @@ class Part:
     """A stretch of a completion that may hold the answer."""
 
     text: str
+    """Closed by a line break when a new turn or a tag ended it, as what follows completes no sentence of its."""
     ended: bool
     """A new turn began after it: no continuation can add to it."""
     last: bool = True
@@ -59,7 +60,7 @@ def parts(text: str, thinking: bool = False) -> Iterator[Part]:
                     kept, after_thought = "", True
         elif closing:
             part = _cut(kept + text[start : tag.start()], after_thought)
-            yield part if part.ended else replace(part, last=False)
+            yield part if part.ended else replace(part, text=part.text + "\n", last=False)
             if part.ended:
                 return
             kept, start, after_thought = "", tag.end(), True
@@ -69,7 +70,7 @@ def parts(text: str, thinking: bool = False) -> Iterator[Part]:
     if not inside:
         yield _cut(kept + text[start:], after_thought)
         return
-    part = _cut(kept.removesuffix("\n"), after_thought)
+    part = _cut(kept, after_thought)
     yield part if part.ended else replace(part, thought=text[opened:])
 
 
@@ -82,5 +83,5 @@ def _cut(text: str, after_thought: bool) -> Part:
         restated = turn[0].rstrip().endswith(":") and not before.strip()
         newline = turn[0].startswith("\n") or "\n" in before
         if not (restated and (after_thought or not newline)):
-            return Part(before, True)
+            return Part(before + "\n", True)
     return Part(text, False)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 REACH = 400
 """The longest statement, in characters."""
@@ -30,6 +31,7 @@ _BOX = re.compile(r"\\?(?:f?box(?:ed)?)[ ]?\{")
 _STOP = re.compile(r"[.!?][\"'”’)*_$\]}]{0,6}(?=\s)|\n|[{}]|\u3002")
 _ABBREVIATION = re.compile(r"(?:^|[\s(*$])(?:mr|mrs|ms|dr|prof|st|vs|rs|approx|ca|fig|eq)$", re.IGNORECASE)
 _LETTER = re.compile(r"(?:^|[\s.(*])[A-Za-z]$")
+_FOLLOWING = re.compile(r"[^\S\n]{0,20}(?:\n|[^\s].)", re.DOTALL)
 _INITIALS = re.compile(r"(?:^|[\s(*])[A-Z]\.[ ]?[A-Z]$")
 _LIST_HEADING = re.compile(r"[ ]{0,3}[*_]{0,3}\d{1,3}[.):][*_]{0,3}[ ]+\S")
 _EMPTY = " \t\n*_:$`#>=[]()\\\"'-~"
@@ -38,8 +40,6 @@ _EMPTY = " \t\n*_:$`#>=[]()\\\"'-~"
 @dataclass(frozen=True, slots=True)
 class Statement:
     text: str
-    start: int
-    """Offset of ``text`` in the part it was found in."""
     kind: str
     """``final``, ``stated`` ("answer is"), ``label`` ("Answer:"), ``box``, ``hashes`` or ``tag``."""
     leading: bool = False
@@ -52,15 +52,18 @@ def lowered(text: str) -> str:
     return lower if len(lower) == len(text) else "".join(c.lower() if c.isascii() else c for c in text)
 
 
-def final_statements(text: str, lower: str) -> Iterator[Statement]:
-    """Final statements whose end has been written, first one first."""
+def final_statements(text: str, lower: str) -> list[Statement]:
+    """Final statements whose end has been written, in the order in which their ends became certain."""
     if "final answer is" not in lower and "####" not in lower:
-        return
+        return []
+    found: list[tuple[int, int, Statement]] = []
     for marker in islice(_FINAL.finditer(lower), _TRIES):
-        hashes = marker[0] == "####"
-        end, closed = _line_end(text, marker.end()) if hashes else _sentence_end(text, marker.end())
-        if closed and not (hashes and _is_heading(text, marker.start(), end)):
-            yield Statement(text[marker.end() : end], marker.end(), "hashes" if hashes else "final")
+        start, hashes = marker.end(), marker[0] == "####"
+        end = _line_end(text, start) if hashes else _sentence_end(text, start)
+        if end.certain and not (hashes and _is_heading(text, marker.start(), end.position)):
+            statement = Statement(text[start : end.position], "hashes" if hashes else "final")
+            found.append((end.certain, start, statement))
+    return [statement for _, _, statement in sorted(found, key=lambda entry: entry[:2])]
 
 
 def stated_answers(text: str, lower: str) -> Iterator[Statement]:
@@ -85,16 +88,16 @@ def stated_answers(text: str, lower: str) -> Iterator[Statement]:
 def _statement(text: str, lower: str, start: int, kind: str, marker_start: int) -> Statement | None:
     if kind == "box":
         end = closing_brace(text, start)
-        return None if end is None else Statement(text[start:end], start, kind)
+        return None if end is None else Statement(text[start:end], kind)
     if kind == "hashes":
-        end, _ = _line_end(text, start)
-        return None if _is_heading(text, marker_start, end) else Statement(text[start:end], start, kind)
+        end = _line_end(text, start).position
+        return None if _is_heading(text, marker_start, end) else Statement(text[start:end], kind)
     if kind == "tag":
         end = lower.find("</answer>", start, start + REACH)
-        return Statement(text[start : end if end >= 0 else start + REACH], start, kind)
-    end, _ = _sentence_end(text, start)
+        return Statement(text[start : end if end >= 0 else start + REACH], kind)
+    end = _sentence_end(text, start).position
     leading = not lower[:marker_start].strip(_EMPTY) or lower[:marker_start].strip(_EMPTY) == "final"
-    return Statement(text[start:end], start, kind, leading)
+    return Statement(text[start:end], kind, leading)
 
 
 def closing_brace(text: str, start: int) -> int | None:
@@ -118,14 +121,21 @@ def boxed(text: str) -> str | None:
 
 def first_sentence(text: str) -> str:
     """The first sentence of ``text`` by the same rule that ends a statement."""
-    return text[: _sentence_end(text, 0)[0]]
+    return text[: _sentence_end(text, 0).position]
 
 
-def _line_end(text: str, start: int) -> tuple[int, bool]:
+class _End(NamedTuple):
+    position: int
+    """Where the statement ends, or where the text or its reach does."""
+    certain: int = 0
+    """How much of the text it took to be sure of that; 0 while it could go on."""
+
+
+def _line_end(text: str, start: int) -> _End:
     end = text.find("\n", start, start + REACH)
     if end >= 0 and not text[start:end].strip(_EMPTY):  # the answer on the line below its marker
         end = text.find("\n", end + 1, start + REACH)
-    return (end, True) if end >= 0 else (min(len(text), start + REACH), False)
+    return _End(end, end + 1) if end >= 0 else _End(min(len(text), start + REACH))
 
 
 def _is_heading(text: str, start: int, end: int) -> bool:
@@ -134,8 +144,7 @@ def _is_heading(text: str, start: int, end: int) -> bool:
     return line.startswith("#") or (start > 0 and text[start - 1] == "#") or bool(_LIST_HEADING.match(line))
 
 
-def _sentence_end(text: str, start: int) -> tuple[int, bool]:
-    """(offset where the sentence from ``start`` ends, whether that end has been written and is certain)."""
+def _sentence_end(text: str, start: int) -> _End:
     depth, limit = 0, start + REACH
     for stop in _STOP.finditer(text, start, limit):
         mark, position = stop[0], stop.start()
@@ -148,35 +157,41 @@ def _sentence_end(text: str, start: int) -> tuple[int, bool]:
         elif mark == "\n":
             said = text[start:position].strip(_EMPTY)
             if said and not text[start:position].rstrip("*_ \t").endswith(":"):
-                return position, True
+                return _End(position, position + 1)
         elif mark == "\u3002":
-            return position, True
+            return _End(position, position + 1)
         elif text[start:position].strip(_EMPTY):
             certain = _ends_sentence(text, start, position, stop.end())
             if certain is None:
                 break
             if certain:
-                return position, True
-    return min(len(text), limit), False
+                return _End(position, certain)
+    return _End(min(len(text), limit))
 
 
-def _ends_sentence(text: str, start: int, position: int, after: int) -> bool | None:
-    """Whether the punctuation at ``position`` ends the sentence; None while what follows must decide."""
+def _ends_sentence(text: str, start: int, position: int, after: int) -> int | None:
+    """How much of ``text`` shows that the punctuation at ``position`` ends the sentence.
+
+    0 when it does not; None while what follows must decide.
+    """
     if text[position] != ".":
-        return True
+        return after + 1
     said = text[max(start, position - 12) : position]
     if _ABBREVIATION.search(said):
-        return False
+        return 0
     if not _LETTER.search(said):
-        return True
-    if _INITIALS.search(said):
-        return text[after] == "\n"
+        return after + 1
     # A lone letter: an initial ("J. K. Rowling"), an acronym ("2 p.m. today") or a choice ("B. It is ...").
-    if text[after] == "\n":
-        return True
-    following = text[after : after + 8].lstrip(" ")
-    if len(following) < 2:
+    following = _FOLLOWING.match(text, after)
+    if following is None:
         return None
-    if len(text[start:position].strip(_EMPTY)) == 1:
-        return not (following[0].isupper() and following[1] == ".")
-    return following[0].isupper() and following[1] != "."
+    if following[0].endswith("\n"):
+        return following.end()
+    first, second = following[0][-2:]
+    if _INITIALS.search(said):
+        ends = False
+    elif len(text[start:position].strip(_EMPTY)) == 1:
+        ends = not (first.isupper() and second == ".")
+    else:
+        ends = first.isupper() and second != "."
+    return following.end() if ends else 0
