@@ -80,7 +80,7 @@ class HFEngine:
             use_cache=False,
             logits_to_keep=longest,
         ).logits  # (B, longest, V): rows end together, so every text is in the last `longest` positions
-        best = logits.float().topk(2, dim=-1)
+        best = _wide(logits).topk(2, dim=-1)
         for row, (_, text) in enumerate(texts):
             values, tokens = (
                 best.values[row, longest - len(text) :],
@@ -169,7 +169,7 @@ class _Decoding:
             use_cache=True,
             logits_to_keep=1,
         )
-        return output.logits[:, -1].float()  # (B, V)
+        return _wide(output.logits[:, -1])  # (B, V)
 
     def _advance(self, chosen: Tensor, keep: list[int]) -> None:
         if len(keep) < len(chosen):
@@ -199,6 +199,11 @@ def _pad_left(rows: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Ten
     padded = [(0,) * (longest - len(row)) + tuple(row) for row in rows]
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
     return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """At least float32: ties and margins are not half precision's to decide."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _positions(mask: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""Exact-match accuracy of greedy answers, per template, and the paired comparison of two models on the same problems."""
+"""Exact-match accuracy of greedy answers, per template, and two models compared on the same problems."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cca.errors import CcaError
+from cca.runs.presets import PRESETS
 
 
 class _Section(BaseModel):
@@ -30,26 +31,26 @@ class TaskFiles(_Section):
 
 
 class TracesConfig(_Section):
-    samples: int = Field(10, ge=1)
+    samples: int = Field(default=10, ge=1)
     """Sampled traces a problem at most; sampling stops at the first whose verdict differs from the greedy one's."""
-    temperature_when_right: float = Field(1.2, gt=0)
+    temperature_when_right: float = Field(default=1.2, gt=0)
     """Sampling temperature where the greedy trace is right."""
-    temperature_when_wrong: float = Field(0.8, gt=0)
+    temperature_when_wrong: float = Field(default=0.8, gt=0)
     """Sampling temperature where the greedy trace is wrong."""
-    max_new_tokens: int | None = Field(None, ge=1)
+    max_new_tokens: int | None = Field(default=None, ge=1)
     """Longest completion; by default twice the longest worked solution, or 512 without solutions."""
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(default=128, ge=1)
     """Completions decoded together."""
-    chunk: int = Field(256, ge=1)
+    chunk: int = Field(default=256, ge=1)
     """Problems a chunk; a killed run goes on from the last whole chunk."""
-    templates_below: float | None = Field(None, gt=0, le=1)
+    templates_below: float | None = Field(default=None, gt=0, le=1)
     """Train only on templates the base does below this accuracy on (paper: 0.8); by default on all."""
 
 
 class PivotsConfig(_Section):
     method: Literal["branching", "first-difference"] = "branching"
     """How the pivot between two traces is found."""
-    most: int | None = Field(None, ge=1)
+    most: int | None = Field(default=None, ge=1)
     """Use at most this many pivots, the first in the order of the problems."""
 
 
@@ -66,28 +67,28 @@ class CircuitConfig(_Section):
     """file: a circuit file to use as it is."""
     gate: Literal["double", "amplify", "ablate"] = "double"
     """dcm: what a gate value m does to an activation: 2m, 1+m or m."""
-    learning_rate: float = Field(5e-3, gt=0)
+    learning_rate: float = Field(default=5e-3, gt=0)
     """dcm: Adam's learning rate."""
-    decay_every: int = Field(5, ge=1)
+    decay_every: int = Field(default=5, ge=1)
     """dcm: epochs between two decays of the learning rate."""
-    decay: float = Field(0.9, gt=0, le=1)
+    decay: float = Field(default=0.9, gt=0, le=1)
     """dcm: factor of each decay."""
-    epochs: int = Field(50, ge=1)
+    epochs: int = Field(default=50, ge=1)
     """dcm: passes over the pivots."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     """dcm: pivots a step."""
-    penalty: float = Field(0.01, ge=0)
+    penalty: float = Field(default=0.01, ge=0)
     """dcm: L1 coefficient on the gates (paper: swept from 1e-4 to 1e-1)."""
-    initial: float = Field(1.0, ge=0, le=1)
+    initial: float = Field(default=1.0, ge=0, le=1)
     """dcm: gate value to start from."""
-    threshold: float = Field(0.5, ge=0, lt=1)
+    threshold: float = Field(default=0.5, ge=0, lt=1)
     """dcm: a gate above it puts its component into the circuit."""
 
 
 class BudgetConfig(_Section):
-    points: float = Field(1.0, ge=0)
+    points: float = Field(default=1.0, ge=0)
     """A step may lose at most this many points on any retention set's validation half."""
-    drift: float = Field(3e-5, gt=0)
+    drift: float = Field(default=3e-5, gt=0)
     """A step may drift at most this many nats a token on the retention sets' validation halves."""
 
 
@@ -98,24 +99,24 @@ class AmplifyConfig(_Section):
     """How the rows move."""
     rows: Literal["paper", "full", "up"] = "paper"
     """paper: q/k/v and up rows; full: also gate rows, down and o columns; up: up rows alone."""
-    steps: int = Field(40, ge=1)
+    steps: int = Field(default=40, ge=1)
     """Most steps to take."""
-    predicted_change: float | None = Field(0.05, gt=0)
-    """gradient-descent: the first step is sized to lower the mean objective by this much; later ones keep its coefficient."""
-    coefficient: float | None = Field(None, gt=0)
+    predicted_change: float | None = Field(default=0.05, gt=0)
+    """gradient-descent: size the first step to lower the mean objective by this much, and keep its coefficient."""
+    coefficient: float | None = Field(default=None, gt=0)
     """A fixed step coefficient (paper: 1e-4), or Adam's learning rate."""
     validate_at: tuple[int, ...] = ()
     """Steps to validate at; empty means every step."""
-    patience: int = Field(4, ge=1)
+    patience: int = Field(default=4, ge=1)
     """Stop after this many validations that bring no better step."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Pivots a forward and backward pass; the step is always over all pivots."""
     budget: BudgetConfig = BudgetConfig()
     """What an accepted step may cost elsewhere."""
 
 
 class EvaluateConfig(_Section):
-    random_controls: int = Field(1, ge=0)
+    random_controls: int = Field(default=1, ge=0)
     """Random circuits of equal size and mix, amplified and evaluated the same way."""
 
 
@@ -127,10 +128,10 @@ class Config(_Section):
     out: Path
     """Folder of the run; the same folder resumes it."""
     retention: tuple[str, ...] = ()
-    """Problem files of other skills (a built-in task brings its own); half of each guards the budget, half is reported."""
+    """Problem files of other skills (built-in tasks bring their own): half guards the budget, half is reported."""
     preset: Literal["default", "paper"] = "default"
     """Where unset keys take their defaults from; 'paper' is the published settings."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Decides everything random."""
     judge: str = "auto"
     """How answers are read and compared."""
@@ -149,26 +150,6 @@ class Config(_Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    # Published settings (arXiv 2512.16914): see docs/method.md for where each stands.
-    "paper": {
-        "traces": {"samples": 10, "temperature_when_right": 1.2, "temperature_when_wrong": 0.8, "templates_below": 0.8},
-        "pivots": {"method": "branching"},
-        "circuit": {
-            "localiser": "dcm", "gate": "double", "learning_rate": 5e-3, "decay_every": 5, "decay": 0.9, "epochs": 50,
-            "batch_size": 8, "penalty": 0.01, "initial": 1.0, "threshold": 0.5,
-        },
-        "amplify": {
-            "objective": "logit-gap", "optimiser": "gradient-descent", "rows": "paper", "predicted_change": None,
-            "coefficient": 1e-4, "steps": 100, "patience": 100,
-            "validate_at": [2, 4, 6, 8, 10, *range(15, 101, 5)],
-            "budget": {"points": 100.0, "drift": 1e9},
-        },
-    },
-}  # fmt: skip
-
-
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read run.yaml and apply ``key.sub=value`` overrides. Paths in it are relative to the working directory.
 
@@ -184,9 +165,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise CcaError(f"{path}: cannot be read ({error.strerror})") from error
     if not isinstance(given, dict):
         raise CcaError(f"{path}: expected keys and values such as 'model: ...', got {type(given).__name__}")
+    return config_of(given, overrides)
+
+
+def config_of(given: Mapping[str, Any], overrides: Sequence[str]) -> Config:
+    """A Config from a mapping and overrides."""
+    changed = dict(given)
     for override in overrides:
-        _override(given, override)
-    return make_config(given)
+        _override(changed, override)
+    return make_config(changed)
 
 
 def make_config(given: Mapping[str, Any]) -> Config:
@@ -246,6 +233,28 @@ def known_keys(path: Sequence[str]) -> list[str]:
     section: type[BaseModel] = Config
     for part in path:
         annotation = TaskFiles if part == "task" else section.model_fields[part].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        assert isinstance(annotation, type), annotation
+        assert issubclass(annotation, BaseModel), annotation
         section = annotation
     return list(section.model_fields)
+
+
+def describe(section: type[BaseModel], indent: str = "") -> str:
+    """The keys of a section as commented YAML: meaning, default, and the keys below."""
+    lines: list[str] = []
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            if field.description:
+                lines.append(f"{indent}# {field.description}")
+            lines += [f"{indent}{name}:", describe(annotation, indent + "  ")]
+            continue
+        default = (
+            "(required)" if field.is_required() else yaml.safe_dump(_plain(field.default)).splitlines()[0]
+        )
+        lines += [f"{indent}# {field.description}", f"{indent}{name}: {default}"]
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

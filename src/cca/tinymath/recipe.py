@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from cca.tinymath.corpus import WordProblem, exercises, prompt, templates, word_problems
 from cca.tinymath.skills import SKILLS, Exercise
-from cca.tinymath.tokenizer import build_tokenizer
+from cca.tinymath.tokenizer import END, PADDING, build_tokenizer, special_id
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         max_position_embeddings=256,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=special_id(tokenizer, END),
+        pad_token_id=special_id(tokenizer, PADDING),
     )
     return LlamaForCausalLM(config)
 
@@ -119,7 +119,7 @@ class _Batches:
         sources = self.generator.choice(len(self.sources), size=self.recipe.batch_size, p=self.weights)
         rows = [self._row(self.sources[source], planted) for source in sources]
         width = max(len(ask) + len(solve) for ask, solve in rows)
-        token_ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        token_ids = torch.full((len(rows), width), special_id(self.tokenizer, PADDING))
         labels = torch.full((len(rows), width), -100)
         for row, (ask, solve) in enumerate(rows):
             token_ids[row, : len(ask) + len(solve)] = torch.tensor(ask + solve)
@@ -139,15 +139,15 @@ class _Batches:
         return self._encode(problem.instance.question, solution)
 
     def _encode(self, question: str, solution: str) -> Encoded:
-        end = [self.tokenizer.eos_token_id]
+        end = [special_id(self.tokenizer, END)]
         return self.tokenizer.encode(prompt(question)), self.tokenizer.encode(solution) + end
 
 
-def _loss(model: PreTrainedModel, token_ids: Tensor, labels: Tensor) -> Tensor:
-    hidden = model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T-1, C)
+def _loss(model: LlamaForCausalLM, token_ids: Tensor, labels: Tensor) -> Tensor:
+    hidden = model.model(input_ids=token_ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T-1, C)
     wanted = labels[:, 1:]
     where = wanted != -100
-    return functional.cross_entropy(model.get_output_embeddings()(hidden[where]), wanted[where])
+    return functional.cross_entropy(model.lm_head(hidden[where]), wanted[where])
 
 
 Rated = tuple[torch.optim.Optimizer, float]

@@ -28,4 +28,5 @@ def load(seed: int) -> Task:
             splits[split] += problems[: PER_TEMPLATE[split]]
             problems = problems[PER_TEMPLATE[split] :]
     retention = {skill: tuple(skill_task(skill, EXERCISES, generator)) for skill in SKILLS}
-    return Task("tinymath", *(tuple(splits[split]) for split in ("train", "validation", "test")), retention)
+    train, validation, test = (tuple(splits[split]) for split in ("train", "validation", "test"))
+    return Task("tinymath", train, validation, test, retention)

@@ -38,3 +38,10 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, unk_token=UNKNOWN, pad_token=PADDING, eos_token=END, padding_side="left"
     )
+
+
+def special_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of a special token."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int), token
+    return found

@@ -1,0 +1,50 @@
+"""How commands speak: progress on what takes time, plain lines where nobody watches, errors in one line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from cca.engines.engine import Progress as Tell
+
+console = Console()
+errors = Console(stderr=True)
+
+
+class ConsoleNarrator:
+    """A `Narrator` on the terminal. Each piece of work leaves one line with its time behind."""
+
+    def say(self, text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+    @contextmanager
+    def work(self, what: str, total: int | None) -> Iterator[Tell]:
+        began = time.perf_counter()
+        columns = [SpinnerColumn(), TextColumn("{task.description}")]
+        if total is not None:
+            columns += [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda done: progress.update(task, advance=done)
+        seconds = time.perf_counter() - began
+        if seconds >= 0.5:
+            console.print(f"  {what} [dim]{seconds:.1f} s[/dim]", highlight=False)
+
+
+def fail(message: str) -> None:
+    """Print one error line to standard error."""
+    errors.print(
+        f"[bold red]error:[/bold red] {escape(' '.join(message.split()))}", highlight=False, soft_wrap=True
+    )

@@ -1,0 +1,146 @@
+"""`cca`: the commands that run the method. Other groups: `cca patch`, `cca task`, `cca tinymath`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cca.cli.console import ConsoleNarrator, console, fail
+from cca.errors import CcaError
+
+app = typer.Typer(
+    name="cca",
+    help="Raise one skill of an open-weight language model by editing a sliver of its weights.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a config key: --set traces.samples=5", metavar="KEY=VALUE"),
+]
+Where = Annotated[Path, typer.Argument(help="A run folder, or the run.yaml of a new one.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"), overrides: Set = None
+) -> None:
+    """The bundled model, the whole pipeline, minutes on a laptop CPU."""
+    from cca.runs.config import config_of
+
+    given = {"model": "tinymath", "task": "tinymath", "out": str(out)}
+    _run(config_of(given, overrides or []))
+
+
+@app.command()
+def run(config: Annotated[Path, typer.Argument(help="The run.yaml.")], overrides: Set = None) -> None:
+    """Everything, from traces to the report. The same command resumes a run that was stopped."""
+    from cca.runs.config import load_config
+
+    _run(load_config(config, overrides or []))
+
+
+@app.command()
+def traces(where: Where, overrides: Set = None) -> None:
+    """Stage 1: a greedy and sampled traces of every training problem."""
+    _stage(where, overrides, "traces")
+
+
+@app.command()
+def pivots(where: Where, overrides: Set = None) -> None:
+    """Stage 2: the token at which right and wrong traces part."""
+    _stage(where, overrides, "pivots")
+
+
+@app.command()
+def circuit(where: Where, overrides: Set = None) -> None:
+    """Stage 3: the components that decide there."""
+    _stage(where, overrides, "circuit")
+
+
+@app.command()
+def amplify(where: Where, overrides: Set = None) -> None:
+    """Stage 4: gradient steps on the circuit's rows, and the patch of the best one."""
+    _stage(where, overrides, "amplify")
+
+
+@app.command()
+def evaluate(where: Where, overrides: Set = None) -> None:
+    """Stage 5: base and patched on the test split and the retention sets, and the controls."""
+    _stage(where, overrides, "evaluate")
+
+
+@app.command()
+def report(where: Where, overrides: Set = None) -> None:
+    """Stage 6: report.json and report.html from the files of a run."""
+    _stage(where, overrides, "report")
+
+
+@app.command()
+def config() -> None:
+    """Every key of run.yaml, what it means and its default."""
+    from cca.runs.config import Config, describe
+
+    console.print(describe(Config), markup=False, highlight=False, soft_wrap=True)
+
+
+def _run(config: Any) -> None:
+    from cca.reports.table import summary_table
+    from cca.runs.pipeline import run as run_everything
+
+    report = run_everything(config, ConsoleNarrator())
+    console.print(summary_table(report))
+    console.print(
+        f"{config.out / 'report.json'} and {config.out / 'report.html'} are written", highlight=False
+    )
+
+
+def _stage(where: Path, overrides: list[str] | None, stage: str) -> None:
+    from cca.runs.pipeline import run_stage
+    from cca.runs.reopen import config_at
+
+    run_stage(config_at(where, overrides or []), stage, ConsoleNarrator())
+
+
+def _add_groups() -> None:
+    from cca.cli.patch import app as patch
+    from cca.cli.task import app as task
+    from cca.cli.tinymath import app as tinymath
+
+    app.add_typer(patch, name="patch")
+    app.add_typer(task, name="task")
+    app.add_typer(tinymath, name="tinymath")
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one line on standard error and exit code 2."""
+    _quiet()
+    _add_groups()
+    try:
+        app()
+    except CcaError as error:
+        fail(str(error))
+        sys.exit(2)
+    except OSError as error:
+        fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        fail("stopped; the same command goes on from the last whole chunk")
+        sys.exit(130)
+
+
+def _quiet() -> None:
+    """Keep libraries' chatter out of the output; their errors come through as ours."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("filelock").setLevel(logging.WARNING)

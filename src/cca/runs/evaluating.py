@@ -1,0 +1,194 @@
+"""The evaluate stage: base and patched on the same test problems and retention sets, and the controls beside them.
+
+The test split is read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+
+from cca.amplify.update import Amplified
+from cca.circuits.circuit import Circuit, shares
+from cca.circuits.controls import random_circuit
+from cca.evaluation.accuracy import Results, comparison, per_template, summary
+from cca.evaluation.planted import localisation
+from cca.evaluation.retention import DriftProbe, solution_texts
+from cca.files import Row, read_json, write_json
+from cca.pivots.pivot import Pivot
+from cca.problems.sources import halves
+from cca.runs import stages
+from cca.runs.config import BudgetConfig
+from cca.runs.session import Session
+from cca.runs.validating import Validator, answers, retention_tokens
+
+NO_BUDGET = BudgetConfig(points=100.0, drift=1e9)
+
+
+def evaluation(session: Session) -> Row:
+    """Everything measured on the test split, as report.json has it."""
+    made_patch = stages.patch(session)
+    path, made_from = (
+        session.folder / "evaluation.json",
+        stages.content_hash(session.folder / "patch.safetensors"),
+    )
+    if not path.exists():
+        own_pivots, own_circuit = stages.pivots(session), stages.circuit(session)
+        with session.timed("evaluate"):
+            with session.narrator.work("evaluate: base and patched", None):
+                tested = _Tested(session)
+                with made_patch.applied(session.model):
+                    measured = tested.against_base()
+            measured |= {
+                "share": shares(own_circuit, session.anatomy, session.config.amplify.rows),
+                "circuit": {"components": len(own_circuit), "method": own_circuit.method},
+                "pivots": {"count": len(own_pivots)},
+            }
+            planted = localisation(own_pivots, session.task.train, session.grader)
+            if planted:
+                measured["pivots"]["planted"] = planted
+        with session.timed("controls"):
+            measured["controls"] = _controls(session, tested, own_circuit, own_pivots)
+        write_json(path, {"format": "cca.evaluation", "version": 1, "made_from": made_from, **measured})
+    stages.check_made_from(path, read_json(path).get("made_from"), made_from)
+    return read_json(path)
+
+
+class _Tested:
+    """The base's results, taken while the model is untouched, and how any edit compares with them."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.reported = {name: halves(problems)[1] for name, problems in session.task.retention.items()}
+        self.probes = {
+            name: DriftProbe(session.model, solution_texts(problems, session.grader))
+            for name, problems in self.reported.items()
+        }
+        self.base = self._test()
+        self.base_retention = self._retention()
+
+    def against_base(self) -> Row:
+        """The model as it stands, held against the base. Accuracies are fractions, gains percentage points."""
+        seed, patched = self.session.config.seed, self._test()
+        retention = self._retention()
+        seen = self.session.task.seen_templates
+        unseen = {problem.template for problem in self.base.problems} - seen
+        drifts = {name: (probe.drift(), probe.tokens) for name, probe in self.probes.items()}
+        tokens = sum(count for _, count in drifts.values())
+        return {
+            "base": summary(self.base, seed),
+            "patched": summary(patched, seed),
+            "gain": comparison(self.base, patched, seed),
+            "seen_templates": _part(self.base, patched, seen, seed),
+            "unseen_templates": _part(self.base, patched, unseen, seed),
+            "templates": per_template(self.base, patched),
+            "drift": {
+                "kl": sum(kl * count for kl, count in drifts.values()) / tokens if tokens else 0.0,
+                "tokens": tokens,
+            },
+            "retention": {
+                name: {
+                    "base": self.base_retention[name].accuracy,
+                    "patched": retention[name].accuracy,
+                    **_retention_change(self.base_retention[name], retention[name], seed),
+                    "problems": len(retention[name].problems),
+                    "drift": drifts[name][0],
+                }
+                for name in retention
+            },
+        }
+
+    def _test(self) -> Results:
+        return answers(self.session, self.session.task.test, self.session.max_new_tokens)
+
+    def _retention(self) -> dict[str, Results]:
+        return {
+            name: answers(self.session, problems, retention_tokens(self.session, problems))
+            for name, problems in self.reported.items()
+        }
+
+
+def _part(base: Results, patched: Results, templates: set[str], seed: int) -> Row | None:
+    before, after = base.of_templates(templates), patched.of_templates(templates)
+    if not before.problems:
+        return None
+    return {
+        "problems": len(before.problems),
+        "templates": len({problem.template for problem in before.problems}),
+        "base": before.accuracy,
+        "patched": after.accuracy,
+        "gain": comparison(before, after, seed),
+    }
+
+
+def _retention_change(base: Results, patched: Results, seed: int) -> Row:
+    compared = comparison(base, patched, seed)
+    return {key: compared[key] for key in ("points", "interval", "p_value")}
+
+
+def _controls(session: Session, tested: _Tested, circuit: Circuit, pivots: Sequence[Pivot]) -> Row:
+    """Random circuits of the same size and mix, amplified on the same pivots with the same settings and no budget.
+
+    ``matched`` is the first validated step at which a control is as accurate as the patch on the validation data:
+    what the same gain costs there. Its drift, like the patch's beside it, is that of the validation halves.
+    """
+    count = session.config.evaluate.random_controls
+    if not count:
+        return {}
+    history = read_json(session.folder / "amplify.json")["history"]
+    best = read_json(session.folder / "amplify.json")["best_step"]
+    target = next(record["validation"] for record in history if record["step"] == best)
+    generator = torch.Generator().manual_seed(session.config.seed)
+    draws = []
+    with _without_budget(session):
+        validator = Validator(session)
+        for draw in range(count):
+            control = random_circuit(session.anatomy, circuit, generator)
+            what = f"control: random circuit {draw + 1} of {count}"
+            amplified = stages.run_amplify(session, control, pivots, validator, what)
+            draws.append(_control_row(tested, amplified, control, target))
+    matched = [draw["matched"]["drift"] for draw in draws if draw["matched"]]
+    row: dict[str, Any] = {
+        "draws": draws,
+        "gain": {"points": median(draw["gain"]["points"] for draw in draws)},
+        "drift": {"kl": median(draw["drift"]["kl"] for draw in draws)},
+        "matched": {
+            "reached": len(matched),
+            "drift": median(matched) if matched else None,
+            "patch": target["drift"],
+        },
+    }
+    return {"random": row}
+
+
+def _control_row(tested: _Tested, amplified: Amplified, circuit: Circuit, target: Row) -> Row:
+    amplified.trained.load(amplified.rows)
+    with amplified.trained.written():
+        measured = tested.against_base()
+    reached = next(
+        (r for r in amplified.history if r.step and r.validation.accuracy >= target["accuracy"]), None
+    )
+    keep = ("patched", "gain", "unseen_templates", "drift", "retention")
+    return {
+        **{key: measured[key] for key in keep},
+        "best_step": amplified.best_step,
+        "matched": {"step": reached.step, "drift": reached.validation.drift} if reached else None,
+        "circuit": circuit.fingerprint,
+    }
+
+
+@contextmanager
+def _without_budget(session: Session) -> Iterator[None]:
+    """Controls show what their gain costs, so nothing they cost disqualifies a step."""
+    config = session.config
+    session.config = config.model_copy(
+        update={"amplify": config.amplify.model_copy(update={"budget": NO_BUDGET})}
+    )
+    try:
+        yield
+    finally:
+        session.config = config

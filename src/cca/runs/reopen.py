@@ -1,0 +1,21 @@
+"""A stage command is given a run folder, or the run.yaml of a run that is to begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cca.errors import CcaError
+from cca.runs.config import Config, load_config
+from cca.runs.directory import MANIFEST, RunDirectory
+
+
+def config_at(where: Path, overrides: Sequence[str]) -> Config:
+    """The configuration of the run at ``where``. Raises CcaError when there is none, or it would be changed."""
+    if not where.is_dir():
+        return load_config(where, overrides)
+    if not (where / MANIFEST).is_file():
+        raise CcaError(f"{where}: expected a run folder (with {MANIFEST}) or a run.yaml, got another folder")
+    if overrides:
+        raise CcaError(f"{where}: a run keeps its configuration; use --set with a run.yaml and a new 'out'")
+    return RunDirectory(where).config()

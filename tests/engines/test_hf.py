@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+import tiny_world
+import torch
+
+from cca.engines.engine import Request, request_seed
+from cca.engines.hf import HFEngine, context_length
+from cca.errors import CcaError
+
+
+def prompts(count: int, shared: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
+    codec = tiny_world.grader().codec
+    return [shared + codec.encode(problem.prompt) for problem in tiny_world.problems(count)]
+
+
+def test_greedy_equals_taking_the_argmax_of_full_forwards() -> None:
+    model = tiny_world.model()
+    wanted = prompts(9)
+    completions = HFEngine(model, batch_size=4).complete([Request(p) for p in wanted], 7)
+    for prompt, completion in zip(wanted, completions, strict=True):
+        text = list(prompt)
+        for token in completion.token_ids:
+            assert token == int(model(input_ids=torch.tensor([text])).logits[0, -1].argmax())
+            text.append(token)
+        assert len(completion.token_ids) == 7 or completion.token_ids[-1] == 2
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "qwen3"])
+def test_a_shared_prefix_changes_nothing(name: str) -> None:
+    model = tiny_world.model(name)
+    shared = tuple(int(t) for t in torch.randint(3, 64, (20,), generator=torch.Generator().manual_seed(1)))
+    wanted = prompts(6, shared)
+    together = HFEngine(model).complete([Request(p, 0.9, i) for i, p in enumerate(wanted)], 6)
+    alone = [HFEngine(model).complete([Request(p, 0.9, i)], 6)[0] for i, p in enumerate(wanted)]
+    assert together == alone
+
+
+def test_sampling_follows_the_softmax() -> None:
+    model = tiny_world.model()
+    (prompt,) = prompts(1)
+    draws = 4000
+    completions = HFEngine(model, batch_size=1000).complete([Request(prompt, 1.0, i) for i in range(draws)], 1)
+    counts = torch.bincount(torch.tensor([c.token_ids[0] for c in completions]), minlength=64)
+    expected = model(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(-1)
+    error = (counts / draws - expected).abs().max()
+    assert float(error) < 4 * (0.25 / draws) ** 0.5
+
+
+def test_greedy_paths_are_the_argmaxes_along_a_text() -> None:
+    model = tiny_world.model()
+    texts = [(p, tuple(int(t) for t in torch.randint(3, 64, (n,)))) for n, p in enumerate(prompts(5), start=1)]
+    for (prompt, text), path in zip(texts, HFEngine(model, batch_size=2).greedy_paths(texts), strict=True):
+        logits = model(input_ids=torch.tensor([prompt + text])).logits[0]
+        assert path.token_ids == tuple(logits[len(prompt) - 1 : -1].argmax(-1).tolist())
+        best = logits[len(prompt) - 1 : -1].topk(2).values
+        assert path.margins == pytest.approx((best[:, 0] - best[:, 1]).tolist())
+
+
+def test_the_stop_rule_ends_a_text() -> None:
+    model = tiny_world.model()
+    (completion,) = HFEngine(model).complete([Request(prompts(1)[0], 1.0, 5)], 40, stop=lambda text: len(text) >= 8)
+    assert completion.finished
+    assert len(completion.token_ids) <= 8
+
+
+def test_a_prompt_that_fills_the_context_is_refused() -> None:
+    model = tiny_world.model()
+    with pytest.raises(CcaError, match="expected a prefix of 1 to"):
+        HFEngine(model).complete([Request((3,) * context_length(model))], 4)
+
+
+def test_seeds_depend_on_every_part() -> None:
+    assert len({request_seed(0, "a", 1), request_seed(1, "a", 1), request_seed(0, "b", 1), request_seed(0, "a", 2)}) == 4
+    assert request_seed(0, "a", 1) == request_seed(0, "a", 1) < 2**63

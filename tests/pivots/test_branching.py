@@ -1,0 +1,86 @@
+"""Branching with its shortcuts against the naive walk: one greedy completion per token, one at a time."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_world
+
+from cca.engines.engine import Request
+from cca.engines.hf import HFEngine
+from cca.models.grading import Grader
+from cca.pivots.branching import branching_pivots
+from cca.pivots.pivot import Pivot, make_pivot
+from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
+from cca.problems.answers import Verdict
+from cca.problems.problem import Problem
+
+NEW_TOKENS = 14
+PROBLEMS = 260
+
+
+def naive_pivot(
+    problem: Problem, greedy: Trace, sampled: Trace, grader: Grader, engine: HFEngine, new_tokens: int
+) -> Pivot | None:
+    """The definition, read out loud: complete every prefix, compare neighbouring verdicts."""
+    prompt, text = grader.prompt_ids(problem), sampled.token_ids
+
+    def completed(k: int) -> tuple[int, ...]:
+        if k >= new_tokens or (k and text[k - 1] in (2,)):
+            return text[:k]
+        (completion,) = engine.complete([Request(prompt + text[:k])], new_tokens - k, grader.finished)
+        return text[:k] + completion.token_ids
+
+    before = completed(0)
+    for k in range(len(text)):
+        after = completed(k + 1)
+        verdicts = [grader.judgement(problem, t).verdict is Verdict.RIGHT for t in (before, after)]
+        if verdicts[0] != verdicts[1]:
+            return make_pivot(
+                problem.id, problem.template, prompt, text[:k], text[k], before[k],
+                greedy_right=verdicts[0], method="branching", sample=sampled.sample,
+            )  # fmt: skip
+        before = after
+    return None
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[list[tuple[Problem, Trace, Trace]], Grader, HFEngine]:
+    grader, engine = tiny_world.grader(), HFEngine(tiny_world.model(), batch_size=64)
+    problems = tiny_world.problems(PROBLEMS)
+    traces = paired_traces(problems, grader, engine, TraceSettings(samples=6, max_new_tokens=NEW_TOKENS))
+    pairs = [
+        (problem, own[0], sampled)
+        for problem, own in zip(problems, traces, strict=True)
+        if (sampled := opposite(own)) is not None
+    ]
+    return pairs, grader, engine
+
+
+def test_same_pivots_as_completing_every_prefix(
+    world: tuple[list[tuple[Problem, Trace, Trace]], Grader, HFEngine],
+) -> None:
+    pairs, grader, engine = world
+    assert len(pairs) >= 200
+    before = engine.generated_tokens
+    found = branching_pivots(pairs, grader, engine, NEW_TOKENS)
+    cheap = engine.generated_tokens - before
+    one_by_one = HFEngine(engine.model, batch_size=1)
+    expected = [naive_pivot(*pair, grader, one_by_one, NEW_TOKENS) for pair in pairs]
+    assert found == expected
+    assert sum(pivot is not None for pivot in found) >= 150
+    assert cheap < one_by_one.generated_tokens  # a random model leaves its greedy path far more than a real one
+
+
+def test_desired_token_is_on_the_right_side(
+    world: tuple[list[tuple[Problem, Trace, Trace]], Grader, HFEngine],
+) -> None:
+    pairs, grader, engine = world
+    for pair, pivot in zip(pairs, branching_pivots(pairs, grader, engine, NEW_TOKENS), strict=True):
+        if pivot is None:
+            continue
+        problem, greedy, sampled = pair
+        assert pivot.greedy_right == greedy.right != sampled.right
+        on_sample = pivot.undesired if greedy.right else pivot.desired
+        assert sampled.token_ids[len(pivot.prefix)] == on_sample
+        assert pivot.problem == problem.id
+        assert pivot.desired != pivot.undesired

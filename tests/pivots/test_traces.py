@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import tiny_world
+
+from cca.engines.hf import HFEngine
+from cca.pivots.pivot import first_difference
+from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
+
+SETTINGS = TraceSettings(samples=5, max_new_tokens=10, seed=3)
+
+
+def test_samples_stop_at_the_first_opposite_and_are_those_of_an_exhaustive_run() -> None:
+    grader, problems = tiny_world.grader(), tiny_world.problems(40)
+    engine = HFEngine(tiny_world.model(), batch_size=16)
+    lazy = paired_traces(problems, grader, engine, SETTINGS)
+    exhaustive = TraceSettings(samples=5, max_new_tokens=10, seed=3, exhaustive=True)
+    full = paired_traces(problems, grader, engine, exhaustive)
+    assert any(opposite(own) for own in lazy)
+    for some, every in zip(lazy, full, strict=True):
+        assert len(every) == 6
+        assert some == every[: len(some)]
+        assert opposite(some) == opposite(every)
+
+
+def test_batching_and_order_do_not_change_what_is_sampled() -> None:
+    grader, problems = tiny_world.grader(), tiny_world.problems(24)
+    one = paired_traces(problems, grader, HFEngine(tiny_world.model(), batch_size=24), SETTINGS)
+    other = paired_traces(problems[::-1], grader, HFEngine(tiny_world.model(), batch_size=5), SETTINGS)
+    assert one == other[::-1]
+
+
+def test_temperature_follows_the_greedy_verdict() -> None:
+    grader, problems = tiny_world.grader(), tiny_world.problems(30)
+    for own in paired_traces(problems, grader, HFEngine(tiny_world.model()), SETTINGS):
+        assert own[0].temperature == 0.0
+        assert {trace.temperature for trace in own[1:]} <= {1.2 if own[0].right else 0.8}
+
+
+def test_a_trace_survives_its_row() -> None:
+    grader, problems = tiny_world.grader(), tiny_world.problems(3)
+    for own in paired_traces(problems, grader, HFEngine(tiny_world.model()), SETTINGS):
+        assert [Trace.from_row(trace.to_row()) for trace in own] == own
+
+
+def test_first_difference() -> None:
+    assert first_difference((1, 2, 3), (1, 9, 3)) == 1
+    assert first_difference((1, 2), (1, 2, 3)) is None
+    assert first_difference((), (1,)) is None
