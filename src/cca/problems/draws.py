@@ -41,6 +41,13 @@ class Draw:
         names = self.source.names | (self.mapping.names - {_PICKED} if self.mapping else frozenset())
         return frozenset(name for name in names if name not in LISTS)
 
+    @property
+    def is_list(self) -> bool:
+        """Whether the items are taken from lists as they stand, and not reckoned."""
+        return self.mapping is None and not any(
+            isinstance(node, ast.Call) for node in ast.walk(self.source.tree)
+        )
+
     def fixed(self, texts: Sequence[str]) -> Draw:
         """This draw with one value for each target, read from its text ("half", "12", "apple")."""
         values = [spelled(value) for value in texts]
@@ -56,7 +63,7 @@ class Draw:
         found = self.source(values)
         items = found if isinstance(found, list | tuple | range) else [found]
         if not isinstance(items, range):
-            items = _once(_worded(item) for item in items)
+            items = _once(items if self.kind == "rows" else (_worded(item) for item in items))
         if len(items) > WIDEST:
             raise ExpressionError(
                 f"expected at most {WIDEST} items in '{brief(self.line)}', got {len(items)}"

@@ -216,16 +216,12 @@ class _Compiler:
         test, then, otherwise = (self.compile(part, depth) for part in (node.test, node.body, node.orelse))
         return lambda values: then(values) if test(values) else otherwise(values)
 
-    def _list(self, node: ast.List | ast.Tuple, depth: int) -> Closure:
+    def _list(self, node: ast.List | ast.Tuple | ast.Set, depth: int) -> Closure:
         parts = [self.compile(part, depth) for part in node.elts]
-        kind = list if isinstance(node, ast.List) else tuple
-        return lambda values: kind(part(values) for part in parts)
+        kind = {ast.List: list, ast.Tuple: tuple, ast.Set: distinct}[type(node)]
+        return lambda values: kind([part(values) for part in parts])
 
-    _tuple = _list
-
-    def _set(self, node: ast.Set, depth: int) -> Closure:
-        parts = [self.compile(part, depth) for part in node.elts]
-        return lambda values: distinct([part(values) for part in parts])
+    _tuple = _set = _list
 
     def _subscript(self, node: ast.Subscript, depth: int) -> Closure:
         whole = self.compile(node.value, depth)

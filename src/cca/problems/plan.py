@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeGuard
 
 from cca.problems.draws import Draw
 from cca.problems.expressions import Expression
@@ -14,6 +14,9 @@ from cca.problems.quantities import Worded
 
 UNKNOWN_SIZE = 1_000
 """Assumed size of a domain that depends on other variables."""
+
+STRICT = 20
+"""How much more a divisor or an equation leaves out than a comparison."""
 
 
 @dataclass
@@ -77,6 +80,24 @@ def tied(draws: Sequence[Draw], conditions: Iterable[Expression]) -> list[list[D
     for index, draw in enumerate(draws):
         found.setdefault(leader(index), []).append(draw)
     return list(found.values())
+
+
+def split(condition: Expression) -> list[Expression]:
+    """The parts of ``a < b < c and d == e``: each can be decided as soon as its own names have values."""
+    parts: list[ast.expr] = []
+    for tree in condition.tree.values if _is_and(condition.tree) else [condition.tree]:
+        if isinstance(tree, ast.Compare):
+            sides = [tree.left, *tree.comparators]
+            parts += [
+                ast.Compare(sides[place], [op], [sides[place + 1]]) for place, op in enumerate(tree.ops)
+            ]
+        else:
+            parts.append(tree)
+    return [Expression(condition.text, part) for part in parts] if len(parts) > 1 else [condition]
+
+
+def _is_and(tree: ast.expr) -> TypeGuard[ast.BoolOp]:
+    return isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And)
 
 
 def ordered(draws: Sequence[Draw], conditions: Sequence[Expression]) -> list[Step]:
@@ -145,10 +166,17 @@ def _plan(
             steps = [other for other in steps if other is not step] + [step]
             reckoned = side
             break
-    combinations = 1.0
+    combinations = 1 / STRICT if _strict(condition.tree) else 1.0
     for step in steps[: -1 if reckoned is not None else None]:
         combinations *= step.size
     return combinations, steps, reckoned
+
+
+def _strict(tree: ast.expr) -> bool:
+    """Whether few values meet a condition, as with divisors and equations."""
+    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name):
+        return tree.func.id in ("is_int", "divides")
+    return isinstance(tree, ast.Compare) and isinstance(tree.ops[0], ast.Eq)
 
 
 def _needed(names: Iterable[str], waiting: Sequence[Step], known: set[str]) -> list[Step]:

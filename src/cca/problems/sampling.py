@@ -5,8 +5,8 @@
    and a group without any proves the template unsatisfiable.
 3. In a larger group a few plain guesses are tried first. Then it is searched depth first in random order, each
    condition tested as soon as its last name has a value; a variable that stands alone on one side of an ``==`` is
-   reckoned from the other side, and the last variables are tested all at once (`Grid`). The search restarts with
-   growing budgets, so that an unlucky first choice cannot hold it up.
+   reckoned from the other side, and the last variables are tested all at once (`Grid`). The search restarts
+   often, so that an unlucky first choice cannot hold it up.
 
 Budgets count work, never time: the same seed gives the same values on any machine.
 """
@@ -22,7 +22,7 @@ import numpy as np
 from cca.problems.draws import Draw
 from cca.problems.expressions import Expression
 from cca.problems.grid import LARGEST_GRID, Grid, griddable
-from cca.problems.plan import Step, ordered, tied
+from cca.problems.plan import Step, ordered, split, tied
 from cca.problems.quantities import ExpressionError
 from cca.problems.syntax import brief
 from cca.problems.vocabulary import PEOPLE
@@ -30,8 +30,9 @@ from cca.problems.vocabulary import PEOPLE
 ENUMERATED = 20_000
 """A group with at most this many combinations is enumerated; its solutions are then equally likely."""
 
-FIRST_BUDGET, TOTAL_BUDGET = 300_000, 30_000_000
-"""Work of one search before it restarts, and of all restarts (a unit is about 0.1 microseconds)."""
+BUDGETS = (*(100_000 * (turn & -turn) for turn in range(1, 32)), 5_000_000)
+"""Work of one search after the other (a unit is about 0.1 microseconds): many short ones, for a new first choice is
+often better than going on; now and then a longer one, and a last one that may prove that there is nothing."""
 
 FAILURES = (ExpressionError, ArithmeticError, TypeError, ValueError, LookupError)
 
@@ -59,7 +60,7 @@ class Sampler:
         self._free: list[_Free] = []
         for members in tied(draws, conditions):
             names = {target for draw in members for target in draw.targets}
-            tests = [condition for condition in conditions if condition.names & names]
+            tests = [part for one in conditions if one.names & names for part in split(one)]
             if len(members) > 1 or tests or members[0].needs:
                 self._groups.append(_Group(members, tests))
             else:
@@ -130,14 +131,12 @@ class _Group:
             return
         if any(self.search.guess(random, values) for _ in range(GUESSES)):
             return
-        budget, spent = FIRST_BUDGET, 0
-        while spent < TOTAL_BUDGET:
+        for budget in BUDGETS:
             self.search.left = budget
             if self.search.run(0, random, values):
                 return
             if self.search.left > 0:
                 self._fail(proven=True)
-            spent, budget = spent + budget, 2 * budget
         self._fail(proven=False)
 
     def _fail(self, proven: bool) -> None:
@@ -151,7 +150,7 @@ class _Group:
         """A condition that cannot be reckoned at all explains more than that nothing meets it."""
         values: dict[str, Any] = {}
         try:
-            for step in self.search.steps:
+            for step in self.search.all_steps:
                 step.assign((step.domain or step.draw.domain(values))[0], values)
             for condition in self.conditions:
                 condition(values)
@@ -172,6 +171,7 @@ class _Search:
             first -= 1
         self.all_steps, self.steps = steps, steps[:first]
         self.grid = Grid(steps[first:])
+        self.sieves = [Grid([step]) if _worth_sieving(step) else None for step in self.steps]
         self.size = math.prod(step.size for step in self.steps if step.reckoned is None) * self.grid.size
         self.left = 0
 
@@ -194,11 +194,11 @@ class _Search:
         if depth == len(self.steps):
             return next(self._grid(values, random), None) is not None
         step = self.steps[depth]
-        for item in _shuffled(_items(step, values), random):
-            self.left -= 2
+        for item in _shuffled(self._candidates(depth, values), random):
+            self.left -= 10
             step.assign(item, values)
             for test in step.tests:
-                self.left -= test.cost
+                self.left -= 3 * test.cost
                 if not _holds(test, values):
                     break
             else:
@@ -214,13 +214,24 @@ class _Search:
             yield from self._grid(values, None)
             return
         step = self.steps[depth]
-        for item in _items(step, values):
+        for item in self._candidates(depth, values):
             step.assign(item, values)
             if all(_holds(test, values) for test in step.tests):
                 yield from self.every(values, depth + 1)
 
+    def _candidates(self, depth: int, values: dict[str, Any]) -> Sequence[Any]:
+        step, sieve = self.steps[depth], self.sieves[depth]
+        if sieve is None or step.domain is None:
+            return _items(step, values)
+        self.left -= sieve.cost
+        try:
+            return [step.domain[index] for index in sieve.survivors(values).tolist()]
+        except FAILURES:
+            return ()
+
     def _grid(self, values: dict[str, Any], random: Random | None) -> Iterator[dict[str, Any]]:
         grid = self.grid
+        price = 50 + 3 * sum(test.cost for test in grid.tests)
         self.left -= grid.cost
         try:
             alive = grid.survivors(values)
@@ -231,7 +242,7 @@ class _Search:
             for _ in self._reckoned(0, values, random):
                 if all(_holds(test, values) for test in grid.tests):
                     yield values
-            self.left -= 50
+            self.left -= price
             if random is not None and self.left <= 0:
                 return
 
@@ -245,6 +256,10 @@ class _Search:
         for item in items if random is None else _shuffled(items, random):
             step.assign(item, values)
             yield from self._reckoned(depth + 1, values, random)
+
+
+def _worth_sieving(step: Step) -> bool:
+    return bool(step.tests) and step.reckoned is None and griddable(step) and step.size >= 50
 
 
 def _items(step: Step, values: dict[str, Any]) -> Sequence[Any]:

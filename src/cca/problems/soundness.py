@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
@@ -98,33 +99,40 @@ def _equations(line: str) -> list[tuple[str, str]]:
             sides[-1].append((str(found.lastgroup), found.group()))
     runs = [_runs(side) for side in sides]
     pairs = [(left[-1], right[0]) for left, right in pairwise(runs)]
-    return [(left, right) for left, right in pairs if left and right]
+    judged = [(left, right) for left, right in pairs if not (left.measured and len(left.parts) == 1)]
+    equations = [(_source(left.parts), _source(right.parts)) for left, right in judged]
+    return [(left, right) for left, right in equations if left and right]
 
 
-def _runs(tokens: list[tuple[str, str]]) -> list[str]:
+@dataclass
+class _Run:
+    """A stretch of arithmetic. ``measured``: with units, so that a lone number need not equal the other side."""
+
+    parts: list[str]
+    measured: bool = False
+
+
+def _runs(tokens: list[tuple[str, str]]) -> list[_Run]:
     """The stretches of arithmetic in one side, broken by words, other signs and numbers without a sign between."""
-    runs: list[list[str]] = [[]]
-    measured = False
+    runs = [_Run([])]
     for place, (kind, text) in enumerate(tokens):
         run = runs[-1]
-        counted = bool(run) and run[-1][-1].isdigit()
+        counted = bool(run.parts) and run.parts[-1][-1].isdigit()
         if kind == "unit" and counted and _next(tokens, place) in ("operator", "end"):
-            measured = True
+            run.measured = True  # "4 hours = 240 minutes" holds, though 4 is not 240
         elif kind == "number" and counted and "/" in text:
-            run[-1] = f"({run[-1]}+{text})"  # a mixed number, "16 1/4"
+            run.parts[-1] = f"({run.parts[-1]}+{text})"  # a mixed number, "16 1/4"
         elif kind == "number" and counted:
-            runs.append([text])
+            runs.append(_Run([text]))
         elif kind in ("number", "operator"):
-            run.append(text)
+            run.parts.append(text)
         else:
             if text == "%":
-                run.clear()
-            runs.append([])
-    if measured and len(runs[-1]) == 1:
-        runs[-1] = []  # "4 hours = 240 minutes" holds, though 4 is not 240
-    if len(runs) > 1 and runs[-1][:1] == ["-"]:
-        runs[-1] = []
-    return [_source(run) for run in runs]
+                run.parts.clear()
+            runs.append(_Run([]))
+    if len(runs) > 1 and runs[-1].parts[:1] == ["-"]:
+        runs[-1].parts.clear()
+    return runs
 
 
 def _next(tokens: list[tuple[str, str]], place: int) -> str:

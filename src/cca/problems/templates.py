@@ -251,7 +251,7 @@ def _drawn(lines: Sequence[str], defaults: Mapping[str, str]) -> tuple[tuple[Dra
     unknown_lists: dict[str, None] = {}
     for place, draw in enumerate(draws):
         unknown = sorted(draw.needs - set(targets))
-        if unknown and all(target in defaults for target in draw.targets):
+        if unknown and draw.is_list and all(target in defaults for target in draw.targets):
             draws[place] = draw.fixed([defaults[target] for target in draw.targets])
             unknown_lists |= dict.fromkeys(unknown)
     return tuple(draws), tuple(unknown_lists)
