@@ -61,11 +61,6 @@ class Route:
     """By layer, k and v (B, KV, T, D) of the last forward pass, when wanted."""
 
 
-def active_route(model: PreTrainedModel) -> Route | None:
-    """The route in place on ``model``, or None."""
-    return model.__dict__.get(_ROUTE)
-
-
 @contextmanager
 def routed(
     model: PreTrainedModel,
@@ -83,7 +78,7 @@ def routed(
     parts = {"gates": gates, "prefixes": prefixes, "captured": {} if capture else None}
     seats = _attention_modules(model, anatomy)
     with ExitStack() as stack:
-        route = active_route(model) or _seated(model, seats, stack)
+        route = model.__dict__.get(_ROUTE) or _seated(model, seats, stack)
         for name, part in parts.items():
             if part is None:
                 continue
@@ -166,7 +161,13 @@ def _attend(
     if seat is not None:
         route, layer = seat
         q, k, v = _gate_and_capture(route, layer, q, k, v)
-    return _implementation(type(module), base)(module, q, k, v, mask, *args, **kwargs)
+    config: Any = module.config
+    ours = config._attn_implementation
+    config._attn_implementation = base  # flash attention looks its own name up
+    try:
+        return _implementation(type(module), base)(module, q, k, v, mask, *args, **kwargs)
+    finally:
+        config._attn_implementation = ours
 
 
 def _attend_with_prefix(

@@ -37,38 +37,32 @@ def prefix_attention(
     q = (q * scaling).reshape(B, KV, R * T, D).transpose(0, 1)  # (KV, B, R*T, D)
     k, v = k.transpose(0, 1), v.transpose(0, 1)  # (KV, B, T, D)
 
-    scores, values = [], []  # each score (KV, B, R*T, keys)
+    scores = []  # of each part, (KV, B, R*T, keys)
     if shared is not None:
         together = q.reshape(KV, B * R * T, D) @ shared[0].transpose(1, 2)
         scores.append(together.view(KV, B, R * T, -1))
-        values.append(shared[1])
     if own is not None:
         scores.append(q @ own[0].transpose(2, 3))
-        values.append(own[1])
     scores.append(q @ k.transpose(2, 3))
-    values.append(v)
     widths = [score.shape[-1] for score in scores]
-    joined = torch.cat(scores, dim=-1) if len(scores) > 1 else scores[0]
-
+    joined = torch.cat(scores, dim=-1)
     if softcap is not None:
         joined = torch.tanh(joined / softcap) * softcap
     if hidden is not None:
-        S = joined.shape[-1]
-        joined = (
-            joined.view(KV, B, R, T, S).masked_fill(hidden.unsqueeze(0), float("-inf")).view(KV, B, R * T, S)
-        )
+        joined.view(KV, B, R, T, -1).masked_fill_(hidden, float("-inf"))
     if sinks is not None:
-        column = sinks.view(KV, 1, R, 1, 1).expand(KV, B, R, T, 1).reshape(KV, B, R * T, 1)
-        joined = torch.cat([joined, column.to(joined.dtype)], dim=-1)
+        column = sinks.to(joined.dtype).view(KV, 1, R, 1, 1).expand(KV, B, R, T, 1)
+        joined = torch.cat([joined, column.reshape(KV, B, R * T, 1)], dim=-1)
         widths.append(1)
-
     wide = torch.promote_types(joined.dtype, torch.float32)
-    weights = torch.softmax(joined, dim=-1, dtype=wide).to(v.dtype)
-    parts = list(weights.split(widths, dim=-1))
-    out = parts[len(values) - 1] @ values[-1]  # (KV, B, R*T, D)
-    if own is not None:
-        out = out + parts[len(values) - 2] @ values[-2]
+    weights = iter(torch.softmax(joined, dim=-1, dtype=wide).to(v.dtype).split(widths, dim=-1))
+
+    sums = []  # of each part, (KV, B, R*T, D)
     if shared is not None:
-        flat = parts[0].reshape(KV, B * R * T, -1) @ values[0]
-        out = out + flat.view_as(out)
+        together = next(weights).reshape(KV, B * R * T, -1) @ shared[1]
+        sums.append(together.view(KV, B, R * T, -1))
+    if own is not None:
+        sums.append(next(weights) @ own[1])
+    sums.append(next(weights) @ v)
+    out = sum(sums[1:], sums[0])
     return out.view(KV, B, R, T, -1).permute(1, 3, 0, 2, 4).reshape(B, T, H, -1)

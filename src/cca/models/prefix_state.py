@@ -23,14 +23,11 @@ from cca.models.prefix_attention import KeysValues, prefix_attention
 
 @dataclass(frozen=True, eq=False)
 class SharedPrefix:
-    """Keys and values of the tokens that every row begins with, by layer: (KV, S0, D)."""
+    """Keys and values of the ``length`` tokens that every row begins with, by layer: (KV, length, D)."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
-
-    @property
-    def length(self) -> int:
-        return self.keys[0].shape[1]
+    length: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,19 +45,26 @@ class OwnPrefixes:
 
 
 class Prefixes:
-    """What both routes share: true positions."""
+    """What both routes share: the rows and true positions of new tokens."""
 
     def __init__(self, model: PreTrainedModel, shared: SharedPrefix | None, own: OwnPrefixes | None) -> None:
+        self.model = model
         self.shared = shared
         self.own = own
         self.shared_length = 0 if shared is None else shared.length
-        self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self.longest = self.shared_length + (0 if own is None else own.keys[0].shape[2])
 
     def arguments(self, rows: int, width: int, device: torch.device) -> dict[str, Any]:
         """Arguments for the forward pass of (rows, width) new tokens."""
         if self.own is not None and len(self.own.rows) != rows:
             raise CcaError(f"prefixes: expected new tokens for {len(self.own.rows)} rows, got {rows}")
-        if not self.takes_positions:
+        limit = _fixed_rotation_limit(self.model)
+        if limit is not None and self.longest + width > limit:
+            raise CcaError(
+                f"prefixes: expected at most {limit} tokens, beyond which this model's rotary embedding depends "
+                f"on the prompt's length, got {self.longest + width}; use shorter prompts"
+            )
+        if "position_ids" not in inspect.signature(self.model.forward).parameters:
             return {}
         positions = self.starts(device) + torch.arange(width, device=device)
         return {"position_ids": positions.expand(rows, width)}
@@ -75,7 +79,7 @@ class Prefixes:
 class DirectPrefixes(Prefixes):
     def __init__(self, model: PreTrainedModel, shared: SharedPrefix | None, own: OwnPrefixes | None) -> None:
         super().__init__(model, shared, own)
-        self.hidden = lru_cache(maxsize=8)(self._hidden)
+        self.hidden = lru_cache(maxsize=8)(self._hidden)  # the same for all layers of a kind
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None, **options: Any
@@ -116,6 +120,11 @@ class CachedPrefixes(Prefixes):
     """The cache of the last forward pass."""
 
     def arguments(self, rows: int, width: int, device: torch.device) -> dict[str, Any]:
+        if self.model.is_gradient_checkpointing and self.model.training:
+            kind = self.model.config.model_type
+            raise CcaError(
+                f"{kind}: expected no gradient checkpointing beside prefixes, got it; call model.eval()"
+            )
         arguments = super().arguments(rows, width, device)
         layers, padding = self._arranged(rows, device)
         self.cache = DynamicCache()
@@ -156,3 +165,15 @@ class CachedPrefixes(Prefixes):
         places = torch.arange(x.shape[1], device=padding.device) - padding[:, None]
         row = torch.arange(rows, device=padding.device)[:, None]
         return x[row, places.clamp(min=0)].transpose(1, 2)
+
+
+def _fixed_rotation_limit(model: PreTrainedModel) -> int | None:
+    """Positions up to which rotary embeddings do not depend on the prompt's length; None when they never do."""
+    config: Any = model.config.get_text_config()
+    parameters = getattr(config, "rope_parameters", None) or {}
+    limits = [
+        rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        for rope in (parameters, *parameters.values())
+        if isinstance(rope, dict) and rope.get("rope_type") in ("dynamic", "longrope")
+    ]
+    return min(limits, default=None)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,10 +26,11 @@ from cca.models.anatomy import Anatomy
 from cca.models.attention import routed
 from cca.models.prefix_attention import KeysValues
 from cca.models.prefix_state import CachedPrefixes, DirectPrefixes, OwnPrefixes, SharedPrefix
+from cca.models.prefix_storage import Place, StoredPrefixes
 
 __all__ = [
-    "OwnPrefixes", "SharedPrefix", "buckets", "common_prefix", "logits_at", "padded", "prefill",
-    "prefill_own", "prefixed",
+    "OwnPrefixes", "SharedPrefix", "StoredPrefixes", "buckets", "common_prefix", "logits_at", "padded",
+    "prefill", "prefill_own", "prefixed",
 ]  # fmt: skip
 
 
@@ -53,7 +55,7 @@ def prefill(
     tokens = torch.tensor([list(token_ids)], device=_device(model))
     with torch.set_grad_enabled(with_grad):
         computed = _computed(model, anatomy, tokens, None)
-    return SharedPrefix(tuple(k[0] for k, _ in computed), tuple(v[0] for _, v in computed))
+    return SharedPrefix(tuple(k[0] for k, _ in computed), tuple(v[0] for _, v in computed), len(token_ids))
 
 
 def prefill_own(
@@ -62,14 +64,20 @@ def prefill_own(
     sequences: Sequence[Sequence[int]],
     shared: SharedPrefix | None = None,
     batch_size: int = 32,
-) -> list[OwnPrefixes]:
+    storage: Place | Literal["auto"] = "auto",
+    folder: Path | None = None,
+) -> StoredPrefixes:
     """Compute each sequence's keys and values behind ``shared``, without gradient.
 
     sequences: what each row has between the shared prefix and its last token; may be empty.
-    Returns batches of at most ``batch_size`` rows, bucketed by length; ``rows`` of each says which they are.
+    storage, folder: where they are kept, see `StoredPrefixes`.
+    Returns a sequence of batches of at most ``batch_size`` rows, bucketed by length; ``rows`` of each batch says
+    which they are.
     """
-    batches = []
-    for rows in buckets([len(sequence) for sequence in sequences], batch_size):
+    batches = buckets([len(sequence) for sequence in sequences], batch_size)
+    padded_tokens = sum(len(rows) * max(len(sequences[row]) for row in rows) for rows in batches)
+    stored = StoredPrefixes(padded_tokens, storage, folder)
+    for rows in batches:
         tokens, lengths = padded([sequences[row] for row in rows], _device(model))
         with torch.no_grad():
             if tokens.shape[1]:
@@ -78,8 +86,8 @@ def prefill_own(
                 computed = _nothing(model, anatomy, len(rows), shared)
         keys = tuple(k.transpose(0, 1).contiguous() for k, _ in computed)
         values = tuple(v.transpose(0, 1).contiguous() for _, v in computed)
-        batches.append(OwnPrefixes(keys, values, lengths, tuple(rows)))
-    return batches
+        stored.append(OwnPrefixes(keys, values, lengths, tuple(rows)))
+    return stored
 
 
 @contextmanager
