@@ -277,5 +277,7 @@ def _names(model: nn.Module) -> dict[str, list[str]]:
     """Every parameter name -> all names of that parameter, the canonical one first."""
     by_identity: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        by_identity.setdefault(id(parameter), []).append(name)
+        names = by_identity.setdefault(id(parameter), [])
+        if name not in names:  # a module that is itself shared comes by its name twice
+            names.append(name)
     return {name: names for names in by_identity.values() for name in names}

@@ -47,6 +47,18 @@ class Layout:
             raise CcaError(f"{name}: expected shape {list(shape)} in {self.checkpoint.folder}, {found}")
         return copies
 
+    def tied(self) -> list[list[str]]:
+        """Groups of names that are one parameter in the loaded model, its first name first."""
+        config = self.checkpoint.config
+        if config is None:
+            return []
+        groups: dict[int, list[str]] = {}
+        for name, parameter in empty_model(config).named_parameters(remove_duplicate=False):
+            names = groups.setdefault(id(parameter), [])
+            if name not in names:
+                names.append(name)
+        return [names for names in groups.values() if len(names) > 1]
+
     def parameters(self) -> dict[str, StoredParameter]:
         """Every stored tensor under the name and shape its parameter has in the loaded model."""
         if self._converted is None:

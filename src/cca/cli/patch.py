@@ -1,0 +1,296 @@
+"""``cca patch``: look at patches, put them into models and take them out, compute with them, ship them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cca.amplify.patch import Patch
+from cca.amplify.patch_file import digest, load_patch, save_patch
+from cca.cli.console import console
+from cca.errors import CcaError
+
+app = typer.Typer(help="Apply, revert, verify, compute with, export and share patches.", no_args_is_help=True)
+
+PatchFile = Annotated[Path, typer.Argument(metavar="PATCH", help="A patch file.")]
+Model = Annotated[str, typer.Argument(help="A model folder, or a hub id.")]
+Revision = Annotated[
+    str | None, typer.Option(help="Revision of a hub model; default: the one the patch names.")
+]
+Out = Annotated[Path | None, typer.Option(help="New folder for the written model.")]
+InPlace = Annotated[bool, typer.Option("--in-place", help="Edit the folder itself; safe against a kill.")]
+Link = Annotated[
+    bool, typer.Option("--link", help="Hard-link the files that do not change instead of copying them.")
+]
+NewPatch = Annotated[Path, typer.Option("--out", help="The patch file to write.")]
+AllowSum = Annotated[
+    bool, typer.Option("--allow-sum", help="Add the changes of rows that both patches edit.")
+]
+
+
+class Target(StrEnum):
+    lora = "lora"
+    shira = "shira"
+    merged = "merged"
+
+
+@app.command()
+def show(
+    patch: PatchFile,
+    report: Annotated[
+        Path | None, typer.Option(help="Figures of this report.json instead of the patch's own.")
+    ] = None,
+) -> None:
+    """What it touches, by layer and kind; what share that is; the gain it claims and how it was measured."""
+    from cca.patches.claims import MEASURED, figures, read_report, with_claims
+    from cca.patches.summary import summarise
+
+    loaded = load_patch(patch)
+    if report is not None:
+        loaded = with_claims(loaded, read_report(report))
+    found = summarise(loaded)
+    _line("base", loaded.base)
+    _line("digest", digest(loaded))
+    _line(
+        "edits", f"{found.weights:,} weights in {found.tensors} tensors, {', '.join(found.dtypes) or 'none'}"
+    )
+    _line("file", f"{found.bytes:,} bytes")
+    if found.components:
+        _line("circuit", ", ".join(f"{count} {kind}" for kind, count in found.components.items()))
+    if "derived" in loaded.made_by:
+        _line("derived by", f"{loaded.made_by['derived']}; no gain was measured for the result")
+    claimed = figures(loaded)
+    for what, figure in claimed:
+        _line(what, figure)
+    if claimed:
+        _line("measured", MEASURED)
+    table = Table("layer", *found.kinds, title="rows edited")
+    for layer in found.layers:
+        cells = [str(found.rows.get((layer, kind), "")) for kind in found.kinds]
+        table.add_row("-" if layer is None else str(layer), *cells)
+    if found.rows:
+        console.print(table)
+
+
+@app.command()
+def verify(model: Model, patch: PatchFile, revision: Revision = None) -> None:
+    """Say whether a model is the patch's base or is patched with it; read the touched tensors only."""
+    from cca.patches.hub import verify_on_hub
+    from cca.patches.verify import verify as verify_folder
+
+    loaded = load_patch(patch)
+    if Path(model).is_dir():
+        state = verify_folder(Path(model), loaded)
+    else:
+        state = verify_on_hub(model, loaded, revision or loaded.base_revision)
+    _say(f"{model}: {state}")
+
+
+@app.command()
+def apply(
+    model: Model,
+    patch: PatchFile,
+    out: Out = None,
+    in_place: InPlace = False,
+    link: Link = False,
+    revision: Revision = None,
+) -> None:
+    """Write a model with the patch, to a new folder or in place."""
+    _write(model, load_patch(patch), "after", out, in_place, link, revision)
+
+
+@app.command()
+def revert(
+    model: Model,
+    patch: PatchFile,
+    out: Out = None,
+    in_place: InPlace = False,
+    link: Link = False,
+    revision: Revision = None,
+) -> None:
+    """Write a patched model without the patch: its base, to the bit."""
+    _write(model, load_patch(patch), "before", out, in_place, link, revision)
+
+
+@app.command()
+def merge(
+    model: Model,
+    patches: Annotated[list[Path], typer.Argument(metavar="PATCH...", help="Patch files on one base.")],
+    out: Out = None,
+    in_place: InPlace = False,
+    link: Link = False,
+    revision: Revision = None,
+    allow_sum: AllowSum = False,
+) -> None:
+    """Write a model with one or more patches: a plain checkpoint that any server loads."""
+    from cca.patches.algebra import compose as compose_patches
+
+    first, *others = [load_patch(path) for path in patches]
+    for other in others:
+        first = compose_patches(first, other, allow_sum)
+    _write(model, first, "after", out, in_place, link, revision)
+
+
+@app.command()
+def diff(
+    base: Annotated[Path, typer.Argument(help="Folder of the base model.")],
+    edited: Annotated[Path, typer.Argument(help="Folder of the same model after a small edit.")],
+    out: NewPatch,
+    base_model: Annotated[
+        str | None, typer.Option(help="Name the base goes by, as a hub id; default: BASE.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Its revision.")] = None,
+) -> None:
+    """Make a patch of two checkpoints of one model."""
+    from cca.patches.diff import diff as diff_folders
+
+    made_by = {"derived": "diff", "from": [str(base), str(edited)]}
+    _save(out, diff_folders(base, edited, base_model or str(base), revision, made_by))
+
+
+@app.command()
+def compose(first: PatchFile, second: PatchFile, out: NewPatch, allow_sum: AllowSum = False) -> None:
+    """Join two patches on one base; a row that both edit is named."""
+    from cca.patches.algebra import compose as compose_patches
+
+    _save(out, compose_patches(load_patch(first), load_patch(second), allow_sum))
+
+
+@app.command()
+def scale(
+    patch: PatchFile,
+    factor: Annotated[float, typer.Argument(help="0 to 2: how much of the edit.")],
+    out: NewPatch,
+) -> None:
+    """Take a part, or up to twice, of the edit."""
+    from cca.patches.algebra import scale as scale_patch
+
+    _save(out, scale_patch(load_patch(patch), factor))
+
+
+@app.command()
+def subset(
+    patch: PatchFile,
+    out: NewPatch,
+    layers: Annotated[str, typer.Option(help="Layers to keep, as 3,5-7; default: all.")] = "",
+    kinds: Annotated[str, typer.Option(help="Kinds to keep, as up_proj,q_proj; default: all.")] = "",
+) -> None:
+    """Keep only the edits of some layers or kinds of weights; `show` lists both."""
+    from cca.patches.algebra import subset as subset_patch
+
+    wanted = [kind.strip() for kind in kinds.split(",") if kind.strip()]
+    _save(out, subset_patch(load_patch(patch), _layers(layers), wanted))
+
+
+@app.command()
+def export(
+    patch: PatchFile,
+    to: Annotated[Target, typer.Option(help="lora and shira: a PEFT adapter; merged: a whole model.")],
+    out: Annotated[Path, typer.Option(help="New folder.")],
+    model: Annotated[
+        str | None, typer.Option(help="The base: folder or hub id; default: as the patch names it.")
+    ] = None,
+    revision: Revision = None,
+    pad_ranks: Annotated[
+        bool, typer.Option("--pad-ranks", help="One rank for all modules, as vLLM needs it.")
+    ] = False,
+    nearest: Annotated[
+        bool, typer.Option("--nearest", help="Allow weights no addition reaches to the bit.")
+    ] = False,
+) -> None:
+    """Write the patch as a stock PEFT adapter, or merged into its base."""
+    from cca.patches.export import export_lora, export_shira
+    from cca.patches.hub import model_config
+
+    loaded = load_patch(patch)
+    base = model or loaded.base_model
+    if to is Target.merged:
+        _write(base, loaded, "after", out, False, False, revision)
+        return
+    if pad_ranks and to is Target.shira:
+        raise CcaError("--pad-ranks: SHiRA has no ranks to pad; use it with --to lora")
+    config = model_config(base, revision or loaded.base_revision)
+    if to is Target.lora:
+        rank = export_lora(loaded, out, config, pad_ranks, nearest)
+    else:
+        rank = export_shira(loaded, out, config, nearest)
+    _say(f"{out}: {to.value} adapter, rank {rank}, for {loaded.base}")
+
+
+@app.command()
+def push(
+    patch: PatchFile,
+    repo: Annotated[str, typer.Argument(help="Hub repository, as user/name.")],
+    report: Annotated[
+        Path | None, typer.Option(help="report.json of the run: its figures go on the card.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="If the repository is made.")] = False,
+) -> None:
+    """Publish the patch on the hub with a model card."""
+    from cca.patches.hub import push as push_patch
+
+    _say(push_patch(load_patch(patch), repo, report, private))
+
+
+@app.command()
+def pull(
+    repo: Annotated[str, typer.Argument(help="Hub repository with a patch.")],
+    out: Annotated[Path, typer.Option(help="The patch file to write.")] = Path("patch.safetensors"),
+    revision: Annotated[str | None, typer.Option(help="Revision of the repository.")] = None,
+) -> None:
+    """Fetch a patch from the hub."""
+    from cca.patches.hub import pull as pull_patch
+
+    loaded = pull_patch(repo, out, revision)
+    _say(f"{out}: a patch for {loaded.base}")
+
+
+def _write(
+    model: str, patch: Patch, side: str, out: Path | None, in_place: bool, link: bool, revision: str | None
+) -> None:
+    from cca.patches.hub import model_folder
+    from cca.patches.in_place import write_in_place
+    from cca.patches.merge import write_copy
+
+    if in_place == (out is not None):
+        raise CcaError(
+            "expected either --out FOLDER or --in-place, got " + ("both" if in_place else "neither")
+        )
+    if in_place:
+        done = write_in_place(Path(model), patch, side)
+        verb = "patched" if side == "after" else "reverted"
+        how = {"finished": "; an interrupted edit was finished", "already": " already; nothing was written"}
+        _say(f"{model}: {verb}{how.get(done, '')}")
+        return
+    assert out is not None
+    written = write_copy(model_folder(model, revision or patch.base_revision), patch, out, side, link)
+    _say(f"{out}: {len(written.rewritten)} shards with edits, {len(written.kept)} without")
+    if written.left_out:
+        _say(f"left out, for the patch is not in them: {', '.join(written.left_out)}")
+
+
+def _save(out: Path, patch: Patch) -> None:
+    save_patch(out, patch)
+    _say(f"{out}: {patch.parameters_changed:,} weights in {len(patch.edits)} tensors of {patch.base}")
+
+
+def _layers(text: str) -> list[int]:
+    layers: list[int] = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise CcaError(f"--layers: expected numbers and ranges as 3,5-7, got {part!r}")
+        layers += range(int(first), int(last if dash else first) + 1)
+    return layers
+
+
+def _line(what: str, text: str) -> None:
+    console.print(f"{what:<16}{text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,151 @@
+"""What a patch is said to do: the figures of a run's report, carried in the patch and told on its model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cca.amplify.patch import Patch, as_json
+from cca.amplify.patch_file import digest
+from cca.errors import CcaError
+from cca.files import read_json
+
+KEPT = {
+    "base": ("accuracy",),
+    "patched": ("accuracy",),
+    "gain": ("points", "interval", "p_value"),
+    "share": ("components", "heads", "neurons", "parameters"),
+    "drift": ("kl",),
+}
+CARD = """---
+base_model: {base_model}
+base_model_relation: adapter
+tags:
+- cca
+- weight-patch
+---
+
+# {title}
+
+A patch for `{base}`: it edits {weights:,} weights in {tensors} tensors and leaves every other bit of the model as it
+is. Made by constructive circuit amplification (arXiv 2512.16914).
+
+{figures}
+
+## Use
+
+```bash
+cca patch pull {repo} --out patch.safetensors
+cca patch merge {base_model} patch.safetensors --out merged   # a plain checkpoint for any server
+```
+
+```python
+import cca
+
+patch = cca.load_patch("patch.safetensors")
+with patch.applied(model):  # a transformers model of {base}
+    ...
+```
+
+The patch refuses any other base, and `patch.revert(model)` restores the base to the bit. Digest `{digest}`.
+"""
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A run's report.json. Raises CcaError for another file."""
+    report = read_json(path)
+    if not isinstance(report, dict) or not isinstance(report.get("gain"), dict):
+        raise CcaError(f"{path}: expected the report.json of a run, with a 'gain', got another file")
+    return report
+
+
+def with_claims(patch: Patch, report: Mapping[str, Any]) -> Patch:
+    """The patch with the report's figures in its ``made_by["claims"]``, and what it was derived from left out."""
+    claims: dict[str, Any] = {}
+    for section, keys in KEPT.items():
+        held = report.get(section)
+        if isinstance(held, Mapping):
+            claims[section] = {key: held[key] for key in keys if key in held}
+    retention = report.get("retention")
+    if isinstance(retention, Mapping):
+        claims["retention"] = {
+            name: {key: held[key] for key in ("base", "patched", "interval") if key in held}
+            for name, held in retention.items()
+            if isinstance(held, Mapping)
+        }
+    claims["fingerprint"] = report.get("fingerprint")
+    return replace(patch, made_by=as_json({**patch.made_by, "claims": claims}))
+
+
+def figures(patch: Patch) -> list[tuple[str, str]]:
+    """(what, figure) lines of what the patch claims; empty where it claims nothing. Claims are text from a stranger."""
+    claims = patch.made_by.get("claims")
+    if not isinstance(claims, dict):
+        return []
+    lines: list[tuple[str, str]] = []
+    base, patched, gain = (_section(claims, name) for name in ("base", "patched", "gain"))
+    if _number(gain.get("points")):
+        measured = f"{gain['points']:+.1f} points{_interval(gain.get('interval'))}"
+        if _number(base.get("accuracy")) and _number(patched.get("accuracy")):
+            measured += f", {base['accuracy']:.1%} to {patched['accuracy']:.1%}"
+        if _number(gain.get("p_value")):
+            measured += f", p = {gain['p_value']:.2g}"
+        lines.append(("gain", measured))
+    share = _section(claims, "share")
+    parts = [
+        f"{share[key]:.3%} of {key}" for key in ("parameters", "neurons", "heads") if _number(share.get(key))
+    ]
+    if parts:
+        lines.append(("share edited", ", ".join(parts)))
+    drift = _section(claims, "drift")
+    if _number(drift.get("kl")):
+        lines.append(("drift elsewhere", f"{drift['kl']:.2g} nats a token"))
+    for name, held in _section(claims, "retention").items():
+        if isinstance(held, dict) and _number(held.get("base")) and _number(held.get("patched")):
+            change = f"{held['base']:.1%} to {held['patched']:.1%}{_interval(held.get('interval'))}"
+            lines.append((f"retention, {name}", change))
+    return lines
+
+
+MEASURED = (
+    "Paired with the base on the same problems; 95 % bootstrap intervals over templates; p by McNemar's test."
+)
+
+
+def model_card(patch: Patch, repo: str) -> str:
+    """README.md of a hub repository with this patch."""
+    table = "\n".join(f"| {what} | {_plain(figure)} |" for what, figure in figures(patch))
+    if table:
+        table = f"| | |\n|---|---|\n{table}\n\n{MEASURED}"
+    return CARD.format(
+        base_model=_plain(patch.base_model),
+        base=_plain(patch.base),
+        title=repo.rpartition("/")[2],
+        repo=repo,
+        weights=patch.parameters_changed,
+        tensors=len(patch.edits),
+        figures=table or "No figures were published with this patch.",
+        digest=digest(patch),
+    )
+
+
+def _section(claims: dict[str, Any], name: str) -> dict[str, Any]:
+    held = claims.get(name)
+    return held if isinstance(held, dict) else {}
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _interval(value: Any) -> str:
+    if isinstance(value, list) and len(value) == 2 and all(_number(end) for end in value):
+        return f" [{value[0]:+.1f}, {value[1]:+.1f}]"
+    return ""
+
+
+def _plain(text: str) -> str:
+    """Without what would end a line, a table cell or a code span."""
+    return " ".join(text.replace("|", "/").replace("`", "'").split())

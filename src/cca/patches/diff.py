@@ -1,0 +1,124 @@
+"""A patch out of two checkpoints of one model: exact, so that any small edit made elsewhere becomes a patch.
+
+Both are streamed a block of a tensor at a time. Rows that differ are collected; where fewer bytes are in the
+columns that differ (output projections edited by neuron), columns are. An edit that is not small is refused:
+a patch of half the rows is as large as the checkpoint itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cca.amplify.bits import DTYPES, bits
+from cca.amplify.patch import Patch, TensorEdit, as_json
+from cca.errors import CcaError
+from cca.patches.checkpoint import LocalFile, open_checkpoint
+from cca.patches.layout import Layout
+from cca.patches.stored_rows import StoredParameter, hash_stored, read_rows
+
+LARGEST = 0.25  # of the checkpoint's bytes: before and after of an eighth of its rows
+
+
+def diff(
+    base: Path,
+    edited: Path,
+    base_model: str,
+    base_revision: str | None = None,
+    made_by: Mapping[str, Any] | None = None,
+) -> Patch:
+    """The patch that turns ``base`` into ``edited``.
+
+    Raises CcaError where the two are not of one model, by the first tensor that one lacks or that has another
+    shape or dtype, and where the patch would be larger than `LARGEST` of the checkpoint.
+    """
+    left, right = open_checkpoint(base), open_checkpoint(edited)
+    layout = Layout(left)
+    ours, theirs = layout.parameters(), Layout(right).parameters()
+    for name in sorted(ours.keys() ^ theirs.keys()):
+        raise CcaError(
+            f"{name}: only in {base if name in ours else edited}; expected two checkpoints of one model"
+        )
+    room = LARGEST * sum(tensor.size for tensor in left.tensors.values())
+    found: dict[str, tuple[TensorEdit, str]] = {}  # parameter -> edit, hash of the base tensor
+    with left.open(left.shards) as base_files, right.open(right.shards) as edited_files:
+        for name in sorted(ours):
+            one, two = ours[name], theirs[name]
+            if (one.shape, one.dtype) != (two.shape, two.dtype):
+                kinds = f"{list(one.shape)} {one.dtype} and {list(two.shape)} {two.dtype}"
+                raise CcaError(f"{name}: expected one shape and dtype in both, got {kinds}")
+            edit = _edit(one, two, base_files, edited_files)
+            if edit is None:
+                continue
+            room -= 2 * edit.before.numel() * edit.before.element_size()
+            if room < 0:
+                raise CcaError(
+                    f"{name}: up to here a patch is over {LARGEST:.0%} of the checkpoint; ship the checkpoint instead"
+                )
+            found[name] = edit, hash_stored(one, edit, edit.before, base_files)
+    tied = _unite(found, layout)
+    return Patch(
+        tuple(found[name][0] for name in sorted(found)),
+        base_model,
+        base_revision,
+        {name: hashed for name, (_, hashed) in found.items()},
+        {name: ours[name].shape if name in ours else _shape(ours, tied[name]) for name in found},
+        [],
+        as_json(made_by or {}),
+        tied,
+    )
+
+
+def _unite(found: dict[str, tuple[TensorEdit, str]], layout: Layout) -> dict[str, list[str]]:
+    """Give tied weights their first name, once; returns parameter -> its other names."""
+    tied: dict[str, list[str]] = {}
+    for first, *others in layout.tied() if found else []:
+        held = [name for name in (first, *others) if name in found]
+        if not held:
+            continue
+        edits = {name: found.pop(name) for name in held}
+        renamed = [(replace(edit, parameter=first), hashed) for edit, hashed in edits.values()]
+        if any(other != renamed[0] for other in renamed[1:]):
+            raise CcaError(
+                f"{held[1]}: is tied to {held[0]} but was changed otherwise; a loader would see only one"
+            )
+        found[first] = renamed[0]
+        tied[first] = others
+    return tied
+
+
+def _shape(stored: dict[str, StoredParameter], names: list[str]) -> tuple[int, ...]:
+    return next(stored[name].shape for name in names if name in stored)
+
+
+def _edit(
+    one: StoredParameter, two: StoredParameter, base: dict[str, LocalFile], edited: dict[str, LocalFile]
+) -> TensorEdit | None:
+    tall = one.shape[-2] if len(one.shape) > 1 else one.height  # rows of one expert, or of the matrix
+    experts = one.height // max(1, tall)
+    rows = np.zeros(one.height, dtype=bool)
+    columns = np.zeros((experts, one.width), dtype=bool)
+    for first, last in one.blocks():
+        differs = one.read(base, first, last) != two.read(edited, first, last)
+        rows[first:last] = differs.any(axis=1)
+        for expert in range(first // tall, (last - 1) // tall + 1):
+            begin, end = max(first, expert * tall), min(last, (expert + 1) * tall)
+            columns[expert] |= differs[begin - first : end - first].any(axis=0)
+    if not rows.any():
+        return None
+    if one.dtype not in DTYPES or not 1 <= len(one.shape) <= 3:
+        raise CcaError(f"{one.name}: differs, and a patch cannot hold {one.dtype} of shape {list(one.shape)}")
+    by_column = len(one.shape) > 1 and columns.sum() * tall < rows.sum() * one.width
+    axis = 0 if len(one.shape) == 1 else len(one.shape) - (1 if by_column else 2)
+    indices = torch.from_numpy(np.flatnonzero(columns if by_column else rows).astype(np.int64))
+    shape = (indices.numel(), tall if by_column else one.width)
+    blank = torch.empty(shape, dtype=DTYPES[one.dtype])
+    where = TensorEdit(one.name, axis, indices, blank, blank)
+    before, after = read_rows(one, where, base), read_rows(two, where, edited)
+    assert (bits(before) != bits(after)).any(dim=1).all(), one.name
+    return TensorEdit(one.name, axis, indices, before, after)

@@ -1,0 +1,159 @@
+"""Patches and models on the Hugging Face hub: push with a model card, pull, and verify without a download.
+
+``endpoint`` names another hub than the default (or than ``HF_ENDPOINT``); tokens are the hub library's
+business.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from cca.amplify.patch import Patch
+from cca.amplify.patch_file import load_patch, save_patch
+from cca.errors import CcaError
+from cca.files import read_json, write_text
+from cca.patches.checkpoint import INDEX, MOST_HEADER, SINGLE, list_shards, open_checkpoint
+from cca.patches.claims import model_card, read_report, with_claims
+from cca.patches.verify import place, verify
+
+FILE = "patch.safetensors"
+CHUNK = 64 << 20  # bytes a range request asks for
+
+
+def push(
+    patch: Patch, repo: str, report: Path | None = None, private: bool = False, endpoint: str | None = None
+) -> str:
+    """Upload the patch, a model card and the report to ``repo``, made if absent; returns the commit's URL."""
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as staging, _hub_errors(repo):
+        folder = Path(staging)
+        if report is not None:
+            patch = with_claims(patch, read_report(report))
+            shutil.copyfile(report, folder / "report.json")
+        save_patch(folder / FILE, patch)
+        write_text(folder / "README.md", model_card(patch, repo))
+        api = HfApi(endpoint=endpoint)
+        api.create_repo(repo, private=private, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo, folder_path=folder, commit_message=f"Patch for {patch.base_model}"
+        )
+    return str(done.commit_url)
+
+
+def pull(repo: str, out: Path, revision: str | None = None, endpoint: str | None = None) -> Patch:
+    """Download the patch of ``repo`` to the new file ``out``; it appears only if it is a sound patch."""
+    from huggingface_hub import hf_hub_download
+
+    if out.exists():
+        raise CcaError(f"{out}: expected a new file, found one; name another with --out")
+    with _hub_errors(repo):
+        path = hf_hub_download(repo, FILE, revision=revision, endpoint=endpoint)
+    patch = load_patch(path)
+    save_patch(out, patch)
+    return patch
+
+
+def model_folder(model: str, revision: str | None = None, endpoint: str | None = None) -> Path:
+    """``model`` itself where it is a folder, else the hub model of that name, downloaded."""
+    from huggingface_hub import snapshot_download
+
+    if Path(model).is_dir():
+        return Path(model)
+    with _hub_errors(model):
+        skipped = ["*.bin", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.gguf", "*.onnx*", "original/*", "onnx/*"]
+        return Path(snapshot_download(model, revision=revision, ignore_patterns=skipped, endpoint=endpoint))
+
+
+def model_config(model: str, revision: str | None = None, endpoint: str | None = None) -> dict[str, Any]:
+    """``config.json`` of a model folder or of a hub model."""
+    from huggingface_hub import hf_hub_download
+
+    path = Path(model) / "config.json"
+    if not Path(model).is_dir():
+        with _hub_errors(model):
+            path = Path(hf_hub_download(model, "config.json", revision=revision, endpoint=endpoint))
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise CcaError(f"{path}: expected an object, got {type(config).__name__}")
+    return config
+
+
+def verify_on_hub(repo: str, patch: Patch, revision: str | None = None, endpoint: str | None = None) -> str:
+    """`cca.patches.verify.verify` of a hub model, of which only headers and touched tensors are fetched.
+
+    They are put into files with holes where the other tensors would be.
+    """
+    from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
+
+    with tempfile.TemporaryDirectory() as temporary, _hub_errors(repo):
+        folder = Path(temporary)
+        info = HfApi(endpoint=endpoint).model_info(repo, revision=revision)
+        names = sorted(sibling.rfilename for sibling in info.siblings or [])
+        for name in ("config.json", INDEX):
+            if name in names:
+                path = hf_hub_download(repo, name, revision=info.sha, endpoint=endpoint)
+                shutil.copyfile(path, folder / name)
+        index = None
+        if INDEX in names:
+            index = read_json(folder / INDEX)
+        urls = {
+            shard: hf_hub_url(repo, shard, revision=info.sha, endpoint=endpoint)
+            for shard in list_shards(repo, index, names)
+        }
+        for shard, url in urls.items():
+            _fetch_header(url, folder / (shard if index is not None else SINGLE))
+        checkpoint = open_checkpoint(folder)
+        for item in place(patch, checkpoint):
+            for copy in item.copies:
+                for piece in copy.pieces:
+                    url = urls.get(piece.shard) or next(iter(urls.values()))
+                    _fetch(url, folder / piece.shard, piece.start, piece.size)
+        return verify(folder, patch)
+
+
+def _fetch_header(url: str, path: Path) -> None:
+    from huggingface_hub import get_hf_file_metadata
+
+    size = get_hf_file_metadata(url).size
+    if size is None or size < 8:
+        raise CcaError(f"{url}: expected a safetensors file, got {size} bytes")
+    with path.open("wb") as file:
+        file.truncate(size)
+    _fetch(url, path, 0, 8)
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    _fetch(url, path, 8, min(header, size - 8, MOST_HEADER))
+
+
+def _fetch(url: str, path: Path, start: int, size: int) -> None:
+    from huggingface_hub.utils import build_hf_headers, get_session
+
+    with path.open("r+b") as file:
+        for first in range(start, start + size, CHUNK):
+            last = min(first + CHUNK, start + size)
+            headers = {**build_hf_headers(), "Range": f"bytes={first}-{last - 1}"}
+            answer = get_session().get(url, headers=headers, follow_redirects=True)
+            if answer.status_code != 206 or len(answer.content) != last - first:
+                raise CcaError(f"{url}: expected bytes {first} to {last}, got status {answer.status_code}")
+            file.seek(first)
+            file.write(answer.content)
+
+
+@contextmanager
+def _hub_errors(what: str) -> Iterator[None]:
+    """What the hub library raises, in one line."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # The bases are those of the HTTP library in use, whose connection errors are no others.
+    faults = cast("tuple[type[Exception], ...]", (*HfHubHTTPError.__bases__, HFValidationError, OSError))
+    try:
+        yield
+    except faults as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CcaError(f"{what}: cannot be had from the hub ({reason})") from error
