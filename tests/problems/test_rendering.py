@@ -42,6 +42,8 @@ VALUES = {
         ("= <<{n}>>={n}", "=6"),
         ("{'up' if price > 2 else 'down'}  twice", "Up twice"),
         ("it is {price:.2f} or {debt:,} or {frac:.0%}", "it is 2.50 or -1,234 or 50%"),
+        ("{n*2,ten} {max(n, 9)} {'a, b' if n else 'c'} {n + 1, forty-five}", "12 9 a, b 7"),
+        ("at {n}:{n:02d}", "at 6:06"),
         ("{days}", "Monday, Friday"),
         ("on {days[0]} {fruit[0]}", "on Monday a"),
         ("#### {mult}", "#### 2"),
@@ -62,7 +64,7 @@ def test_names_and_defaults_of_the_slots() -> None:
     ("annotated", "fault"),
     [
         ("{}", "empty slot"),
-        ("{ , x}", "cannot read"),
+        ("{ , x}", "empty slot"),
         ("{n", "a lone '{' near '{n'"),
         ("n} more", "a lone '}' near 'n} more'"),
         ("{n +}", "cannot read 'n +'"),

@@ -80,7 +80,7 @@ def test_keys_of_ours_are_kept_and_rendered_with_the_same_values() -> None:
 @pytest.mark.parametrize(
     ("broken", "fault"),
     [
-        ({"init": "x = range(3)\n- x = range(4)"}, "'x' is given values twice"),
+        ({"init": "x = range(3)\n- x = x + 1"}, "'x' is given values twice"),
         ({"init": "x = range(n)"}, "reads 'n', which #init does not define"),
         ({"init": "x = range(3)", "conditions": "- n > 2"}, "condition 'n > 2' reads 'n'"),
         ({"init": "x = range(3)", "answer": "xx"}, "#answer 'xx' reads 'xx'"),
@@ -137,6 +137,10 @@ def test_faulty_templates_are_named(broken: dict[str, str], fault: str) -> None:
         {"init": "a, " * 2000 + "x x = range(5)"},
         {"init": "\n".join(f"- x{i} = range(5)" for i in range(5000))},
         {"init": "x = range(5)", "question": "{" * 40_000},
+        {"init": "x = range(5)", "conditions": "- sum([i for i in range(9999)]) < x\n" * 60},
+        {"init": "x = range(5)", "conditions": "- sum([i for i in range(9999)]) < x"},
+        {"init": "x = range(5)", "worked": "".join(f"{{sum([i*{k} for i in range(9999)])}}" for k in range(99))},
+        {"init": "x = range(5)", "answer": "+".join(["sum([i for i in range(9999)])"] * 50)},
     ],
 )  # fmt: skip
 def test_hostile_templates_are_refused_at_once(hostile: dict[str, str]) -> None:
@@ -177,10 +181,16 @@ def test_a_list_nobody_knows_keeps_the_default() -> None:
         "x = range(3, 9)\n- thing = sample(gadgets)\n- $k = sample(odd_counts)",
         question="{thing, red lamp} {k,half} {x,1}",
     )
-    assert found.unknown_lists == ("gadgets", "odd_counts")
+    assert [remark[:20] for remark in found.remarks] == ["list 'gadgets' is no", "list 'odd_counts' is"]
     instance = found.sample(np.random.default_rng(0))
     assert instance.question.startswith("Red lamp half ")
     assert instance.values["k"].value * 2 == 1
+
+
+def test_the_last_of_two_lines_counts() -> None:
+    found = short("x = range(3, 9)\n- x = range(20, 22)")
+    assert found.remarks == ("'x' is given values twice in #init; the last line counts",)
+    assert found.sample(np.random.default_rng(0)).values["x"] >= 20
 
 
 def test_a_folder_of_templates(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from cca.errors import CcaError
 from cca.files import Row, write_text
-from cca.problems.checking import Check, check_file, distinct_instances, template_generator
+from cca.problems.checking import Check, check_file, distinct_instances, remarks, template_generator
 from cca.problems.templates import Template, read_template, template_files
 
 app = typer.Typer(help="Check templates and sample problems from them.", no_args_is_help=True)
@@ -50,19 +50,22 @@ def sample(
 ) -> None:
     """Write instances of every template. Faulty templates are named and left out."""
     rows: list[Row] = []
-    short: list[str] = []
+    warnings: list[str] = []
     files = template_files(folder)
     for name, path in files:
         try:
             template = read_template(name, path)
             made = _instances(template, instances, seed)
         except CcaError as error:
-            short.append(f"{error}")
+            warnings.append(f"{error}")
             continue
         rows += made
+        warnings += [f"template {name}: {remark}" for remark in remarks(template)]
         if len(made) < instances:
-            short.append(f"template {name}: only {len(made)} distinct instances found, {instances} asked for")
-    for line in short:
+            warnings.append(
+                f"template {name}: only {len(made)} distinct instances found, {instances} asked for"
+            )
+    for line in warnings:
         typer.echo(f"warning: {line}", err=True)
     if not rows:
         raise CcaError(

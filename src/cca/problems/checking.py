@@ -51,11 +51,7 @@ def check_file(name: str, path: Path, wanted: int = 20) -> Check:
 
 def check_template(template: Template, wanted: int = 20) -> Check:
     """Judge a parsed template by ``DRAWS`` draws of a fixed seed and ``wanted`` distinct instances."""
-    generator, notes = np.random.default_rng(0), list(_untold(template))
-    notes += [
-        f"list {name!r} is not known; the default of the question stands in"
-        for name in template.unknown_lists
-    ]
+    generator, notes = np.random.default_rng(0), [*remarks(template)]
     misses: Counter[str] = Counter()
     examples: dict[str, str] = {}
     answers: set[str] = set()
@@ -102,11 +98,14 @@ def template_generator(template: Template, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(template.name.encode())])
 
 
-def _untold(template: Template) -> Iterator[str]:
-    """Names that the answer needs but the question does not tell, nor any equation of the conditions."""
-    told = template.question.names
+def remarks(template: Template) -> Iterator[str]:
+    """What a reader of the template would object to: slips, and what the answer needs but the question does not tell.
+
+    A value that an equation of the conditions ties to others counts as told.
+    """
+    yield from template.remarks
     equations = [condition for condition in template.conditions if _has_equation(condition.tree)]
-    for name in sorted(template.answer.names & set(template.targets) - told):
+    for name in sorted(template.answer.names & set(template.targets) - template.question.names):
         if not any(name in condition.names for condition in equations):
             yield f"the answer depends on {name!r}, which the question does not tell"
 

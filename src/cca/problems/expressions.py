@@ -17,7 +17,7 @@ from typing import Any
 
 from cca.problems.functions import FUNCTIONS, INIT_ONLY, distinct, divide, multiply, power
 from cca.problems.quantities import LARGEST, LONGEST, ExpressionError, Worded, exact, shown
-from cca.problems.syntax import MAXIMUM_DEPTH, MAXIMUM_NODES, brief, described, dotted, parse
+from cca.problems.syntax import MAXIMUM_COST, MAXIMUM_DEPTH, MAXIMUM_NODES, brief, described, dotted, parse
 from cca.problems.vocabulary import LISTS
 
 Values = Mapping[str, Any]
@@ -47,6 +47,8 @@ class Expression:
         self.closure = compiler.compile(tree, 0)
         self.names = frozenset(compiler.names)
         self.cost = compiler.cost
+        if self.cost > MAXIMUM_COST:
+            raise ExpressionError(f"expected less work in one expression, got '{brief(text)}'")
 
     def __call__(self, values: Values) -> Any:
         """The value for ``values``. Raises ExpressionError for a name without a value, a wrong type, a zero divisor."""

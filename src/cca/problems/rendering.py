@@ -18,10 +18,10 @@ from cca.problems.quantities import LONGEST, ExpressionError, Worded, number, ro
 
 MAXIMUM_TEXT = 50_000
 MAXIMUM_SLOTS = 2_000
+MAXIMUM_COST = 200_000
 
 _SLOT = re.compile(r"\{([^{}]*)\}")
-_DEFAULTED = re.compile(r"\s*\$?([^\W\d]\w*)\s*,")
-_FORMAT = re.compile(r"(.*):(,?)(?:\.(\d))?([fd%]?)", re.DOTALL)
+_FORMAT = re.compile(r"(.*):(0\d)?(,?)(?:\.(\d))?([fd%]?)", re.DOTALL)
 _OPENS_SENTENCE = re.compile(r"(?:\A|[.!?][\"”')]*\s|\n)\s*\Z")
 _OPERATOR_BEFORE = re.compile(r"(?:[*/+=÷×<>(^]|(?<=\s)[-–−x]|(?<=\d)-)\s*(?:[$€£])?\Z")
 _OPERATOR_AFTER = re.compile(r"\A\s*(?:[*/+=÷×<>^%]|[-–−x](?=\s)|-(?=\d))")
@@ -44,6 +44,10 @@ class Text:
         self._indices: dict[str, int] = {}
         self._parts: list[str | tuple[int, Callable[[Any], str]]] = []
         self._split(re.sub(r"(?<=\S) {2,}(?=\S)", " ", plain))
+        if sum(expression.cost for expression in self._expressions) > MAXIMUM_COST:
+            raise ExpressionError(
+                "expected less work in the slots of one text, got a text that takes too long"
+            )
         self.names = frozenset[str]().union(*(expression.names for expression in self._expressions))
 
     def render(self, values: Mapping[str, Any]) -> str:
@@ -98,12 +102,25 @@ def display(value: Any) -> str:
 
 
 def _slot_source(inside: str) -> tuple[str, str]:
-    """(expression, default or nothing) of a slot."""
-    defaulted = _DEFAULTED.match(inside)
-    source = defaulted.group(1) if defaulted else inside.strip().lstrip("$").strip()
+    """(expression, default or nothing) of a slot: the default follows the first comma outside brackets and quotes."""
+    depth, quote = 0, ""
+    source, default = inside, ""
+    for place, sign in enumerate(inside):
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+        elif sign in "([":
+            depth += 1
+        elif sign in ")]":
+            depth -= 1
+        elif sign == "," and depth == 0 and not inside[:place].rstrip().endswith(":"):
+            source, default = inside[:place], inside[place + 1 :]
+            break
+    source = source.strip().lstrip("$").strip()
     if not source:
         raise ExpressionError("expected a name or an expression in every slot, got an empty slot {}")
-    return source, inside[defaulted.end() :].strip() if defaulted else ""
+    return source, default.strip()
 
 
 def _literal(text: str) -> str:
@@ -151,7 +168,7 @@ def _opening(value: Any) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _formatter(comma: str, places: str | None, kind: str) -> Callable[[Any], str]:
+def _formatter(width: str | None, comma: str, places: str | None, kind: str) -> Callable[[Any], str]:
     def formatted(value: Any) -> str:
         amount = number(value, "a formatted slot") * (100 if kind == "%" else 1)
         digits = int(places) if places is not None else 0
@@ -159,6 +176,7 @@ def _formatter(comma: str, places: str | None, kind: str) -> Callable[[Any], str
         if comma and len(text) < LONGEST:
             units, point, cents = text.partition(".")
             text = f"{int(units):,}{point}{cents}"
+        text = text.zfill(int(width)) if width else text
         return text + ("%" if kind == "%" else "")
 
     return formatted

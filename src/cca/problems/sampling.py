@@ -30,6 +30,8 @@ from cca.problems.vocabulary import PEOPLE
 ENUMERATED = 20_000
 """A group with at most this many combinations is enumerated; its solutions are then equally likely."""
 
+ENUMERATION_BUDGET = 10_000_000
+
 BUDGETS = (*(100_000 * (turn & -turn) for turn in range(1, 32)), 5_000_000)
 """Work of one search after the other (a unit is about 0.1 microseconds): many short ones, for a new first choice is
 often better than going on; now and then a longer one, and a last one that may prove that there is nothing."""
@@ -115,13 +117,15 @@ class _Group:
         self.conditions = conditions
         self.targets = tuple(target for draw in draws for target in draw.targets)
         self.search = _Search(ordered(draws, conditions))
+        work = self.search.size * (1 + sum(condition.cost for condition in conditions))
+        self.enumerable = self.search.size <= ENUMERATED and work <= ENUMERATION_BUDGET
         self.solutions: list[tuple[Any, ...]] | None = None
         self.failed: Unsatisfiable | None = None
 
     def sample(self, random: Random, values: dict[str, Any]) -> None:
         if self.failed is not None:
             raise self.failed
-        if self.solutions is None and self.search.size <= ENUMERATED:
+        if self.solutions is None and self.enumerable:
             found = self.search.every({})
             self.solutions = [tuple(one[target] for target in self.targets) for one in found]
             if not self.solutions:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import warnings
 
 from cca.problems.quantities import ExpressionError
 
 MAXIMUM_TEXT = 5_000
 MAXIMUM_DEPTH = 40
 MAXIMUM_NODES = 1_500
+MAXIMUM_COST = 50_000
 
 # Signs of word processors and of mathematics that writers of templates paste in.
 _SPELLINGS = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "×": "*", "÷": "/", "−": "-", "–": "-"})
@@ -20,7 +22,9 @@ def parse(text: str) -> ast.expr:
     if text.isidentifier() and text not in ("True", "False", "None"):
         return ast.Name(text, ast.Load())  # a variable may be called "class" or "from"
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python remarks on "1if x"; whoever wrote that meant it
+            return ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
         respelled = text.translate(_SPELLINGS)
         if respelled != text:

@@ -36,7 +36,7 @@ from cca.files import read_json
 from cca.problems.draws import Draw, parse_draws
 from cca.problems.expressions import Expression, compiled
 from cca.problems.quantities import ExpressionError, number, written
-from cca.problems.rendering import Text, parsed_text
+from cca.problems.rendering import MAXIMUM_COST, Text, parsed_text
 from cca.problems.sampling import Sampler
 from cca.problems.sections import Sections
 from cca.problems.soundness import disagreement, negative, untruncated, wrong_step
@@ -76,7 +76,7 @@ Flaw = Callable[[Instance], str]
 class Template:
     """Parsed once, sampled often. ``conditions``, ``answer`` and the texts are already compiled.
 
-    ``unknown_lists`` are named lists that `vocabulary` lacks; their variables keep the default of the question.
+    ``remarks`` name slips of the author that were read in the only way they make sense.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Template:
     draws: tuple[Draw, ...]
     conditions: tuple[Expression, ...]
     answer: Expression
-    unknown_lists: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -116,8 +116,10 @@ class Template:
     def _compile(cls, name: str, annotated: str, worked: str, extra: dict[str, Any]) -> Template:
         sections = Sections.split(annotated)
         question, solution = parsed_text(sections.text), parsed_text(worked)
-        draws, unknown_lists = _drawn(sections.init, question.defaults)
+        draws, remarks = _drawn(sections.init, question.defaults)
         conditions = tuple(compiled(line) for line in sections.conditions)
+        if sum(condition.cost for condition in conditions) > MAXIMUM_COST:
+            raise ExpressionError("expected less work in #conditions, got conditions that take too long")
         answer = compiled(sections.answer)
         known = {target for draw in draws for target in draw.targets} | set(LISTS)
         for draw in draws:
@@ -127,9 +129,7 @@ class Template:
         _known(answer.names, known, f"#answer '{brief(answer.text)}'")
         _known(question.names, known, "the question")
         _known(solution.names, known, "the worked answer")
-        return cls(
-            name, annotated, worked, question, solution, draws, conditions, answer, unknown_lists, extra
-        )
+        return cls(name, annotated, worked, question, solution, draws, conditions, answer, remarks, extra)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -242,19 +242,24 @@ def _digits(answer: Expression, values: Mapping[str, Any]) -> str:
 
 
 def _drawn(lines: Sequence[str], defaults: Mapping[str, str]) -> tuple[tuple[Draw, ...], tuple[str, ...]]:
-    """(the draws of #init, the lists nobody knows); a draw from an unknown list keeps the question's default."""
-    draws = [draw for line in lines for draw in parse_draws(line)]
-    targets = [target for draw in draws for target in draw.targets]
-    twice = next((target for target in targets if targets.count(target) > 1), None)
-    if twice is not None:
-        raise ExpressionError(f"{twice!r} is given values twice in #init")
-    unknown_lists: dict[str, None] = {}
+    """(the draws of #init, remarks). A draw from a list nobody knows keeps the default of the question."""
+    draws: list[Draw] = []
+    remarks: list[str] = []
+    for draw in [draw for line in lines for draw in parse_draws(line)]:
+        twice = [earlier for earlier in draws if set(earlier.targets) & set(draw.targets)]
+        if twice and (twice[0].targets != draw.targets or draw.needs & set(draw.targets)):
+            raise ExpressionError(f"{draw.targets[0]!r} is given values twice in #init")
+        if twice:
+            remarks.append(f"{draw.targets[0]!r} is given values twice in #init; the last line counts")
+            draws.remove(twice[0])
+        draws.append(draw)
+    targets = {target for draw in draws for target in draw.targets}
     for place, draw in enumerate(draws):
-        unknown = sorted(draw.needs - set(targets))
+        unknown = sorted(draw.needs - targets)
         if unknown and draw.is_list and all(target in defaults for target in draw.targets):
             draws[place] = draw.fixed([defaults[target] for target in draw.targets])
-            unknown_lists |= dict.fromkeys(unknown)
-    return tuple(draws), tuple(unknown_lists)
+            remarks.append(f"list {unknown[0]!r} is not known; the default of the question stands in")
+    return tuple(draws), tuple(remarks)
 
 
 def _known(names: frozenset[str], known: set[str], where: str) -> None:
