@@ -9,17 +9,48 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cca.files import Row, read_json, write_json, write_rows
+from cca.files import Row, read_json, write_json
 
 TEMPLATES = [
-    "01_gain_lose", "02_two_friends", "03_boxes_eaten", "04_price_change", "05_bus", "06_rows", "07_reading", "08_twice",
-    "09_earn", "10_fewer", "11_three_jars", "12_team_points", "13_two_kinds", "14_garden", "15_savings", "16_ages",
-    "17_four_stops", "18_party", "19_shop_stock", "20_shelves", "21_walk", "22_teams", "23_gift", "24_bakery",
-]  # fmt: skip
+    "01_gain_lose",
+    "02_two_friends",
+    "03_boxes_eaten",
+    "04_price_change",
+    "05_bus",
+    "06_rows",
+    "07_reading",
+    "08_twice",
+    "09_earn",
+    "10_fewer",
+    "11_three_jars",
+    "12_team_points",
+    "13_two_kinds",
+    "14_garden",
+    "15_savings",
+    "16_ages",
+    "17_four_stops",
+    "18_party",
+    "19_shop_stock",
+    "20_shelves",
+    "21_walk",
+    "22_teams",
+    "23_gift",
+    "24_bakery",
+]
 HOSTILE = [
-    "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "' onmouseover='x", "</title><script>", "{{ 7 * 7 }}",
-    "\u202egnp.exe", "سلام دنیا", "\x1b[31mred\x1b[0m", "a\x00b\x07", "\ud800 lone", "[bold red]x[/bold red]", "w" * 5000,
-]  # fmt: skip
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='x",
+    "</title><script>",
+    "{{ 7 * 7 }}",
+    "\u202egnp.exe",
+    "سلام دنیا",
+    "\x1b[31mred\x1b[0m",
+    "a\x00b\x07",
+    "\ud800 lone",
+    "[bold red]x[/bold red]",
+    "w" * 5000,
+]
 
 
 def gain(points: float, low: float, high: float, p_value: float = 3.2e-61) -> Row:
@@ -35,37 +66,75 @@ def measured(templates: list[str]) -> Row:
         patched = min(1.0, base + generator.uniform(-0.05, 0.45))
         rows.append({"template": name, "problems": 48, "base": round(base, 3), "patched": round(patched, 3)})
     retention = {
-        name: {"base": base, "patched": patched, "points": 100 * (patched - base), "interval": ends, "p_value": 1.0,
-               "problems": 200, "drift": drift}
+        name: {
+            "base": base,
+            "patched": patched,
+            "points": 100 * (patched - base),
+            "interval": ends,
+            "p_value": 1.0,
+            "problems": 200,
+            "drift": drift,
+        }
         for name, base, patched, ends, drift in [
             ("facts", 0.995, 0.995, [0.0, 0.0], 4.1e-7),
             ("reversal", 0.985, 0.98, [-1.5, 0.5], 2.2e-6),
             ("multiple choice", 1.0, 1.0, [0.0, 0.0], 8.8e-6),
             ("sorting", 0.96, 0.965, [0.0, 1.5], 1.3e-6),
         ]
-    }  # fmt: skip
+    }
     draw = {
         "patched": {"accuracy": 0.694, "interval": [0.62, 0.76], "unreadable": 0.01, "problems": 1152},
-        "gain": gain(2.2, -1.4, 5.9, 0.071), "unseen_templates": None, "drift": {"kl": 8.4e-4, "tokens": 9120},
-        "retention": retention, "best_step": 6, "matched": {"step": 14, "drift": 9.3e-4}, "circuit": "00aa11bb22cc33dd",
-    }  # fmt: skip
+        "gain": gain(2.2, -1.4, 5.9, 0.071),
+        "unseen_templates": None,
+        "drift": {"kl": 8.4e-4, "tokens": 9120},
+        "retention": retention,
+        "best_step": 6,
+        "matched": {"step": 14, "drift": 9.3e-4},
+        "circuit": "00aa11bb22cc33dd",
+    }
     return {
         "base": {"accuracy": 0.672, "interval": [0.61, 0.73], "unreadable": 0.004, "problems": 1152},
         "patched": {"accuracy": 0.948, "interval": [0.92, 0.97], "unreadable": 0.002, "problems": 1152},
         "gain": gain(27.6, 22.4, 32.9),
-        "seen_templates": {"problems": 864, "templates": 18, "base": 0.68, "patched": 0.955, "gain": gain(27.5, 21.9, 33.0)},
-        "unseen_templates": {"problems": 288, "templates": 6, "base": 0.648, "patched": 0.927, "gain": gain(27.9, 17.0, 39.2)},
+        "seen_templates": {
+            "problems": 864,
+            "templates": 18,
+            "base": 0.68,
+            "patched": 0.955,
+            "gain": gain(27.5, 21.9, 33.0),
+        },
+        "unseen_templates": {
+            "problems": 288,
+            "templates": 6,
+            "base": 0.648,
+            "patched": 0.927,
+            "gain": gain(27.9, 17.0, 39.2),
+        },
         "templates": rows,
         "drift": {"kl": 3.1e-6, "tokens": 9120},
         "retention": retention,
         "share": {"components": 0.0192, "heads": 0.0, "neurons": 0.0195, "parameters": 0.0046},
         "circuit": {"components": 30, "method": "attribution:absolute"},
-        "pivots": {"count": 60, "planted": {"planted": 480, "found": 60, "precision": 0.93, "recall": 0.71,
-                                            "precision_of_place": 0.96}},
-        "controls": {"random": {"draws": [draw], "gain": {"points": 2.2}, "drift": {"kl": 8.4e-4},
-                                "matched": {"reached": 1, "drift": 9.3e-4, "patch": 3.4e-6}}},
+        "pivots": {
+            "count": 60,
+            "planted": {
+                "planted": 480,
+                "found": 60,
+                "precision": 0.93,
+                "recall": 0.71,
+                "precision_of_place": 0.96,
+            },
+        },
+        "controls": {
+            "random": {
+                "draws": [draw],
+                "gain": {"points": 2.2},
+                "drift": {"kl": 8.4e-4},
+                "matched": {"reached": 1, "drift": 9.3e-4, "patch": 3.4e-6},
+            }
+        },
         "anatomy": {"layers": [{"q": 4, "k": 2, "v": 2, "neuron": 384} for _ in range(4)]},
-    }  # fmt: skip
+    }
 
 
 def history(steps: int = 14, best: int = 10) -> Row:
@@ -79,21 +148,28 @@ def history(steps: int = 14, best: int = 10) -> Row:
                 "objective": None if step == 0 else 0.71 - 0.04 * step,
                 "logit_gap": None if step == 0 else -0.4 + 0.13 * step,
                 "validation": {
-                    "accuracy": round(accuracy, 4), "drift": drift, "in_budget": drift < 3e-5,
+                    "accuracy": round(accuracy, 4),
+                    "drift": drift,
+                    "in_budget": drift < 3e-5,
                     "retention": {"facts": 0.99, "reversal": 0.985 - (0.005 if step > 8 else 0)},
                 },
             }
-        )  # fmt: skip
+        )
     return {"best_step": best, "coefficient": 4.31e-3, "history": records}
 
 
 def report(templates: list[str] | None = None, **changes: Any) -> Row:
     """A report.json; ``changes`` replace top-level keys."""
     config = {
-        "model": "tinymath", "task": "tinymath", "retention": [], "preset": "default", "seed": 0, "judge": "auto",
+        "model": "tinymath",
+        "task": "tinymath",
+        "retention": [],
+        "preset": "default",
+        "seed": 0,
+        "judge": "auto",
         "circuit": {"localiser": "attribution", "size": "0.5% of parameters"},
         "amplify": {"objective": "softplus", "steps": 40, "budget": {"points": 1.0, "drift": 3e-5}},
-    }  # fmt: skip
+    }
     return {
         "format": "cca.report",
         "version": 1,
@@ -119,28 +195,47 @@ def report(templates: list[str] | None = None, **changes: Any) -> Row:
 def circuit_rows(layers: int = 4, neurons: int = 384, count: int = 30, heads: int = 0) -> list[Row]:
     generator = random.Random(1)
     chosen = {f"L{generator.randrange(layers)}.neuron{generator.randrange(neurons)}" for _ in range(count)}
-    chosen |= {f"L{generator.randrange(layers)}.{generator.choice('qkv')}{generator.randrange(2)}" for _ in range(heads)}
+    chosen |= {
+        f"L{generator.randrange(layers)}.{generator.choice('qkv')}{generator.randrange(2)}"
+        for _ in range(heads)
+    }
     return [{"component": name, "score": generator.expovariate(3)} for name in sorted(chosen)]
 
 
 def pivot_rows(count: int = 60, templates: list[str] | None = None) -> list[Row]:
     names = TEMPLATES if templates is None else templates
     return [
-        {"problem": f"{names[i % len(names)]}-{i}", "template": names[i % len(names)], "prompt": [1, 2, 3], "prefix": [4] * (i % 7),
-         "desired": 7, "undesired": 8, "greedy_right": i % 3 == 0, "method": "branching", "sample": 1}
+        {
+            "problem": f"{names[i % len(names)]}-{i}",
+            "template": names[i % len(names)],
+            "prompt": [1, 2, 3],
+            "prefix": [4] * (i % 7),
+            "desired": 7,
+            "undesired": 8,
+            "greedy_right": i % 3 == 0,
+            "method": "branching",
+            "sample": 1,
+        }
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def text_rows(count: int = 50, templates: list[str] | None = None, **changes: str) -> list[Row]:
     """Rows of pivots_text.jsonl."""
     texts = {
-        "prompt_text": "Q: Tom has 12 apples. He buys 30 more and then gives 18 to a friend. How many apples does Tom have now? A:",
+        "prompt_text": "Q: Tom has 12 apples. He buys 30 more and gives 18 away. How many has he now? A:",
         "prefix_text": " First Tom has 12 + 30 = 42 apples. Then he has 42",
-        "desired_text": " -", "undesired_text": " +",
-    }  # fmt: skip
+        "desired_text": " -",
+        "undesired_text": " +",
+    }
     return [
-        {"problem": row["problem"], "template": row["template"], "greedy_right": row["greedy_right"], **texts, **changes}
+        {
+            "problem": row["problem"],
+            "template": row["template"],
+            "greedy_right": row["greedy_right"],
+            **texts,
+            **changes,
+        }
         for row in pivot_rows(count, templates)
     ]
 
@@ -156,23 +251,30 @@ def write_run(
     """A finished run's folder, as far as its page reads it."""
     found = dict(report() if whole is None else whole)
     write_json_as_is(folder / "report.json", found)
-    manifest = {"format": "cca.run", "version": 1, "created": "2026-05-04T10:20:30+00:00", "config": found.get("config"),
-                "versions": found.get("versions"), "hardware": found.get("hardware"), "fingerprints": found.get("made_from")}  # fmt: skip
+    manifest = {
+        "format": "cca.run",
+        "version": 1,
+        "created": "2026-05-04T10:20:30+00:00",
+        "config": found.get("config"),
+        "versions": found.get("versions"),
+        "hardware": found.get("hardware"),
+        "fingerprints": found.get("made_from"),
+    }
     write_json_as_is(folder / "manifest.json", manifest)
     write_json_as_is(folder / "timing.json", found.get("timing"))
     write_circuit(folder, circuit_rows() if circuit is None else circuit)
-    write_rows(folder / "pivots.jsonl", "cca.pivots", 1, pivot_rows() if pivots is None else pivots, made_from="x")
+    write_lines(folder / "pivots.jsonl", "cca.pivots", pivot_rows() if pivots is None else pivots)
     write_lines(folder / "pivots_text.jsonl", "cca.pivot-texts", text_rows() if texts is None else texts)
     return folder
 
 
 def write_circuit(folder: Path, rows: list[Row], method: str = "attribution:absolute") -> None:
-    write_rows(folder / "circuit.jsonl", "cca.circuit", 1, rows, method=method, made_from="x")
+    write_lines(folder / "circuit.jsonl", "cca.circuit", rows, method=method)
 
 
-def write_lines(path: Path, format: str, rows: list[Row]) -> None:
+def write_lines(path: Path, format: str, rows: list[Row], **header: str) -> None:
     """Like `cca.files.write_rows`, in ASCII: a lone surrogate is legal JSON, but not UTF-8."""
-    lines = [json.dumps(row) for row in ({"format": format, "version": 1}, *rows)]
+    lines = [json.dumps(row) for row in ({"format": format, "version": 1, "made_from": "x", **header}, *rows)]
     path.write_text("\n".join(lines) + "\n")
 
 

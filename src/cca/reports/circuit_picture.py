@@ -1,7 +1,7 @@
 """The picture of a circuit: a row a layer, the input's layer at the bottom; a cell a head, a strip for the neurons.
 
-Where a layer has more heads or neurons than a strip has cells, neighbours share a cell, so a model of 80 layers of 28,672
-neurons is drawn at the cost of a small one. The darkness of a cell is the highest score in it.
+Where a layer has more heads or neurons than a strip has cells, neighbours share a cell, so a model of 80 layers
+of 28,672 neurons is drawn at the cost of a small one. The darkness of a cell is the highest score in it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ LEVELS = 4
 MOST_TITLED = 800  # cells beyond this many are drawn in a few paths, without a title each
 LEFT, WIDTH, GAP = 8, 1000, 14  # percent kept for the layers' names; units across, and between two columns
 HEAD_ROOM = 24  # pixels
+PITCHES, SMALLEST_PITCH = ((8, 30), (16, 24), (32, 16), (64, 11)), 7  # (most layers, pixels a layer)
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,24 @@ def circuit_picture(
     Raises CcaError for a component that the model lacks.
     """
     columns = _columns(sizes)
-    pitch = next(height for layers, height in ((8, 30), (16, 24), (32, 16), (64, 11)) if len(sizes) <= layers) if (
-        len(sizes) <= 64
-    ) else 7  # fmt: skip
+    pitch = next((height for most, height in PITCHES if len(sizes) <= most), SMALLEST_PITCH)
     height = len(sizes) * pitch
     parts = [_headings(columns), _layer_names(len(sizes), pitch)]
-    drawn = [*_strips(sizes, columns, pitch), *_chosen(_cells(sizes, components), columns, scores, len(sizes), pitch)]
+    drawn = [
+        *_strips(sizes, columns, pitch),
+        *_chosen(_cells(sizes, components), columns, scores, len(sizes), pitch),
+    ]
     parts.append(
         element(
-            "svg", *drawn, x=f"{LEFT}%", y=HEAD_ROOM, width=f"{100 - LEFT}%", height=height,
-            viewBox=f"0 0 {WIDTH} {height}", preserveAspectRatio="none",
-        )  # fmt: skip
+            "svg",
+            *drawn,
+            x=f"{LEFT}%",
+            y=HEAD_ROOM,
+            width=f"{100 - LEFT}%",
+            height=height,
+            viewBox=f"0 0 {WIDTH} {height}",
+            preserveAspectRatio="none",
+        )
     )
     title = f"The circuit: {formats.counted(len(components), 'component')} in {formats.counted(len(sizes), 'layer')}"
     return figure(title, HEAD_ROOM + height + 2, *parts, kind="plot circuit")
@@ -79,7 +87,9 @@ def level(score: float | None, highest: float) -> int:
 
 def _columns(sizes: Sequence[Mapping[str, int]]) -> list[Column]:
     """Heads get equal cells, at most 45 % of the width together; the neurons the rest."""
-    most = {kind: min(max((layer.get(kind, 0) for layer in sizes), default=0), MOST_CELLS[kind]) for kind in KINDS}
+    most = {
+        kind: min(max((layer.get(kind, 0) for layer in sizes), default=0), MOST_CELLS[kind]) for kind in KINDS
+    }
     heads = [kind for kind in KINDS if kind != "neuron" and most[kind]]
     gaps = GAP * (len(heads) - (not most["neuron"]))
     room = (0.45 if most["neuron"] else 1.0) * WIDTH - gaps
@@ -98,9 +108,13 @@ def _cells(sizes: Sequence[Mapping[str, int]], components: Sequence[Component]) 
     for component in components:
         count = sizes[component.layer].get(component.kind, 0) if component.layer < len(sizes) else 0
         if component.index >= count:
-            raise CcaError(f"circuit: {component} is not in the model of this run; make the report's circuit again")
+            raise CcaError(
+                f"circuit: {component} is not in the model of this run; make the report's circuit again"
+            )
         cells = min(count, MOST_CELLS[component.kind])
-        chosen.setdefault((component.layer, component.kind, component.index * cells // count), []).append(component)
+        chosen.setdefault((component.layer, component.kind, component.index * cells // count), []).append(
+            component
+        )
     made = []
     for (layer, kind, index), own in sorted(chosen.items()):
         count = sizes[layer][kind]
@@ -130,7 +144,11 @@ def _strips(sizes: Sequence[Mapping[str, int]], columns: Sequence[Column], pitch
 
 
 def _chosen(
-    cells: Sequence[Cell], columns: Sequence[Column], scores: Mapping[Component, float], layers: int, pitch: int
+    cells: Sequence[Cell],
+    columns: Sequence[Column],
+    scores: Mapping[Component, float],
+    layers: int,
+    pitch: int,
 ) -> list[Markup]:
     place = {column.kind: column for column in columns}
     highest = max((abs(score) for score in scores.values()), default=0.0)
@@ -147,11 +165,18 @@ def _chosen(
         else:
             titled.append(
                 element(
-                    "rect", element("title", _words(cell, known)), x=x, y=y, width=width, height=_bar(pitch),
+                    "rect",
+                    element("title", _words(cell, known)),
+                    x=x,
+                    y=y,
+                    width=width,
+                    height=_bar(pitch),
                     class_=f"chosen level{shade}",
-                )  # fmt: skip
+                )
             )
-    merged = [element("path", d="".join(own), class_=f"chosen level{shade}") for shade, own in sorted(paths.items())]
+    merged = [
+        element("path", d="".join(own), class_=f"chosen level{shade}") for shade, own in sorted(paths.items())
+    ]
     return [*titled, *merged]
 
 
@@ -167,7 +192,7 @@ def _headings(columns: Sequence[Column]) -> Markup:
     texts = []
     for column in columns:
         across = LEFT + (100 - LEFT) * column.start / WIDTH
-        words = HEADINGS if column.width > 110 else SHORT_HEADINGS
+        words = HEADINGS if column.width > 220 else SHORT_HEADINGS
         texts.append(element("text", words[column.kind], x=f"{across:.2f}%", y=14, class_="heading"))
     return joined(texts)
 
@@ -176,7 +201,9 @@ def _layer_names(layers: int, pitch: int) -> Markup:
     stride = 1 if pitch >= 14 else 4 if pitch > 8 else 10
     middle = HEAD_ROOM + _bar(pitch) / 2 + 4
     return joined(
-        element("text", f"L{index}", x=f"{LEFT - 1.5}%", y=middle + _top(index, layers, pitch), text_anchor="end")
+        element(
+            "text", f"L{index}", x=f"{LEFT - 1.5}%", y=middle + _top(index, layers, pitch), text_anchor="end"
+        )
         for index in range(0, layers, stride)
     )
 

@@ -1,7 +1,7 @@
 """A Document: typed access to a JSON object nobody vouches for.
 
-Keys that are missing or null read as None, so a partial or older report still renders; a value of the wrong type is a fault
-and named.
+Keys that are missing or null read as None, so a partial or older report still renders; a value of the wrong type
+is a fault and named.
 """
 
 from __future__ import annotations

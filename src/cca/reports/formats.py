@@ -6,13 +6,15 @@ Nothing known is written as an en dash. Exponents are written 3.1e-6, so that a 
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta
 
 UNKNOWN = "–"
 MINUS = "−"
+NBSP = "\u00a0"
 LONGEST_LABEL = 96
 
-# Controls that would act on a terminal, and those that would reorder or hide the text around them. The joiners U+200C and
-# U+200D stay: Persian, Indic scripts and emoji are spelt with them.
+# Controls that would act on a terminal, and those that would reorder or hide the text around them. The joiners
+# U+200C and U+200D stay: Persian, Indic scripts and emoji are spelt with them.
 _HIDDEN = re.compile("[\x80-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROLS = {code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A)} | {0x7F: 0x2421}
@@ -42,7 +44,7 @@ def clipped(text: str, longest: int) -> str:
 
 def percent(fraction: float | None) -> str:
     """A fraction in [0, 1], to a tenth of a percent."""
-    return UNKNOWN if fraction is None else f"{100 * fraction:.1f} %"
+    return UNKNOWN if fraction is None else f"{100 * fraction:.1f}{NBSP}%"
 
 
 def share(fraction: float | None) -> str:
@@ -50,8 +52,8 @@ def share(fraction: float | None) -> str:
     if fraction is None:
         return UNKNOWN
     if fraction == 0 or fraction >= 0.1:
-        return f"{100 * fraction:.0f} %" if fraction in (0, 1) else percent(fraction)
-    return f"{significant(100 * fraction)} %"
+        return f"{100 * fraction:.0f}{NBSP}%" if fraction in (0, 1) else percent(fraction)
+    return f"{significant(100 * fraction)}{NBSP}%"
 
 
 def points(value: float | None) -> str:
@@ -72,7 +74,8 @@ def significant(value: float, digits: int = 2) -> str:
     """``value`` to that many digits, with an exponent below a thousandth and above a hundred thousand."""
     if value and not 1e-3 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa}e{int(exponent)}".replace("-", MINUS, 1 if value < 0 else 0)
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return f"{mantissa.replace('-', MINUS)}e{int(exponent)}"
     rounded = float(f"{value:.{digits}g}")
     return f"{rounded:.6f}".rstrip("0").rstrip(".").replace("-", MINUS)
 
@@ -99,12 +102,23 @@ def counted(value: int | None, noun: str, plural: str = "") -> str:
     return f"{count(value)} {noun if value == 1 else plural or noun + 's'}"
 
 
+def moment(written: str) -> str:
+    """An ISO time, shortened; anything else as it is."""
+    try:
+        parsed = datetime.fromisoformat(written)
+    except ValueError:
+        return label(written)
+    return parsed.strftime(
+        "%Y-%m-%d %H:%M UTC" if parsed.utcoffset() == timedelta() else "%Y-%m-%d %H:%M %z"
+    ).strip()
+
+
 def duration(seconds: float | None) -> str:
     if seconds is None:
         return UNKNOWN
     if seconds < 59.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}{NBSP}s"
     whole = round(seconds)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+        return f"{whole // 60}{NBSP}min {whole % 60:02d}{NBSP}s"
+    return f"{whole // 3600}{NBSP}h {whole % 3600 // 60:02d}{NBSP}min"

@@ -1,6 +1,7 @@
 """The plots of a report: an interval on a line, two accuracies on a line, a bar, and what amplify did step by step.
 
-Every series has its own mark (filled, hollow, square, diamond, cross) beside its colour, and every plot a title in words.
+Every series has its own mark (filled, hollow, square, diamond, cross) beside its colour, and every plot a title
+in words.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from cca.reports import formats
-from cca.reports.svg import Scale, element, figure, joined
+from cca.reports.svg import Scale, element, figure
 
 ROW = 26  # height in pixels of a plot that stands in a table's row
-PANEL, GAP, LEFT = 104, 34, 13  # history: a panel's height, what is between two (pixels), where its data begin (percent)
-
-MARKS = ("task", "retention", "patch", "control")
+PANEL, GAP, TOP, LEFT = (
+    104,
+    42,
+    20,
+    13,
+)  # history: pixels of a panel, above it, above the first; percent left of its data
 
 
 @dataclass(frozen=True)
@@ -107,24 +111,17 @@ def history_plot(title: str, panels: Sequence[Panel], best: int) -> Markup:
     """Panels one under the other over the same steps, with a line down at the best step."""
     last = max((point.step for panel in panels for point in panel.points), default=0)
     steps = Scale(0, max(last, 1), LEFT, 97)
-    bottom = len(panels) * (PANEL + GAP)
-    parts = [_upright(steps.at(best), 16, bottom, "best")]
+    bottom = TOP + len(panels) * (PANEL + GAP)
+    parts = [_upright(steps.at(best), 18, bottom, "best")]
     for index, panel in enumerate(panels):
-        parts += _panel(panel, steps, index * (PANEL + GAP) + GAP, best)
+        parts += _panel(panel, steps, TOP + index * (PANEL + GAP) + GAP, best)
     for tick in steps.ticks(10):
         if tick == int(tick):
             parts.append(_text(steps.at(tick), bottom + 16, f"{tick:.0f}", "middle"))
-    side = "end" if steps.at(best) > 70 else "start"
-    shift = -6 if side == "end" else 6
-    parts.append(
-        element(
-            "g",
-            _text(steps.at(best), 12 + GAP - 18, f"best step: {best}", side, "best-label"),
-            transform=f"translate({shift} 0)",
-        )
-    )
-    parts.append(_text(steps.at(0), bottom + 34, "step", "start"))
-    return figure(title, bottom + 40, *parts, kind="plot history")
+    side = "end" if steps.at(best) > 70 else "middle" if steps.at(best) > 20 else "start"
+    parts.append(_text(steps.at(best), 12, f"best step: {best}", side, "best-label"))
+    parts.append(_text(LEFT - 3, bottom + 16, "step", "end"))
+    return figure(title, bottom + 24, *parts, kind="plot history")
 
 
 def _panel(panel: Panel, steps: Scale, top: float, best: int) -> list[Markup]:
@@ -132,10 +129,11 @@ def _panel(panel: Panel, steps: Scale, top: float, best: int) -> list[Markup]:
     if not values:
         return [_text(0, top - 4, f"{panel.title}: not recorded", "start", "panel-title")]
     scale = _value_scale(values, panel, top)
-    parts = [_text(0, top - 6, panel.title, "start", "panel-title")]
+    parts = [_text(0, top - 14, panel.title, "start", "panel-title")]
     ticks = [(tick, panel.form(tick)) for tick in scale.ticks(4)]
     if panel.log:  # zero has no place on a logarithmic axis: it is drawn on its floor, and said to be
-        ticks = [(tick, text) for tick, text in ticks if tick > scale.low * 1.01] + [(scale.low, "0")]
+        floor = scale.at(scale.low)
+        ticks = [(tick, text) for tick, text in ticks if floor - scale.at(tick) > 12] + [(scale.low, "0")]
     for tick, text in ticks:
         parts.append(_line(LEFT - 2, scale.at(tick), 100, scale.at(tick), "grid"))
         parts.append(_text(LEFT - 3, scale.at(tick) + 4, text, "end"))
@@ -143,7 +141,7 @@ def _panel(panel: Panel, steps: Scale, top: float, best: int) -> list[Markup]:
         limit, words = panel.limit
         if scale.low <= limit <= scale.high:
             parts.append(_line(LEFT - 2, scale.at(limit), 100, scale.at(limit), "limit"))
-            parts.append(_text(100, scale.at(limit) - 4, words, "end", "limit-label"))
+            parts.append(_text(LEFT - 2, scale.at(limit) - 4, words, "start", "limit-label"))
     return [*parts, _curve(panel, steps, scale, top), *_dots(panel, steps, scale, best)]
 
 
@@ -210,9 +208,3 @@ def _upright(x: float, y1: float, y2: float, kind: str) -> Markup:
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str | None = None) -> Markup:
     return element("text", text, x=f"{x:.2f}%", y=float(y), text_anchor=anchor, class_=kind)
-
-
-__all__ = [
-    "MARKS", "Panel", "Point", "accuracy_axis", "bar", "change_axis", "change_scale", "dumbbell", "history_plot",
-    "interval_plot", "joined",
-]  # fmt: skip

@@ -1,7 +1,7 @@
 """What a report says, as rows of figures: the same for the page and the terminal.
 
-Three groups: the task (all test problems, templates of the training data, templates it lacks), the other skills, and the edits
-compared (this patch, the controls made on the same data).
+Three groups: the task (all test problems, templates of the training data, templates it lacks), the other skills,
+and the edits compared (this patch, the controls made on the same data).
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def edit_rows(report: Document) -> list[ResultRow]:
         if not draws:
             rows.append(_control(shown, "", control, base))
         for index, draw in enumerate(draws, start=1):
-            rows.append(_control(f"{shown} {index}" if len(draws) > 1 else shown, "same size and mix", draw, base))
+            rows.append(
+                _control(f"{shown} {index}" if len(draws) > 1 else shown, "same size and mix", draw, base)
+            )
     return rows
 
 
@@ -107,7 +109,9 @@ def matched_drift(report: Document) -> tuple[float, float, float | None] | None:
 
 def timing_rows(report: Document) -> list[tuple[str, float | None, int | None]]:
     """(stage, seconds, generated tokens), in the order the stages ran."""
-    return [(name, own.number("seconds"), own.count("tokens")) for name, own in report.sections("timing").items()]
+    return [
+        (name, own.number("seconds"), own.count("tokens")) for name, own in report.sections("timing").items()
+    ]
 
 
 def total_seconds(report: Document) -> float:
@@ -173,4 +177,4 @@ def _problems(problems: int | None, templates: int | None = None) -> str:
     if problems is None:
         return ""
     words = formats.counted(problems, "problem")
-    return f"{words}, {formats.counted(templates, 'template')}" if templates else words
+    return f"{words} in {formats.counted(templates, 'template')}" if templates else words

@@ -66,7 +66,9 @@ class History:
             for at, row in zip(self._gap_steps(), self.rows, strict=True)
             if row.logit_gap is not None
         ]
-        limit = (self.drift_budget, f"budget {formats.nats(self.drift_budget)}") if self.drift_budget else None
+        limit = (
+            (self.drift_budget, f"budget {formats.nats(self.drift_budget)}") if self.drift_budget else None
+        )
         return [
             Panel("validation accuracy", self._points(lambda row: row.accuracy), _whole_percent),
             Panel("mean logit gap of the pivots, nats", gaps, formats.significant),
@@ -98,4 +100,4 @@ def _worst(start: Document, now: Document) -> float | None:
 
 
 def _whole_percent(fraction: float) -> str:
-    return f"{100 * fraction:.3g} %"
+    return f"{100 * fraction:.3g}{formats.NBSP}%"

@@ -1,7 +1,7 @@
 """SVG elements as escaped markup, and the scales that place them.
 
-Plots take their page's width: horizontal places are percentages, vertical ones pixels, so that text and marks keep their
-size on a phone and no script measures anything. Colours and fonts are classes of the page's style sheet.
+Plots take their page's width: horizontal places are percentages, vertical ones pixels, so that text and marks keep
+their size on a phone and no script measures anything. Colours and fonts are classes of the page's style sheet.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The table at the end of a run, for the terminal. Texts from files are shown as texts: neither markup nor escape codes act."""
+"""The table at the end of a run, for the terminal.
+
+Texts from files are shown as texts: neither rich's markup nor a terminal's escape codes act in them.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +30,16 @@ def summary_table(report: Mapping[str, Any]) -> RenderableType:
         results.edit_rows(document)[1:],  # this patch is the first row already
     ]
     if any(groups):
-        parts.append(_results(groups, document))
+        parts += [_results(groups, document), ""]
     parts.append(_facts(document))
     return Group(*parts)
 
 
 def _results(groups: Sequence[Sequence[ResultRow]], report: Document) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("", min_width=18, overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column("", min_width=12, overflow="fold")
     for heading in ("base", "patched", "change", "95 % interval", "drift"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=heading != "95 % interval")
     drift = report.number("drift", "kl")
     for group in groups:
         for index, row in enumerate(group):
@@ -79,14 +82,18 @@ def facts(report: Document) -> list[tuple[str, str]]:
     if matched := results.matched_drift(report):
         patch, control, ratio = matched
         times = f", {formats.significant(ratio)} times the patch's {formats.nats(patch)}" if ratio else ""
-        found.append(("random circuit", f"drift {formats.nats(control)} at the same accuracy{times} (validation)"))
+        found.append(
+            ("random circuit", f"drift {formats.nats(control)} at the same accuracy{times} (validation)")
+        )
     elif reached := report.count("controls", "random", "matched", "reached"):
         found.append(("random circuit", f"{reached} as accurate as the patch"))
     elif report.section("controls", "random", "matched"):
         found.append(("random circuit", "none became as accurate as the patch"))
     if (pivots := report.count("pivots", "count")) is not None:
         planted = ", ".join(f"{what} {figure}" for what, figure, _ in results.pivot_facts(report)[:2])
-        found.append(("pivots", formats.count(pivots) + (f"; {planted} of the planted ones" if planted else "")))
+        found.append(
+            ("pivots", formats.count(pivots) + (f"; {planted} of the planted ones" if planted else ""))
+        )
     if (step := report.count("amplify", "best_step")) is not None:
         found.append(("best step", f"{step}" if step else "0: no step beat the untouched model"))
     if stages := results.timing_rows(report):
@@ -103,4 +110,4 @@ def _text(cell: str) -> Text:
 
 def _plain(text: str) -> str:
     """Signs that every terminal has."""
-    return text.replace(formats.MINUS, "-").replace(formats.UNKNOWN, "-")
+    return text.replace(formats.MINUS, "-").replace(formats.UNKNOWN, "-").replace(formats.NBSP, " ")

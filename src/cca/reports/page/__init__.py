@@ -1,13 +1,14 @@
 """report.html: one self-contained page from the files of a run.
 
-It loads nothing from anywhere and runs no script (its content policy forbids both). Whatever comes from a file is escaped:
-by jinja2's autoescape in the template, by markupsafe in the plots.
+It loads nothing from anywhere and runs no script (its content policy forbids both). Whatever comes from a file is
+escaped: by jinja2's autoescape in the template, by markupsafe in the plots.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from cca.reports.document import Document
 from cca.reports.results import ResultRow
 from cca.reports.run_files import RunFiles
 from cca.reports.steps import History
+from cca.reports.svg import Scale
 
 TOP_COMPONENTS = 24
 
@@ -37,14 +39,28 @@ def render_page(folder: Path) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("cca.reports", "page"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    filters = ("percent", "points", "interval", "p_value", "nats", "count", "counted", "duration", "share", "label")
+    filters = (
+        "percent",
+        "points",
+        "interval",
+        "p_value",
+        "nats",
+        "count",
+        "counted",
+        "duration",
+        "share",
+        "label",
+    )
     environment.filters |= {name: getattr(formats, name) for name in filters}
-    environment.filters["significant"] = lambda value: formats.UNKNOWN if value is None else formats.significant(value)
+    environment.filters["significant"] = lambda value: (
+        formats.UNKNOWN if value is None else formats.significant(value)
+    )
     return environment
 
 
@@ -54,7 +70,7 @@ def _contents(files: RunFiles) -> dict[str, Any]:
     groups = [results.task_rows(report), results.retention_rows(report), results.edit_rows(report)]
     return {
         "name": formats.label(files.name),
-        "created": files.created and formats.label(files.created),
+        "created": files.created and formats.moment(files.created),
         "missing": files.missing,
         "model": formats.label(report.text("config", "model") or "unknown model"),
         "task": _task_name(report),
@@ -104,7 +120,7 @@ def _result_table(groups: list[list[ResultRow]]) -> dict[str, Any] | None:
     }
 
 
-def _interval_plot(row: ResultRow, scale: plots.Scale) -> Markup:
+def _interval_plot(row: ResultRow, scale: Scale) -> Markup:
     title = f"{formats.label(row.name)}: {formats.points(row.points)} points"
     if row.interval:
         title += f", 95 % interval {formats.interval(row.interval)}"
@@ -134,7 +150,9 @@ def _circuit(files: RunFiles) -> dict[str, Any] | None:
     circuit = files.circuit
     if circuit is None or not len(circuit):
         return None
-    sizes = [{kind: layer.count(kind) or 0 for kind in KINDS} for layer in files.report.rows("anatomy", "layers")]
+    sizes = [
+        {kind: layer.count(kind) or 0 for kind in KINDS} for layer in files.report.rows("anatomy", "layers")
+    ]
     layers = Counter((component.layer, component.kind) for component in circuit.components)
     numbers = range(len(sizes)) if sizes else sorted({layer for layer, _ in layers})
     ranked = sorted(circuit.scores.items(), key=lambda item: -abs(item[1]))
@@ -145,7 +163,8 @@ def _circuit(files: RunFiles) -> dict[str, Any] | None:
         "picture": circuit_picture(sizes, circuit.components, circuit.scores) if sizes else None,
         "levels": range(1, LEVELS + 1) if circuit.scores else (),
         "layers": [(number, [layers[number, kind] for kind in KINDS]) for number in numbers],
-        "ranked": [(str(component), score) for component, score in ranked[:TOP_COMPONENTS]] or _names(circuit),
+        "ranked": [(str(component), score) for component, score in ranked[:TOP_COMPONENTS]]
+        or _names(circuit),
     }
 
 
@@ -156,7 +175,8 @@ def _names(circuit: Circuit) -> list[tuple[str, float | None]]:
 def _history_plot(history: History | None) -> Markup | None:
     if history is None or len(history.rows) < 2:
         return None
-    title = f"Validation accuracy, logit gap and drift over {history.rows[-1].step} steps; best step {history.best_step}"
+    last, best = history.rows[-1].step, history.best_step
+    title = f"Validation accuracy, logit gap and drift over {last} steps; best step {best}"
     return plots.history_plot(title, history.panels(), history.best_step)
 
 
@@ -197,7 +217,9 @@ def _reproduction(report: Document, name: str) -> str | None:
 def _facts(files: RunFiles) -> list[tuple[str, str]]:
     report = files.report
     facts = [("report fingerprint", report.text("fingerprint"))]
-    facts += [(f"{what} fingerprint", report.text("made_from", what)) for what in report.section("made_from").value]
+    facts += [
+        (f"{what} fingerprint", report.text("made_from", what)) for what in report.section("made_from").value
+    ]
     facts += [(package, report.text("versions", package)) for package in report.section("versions").value]
     facts += [(what, _plain(found)) for what, found in report.section("hardware").value.items()]
     return [(formats.label(what), formats.label(found)) for what, found in facts if found is not None]
