@@ -45,7 +45,7 @@ from cca.problems.vocabulary import LISTS
 
 LARGEST_FILE = 200_000
 
-PROBES = 40
+PROBES = 30
 """Draws that tell which flaws of a template can be avoided."""
 
 TRIES = 200
