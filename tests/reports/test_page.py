@@ -26,6 +26,7 @@ from run_sample import (
 
 from cca.errors import CcaError
 from cca.reports.page import render_page
+from cca.runs.config import load_config, make_config
 
 
 def page_of(folder: Path) -> Page:
@@ -234,3 +235,30 @@ def test_a_folder_that_is_no_run_and_other_texts(tmp_path: Path) -> None:
     write_lines(tmp_path / "pivots_text.jsonl", "cca.pivots", [])
     with pytest.raises(CcaError, match=r"expected a cca\.pivot-texts file"):
         render_page(tmp_path)
+
+
+def test_the_run_yaml_on_the_page_gives_the_same_configuration(tmp_path: Path) -> None:
+    config = make_config(
+        {"model": "org/model", "task": "tinymath", "out": "runs/a", "preset": "paper", "seed": 3}
+    )
+    dumped = {key: value for key, value in config.model_dump(mode="json").items() if key != "out"}
+    page = page_of(write_run(tmp_path / "demo", report(config=dumped)))
+    (written,) = [data for data in page.all_of("code") if "model:" in data]
+    (tmp_path / "run.yaml").write_text(written)
+    again = load_config(tmp_path / "run.yaml")
+    assert again == config.model_copy(update={"out": again.out})
+
+
+def test_every_key_of_a_report_is_documented() -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+    named = {"config", "versions", "hardware", "timing", "retention", "made_from"}  # whose keys are names
+
+    def keys(value: Any) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(keys, value))
+        if not isinstance(value, dict):
+            return set()
+        return set(value).union(*(keys(own) for key, own in value.items() if key not in named))
+
+    missing = [key for key in sorted(keys(report())) if not re.search(rf"[`.]{key}\b", documented)]
+    assert missing == []
