@@ -20,7 +20,6 @@ _TOKEN = re.compile(
     r"(?P<number>(?:\d+/\d+(?![\d/]))|\d+(?:,\d{3})*(?:\.\d+)?)|(?P<operator>[-+*/×÷()]|(?<=\s)x(?=\s))"
     r"|(?P<equals>=)|(?P<unit>[A-Za-z]+(?:/[A-Za-z]+)*)|(?P<blank>[\s$€£])|(?P<other>.)"
 )
-_EQUATION = re.compile(r"\d[^=\n]*=[^=\n]*\d")
 _NEGATIVE = re.compile(r"(?:\A|[=*/+(×÷]\s?|\s-\s|[A-Za-z]\s)-\d")
 
 
@@ -56,7 +55,7 @@ def wrong_step(solution: str) -> str:
     is not plain arithmetic (percentages, unknowns) is not judged.
     """
     for line in solution.split("\n"):
-        for left, right in _equations(line) if _EQUATION.search(line) else ():
+        for left, right in _equations(line) if "=" in line else ():
             if not _equal(left, right):
                 return f"{left} = {right}"
     return ""
