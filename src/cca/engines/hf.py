@@ -214,6 +214,7 @@ def _expanded(cache: DynamicCache, rows: int) -> DynamicCache:
     """A cache of ``rows`` equal rows; the original is left as it was."""
     copy = DynamicCache()
     for layer, (keys, values, *_) in enumerate(cache):
+        assert keys is not None and values is not None, "a prefilled cache holds every layer"  # noqa: PT018
         copy.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
     return copy
 

@@ -48,7 +48,7 @@ class Codec:
         return join_digits(text) if self._splits_digits else text
 
     def token_text(self, token_id: int) -> str:
-        return self.tokenizer.decode([token_id])
+        return str(self.tokenizer.decode([token_id]))
 
     def _plain_encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)

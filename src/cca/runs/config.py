@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from cca.circuits.size import Size
 from cca.errors import CcaError
 from cca.runs.presets import PRESETS
 
@@ -63,6 +64,13 @@ class CircuitConfig(_Section):
     """attribution, random: kinds of components to choose from."""
     size: str | int = "0.5% of parameters"
     """attribution, random: a number of components, 'N% of components' or 'N% of parameters'."""
+
+    @field_validator("size")
+    @classmethod
+    def _readable(cls, size: str | int) -> str | int:
+        Size.parse(size)
+        return size
+
     file: Path | None = None
     """file: a circuit file to use as it is."""
     gate: Literal["double", "amplify", "ablate"] = "double"

@@ -19,6 +19,7 @@ from cca.evaluation.accuracy import Results, comparison, per_template, summary
 from cca.evaluation.planted import localisation
 from cca.evaluation.retention import DriftProbe, solution_texts
 from cca.files import Row, read_json, write_json
+from cca.models.components import KINDS
 from cca.pivots.pivot import Pivot
 from cca.problems.sources import halves
 from cca.runs import stages
@@ -46,6 +47,7 @@ def evaluation(session: Session) -> Row:
             measured |= {
                 "share": shares(own_circuit, session.anatomy, session.config.amplify.rows),
                 "circuit": {"components": len(own_circuit), "method": own_circuit.method},
+                "anatomy": {"layers": [_counts(session, layer.index) for layer in session.anatomy.layers]},
                 "pivots": {"count": len(own_pivots)},
             }
             planted = localisation(own_pivots, session.task.train, session.grader)
@@ -56,6 +58,10 @@ def evaluation(session: Session) -> Row:
         write_json(path, {"format": "cca.evaluation", "version": 1, "made_from": made_from, **measured})
     stages.check_made_from(path, read_json(path).get("made_from"), made_from)
     return read_json(path)
+
+
+def _counts(session: Session, layer: int) -> dict[str, int]:
+    return {kind: session.anatomy.count(layer, kind) for kind in KINDS}
 
 
 class _Tested:

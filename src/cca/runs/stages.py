@@ -26,6 +26,7 @@ from cca.errors import CcaError
 from cca.files import Row, read_json, read_jsonl, write_json
 from cca.pivots.branching import branching_pivots
 from cca.pivots.pivot import Pivot, first_difference, load_pivots, make_pivot, save_pivots
+from cca.pivots.texts import write_pivot_texts
 from cca.pivots.traces import FORMAT as TRACES
 from cca.pivots.traces import VERSION as TRACES_VERSION
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
@@ -33,6 +34,10 @@ from cca.problems.problem import Problem
 from cca.runs.directory import ChunkLog, config_fingerprint
 from cca.runs.session import Session
 from cca.runs.validating import Validator, answers
+
+
+SHOWN_PIVOTS = 50
+"""Pivots whose text is written out for the report's page."""
 
 
 def traces(session: Session) -> list[list[Trace]]:
@@ -95,6 +100,7 @@ def pivots(session: Session) -> list[Pivot]:
             raise CcaError(
                 "pivots: no pair of traces with opposite verdicts has a pivot; sample more (traces.samples)"
             )
+        write_pivot_texts(session.folder / "pivots_text.jsonl", kept[:SHOWN_PIVOTS], session.grader.codec)
         save_pivots(path, kept, made_from=made_from)
     _check_header(path, made_from)
     return load_pivots(path)

@@ -1,0 +1,165 @@
+"""Every kind of bad input ends with one clear line, exit code 2, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny_world
+import torch
+import yaml
+
+from cca.amplify.patch import Patch
+from cca.amplify.patch_file import save_patch
+from cca.cli.main import main
+from cca.engines.engine import Request
+from cca.engines.hf import HFEngine
+from cca.models.loading import Codec
+from cca.models.weight_rows import get_rows
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_world.model(dtype=torch.float32).save_pretrained(folder)
+    tiny_world.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def rows(count: int, answer: str = "1") -> list[dict[str, str]]:
+    return [{"id": p.id, "prompt": p.prompt, "answer": answer} for p in tiny_world.problems(count)]
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def config(tmp_path: Path, model_folder: Path) -> dict[str, object]:
+    task = {split: write(tmp_path / f"{split}.jsonl", rows(4)) for split in ("train", "validation", "test")}
+    return {
+        "model": str(model_folder), "task": task, "out": str(tmp_path / "run"),
+        "traces": {"max_new_tokens": 4, "samples": 2},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def cca(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    def command(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["cca", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0), capsys.readouterr().err.strip()
+
+    return command
+
+
+def refused(cca: Command, config: dict[str, object], tmp_path: Path, *parts: str) -> None:
+    """The run is refused in one line that holds every part."""
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config))
+    code, error = cca("run", str(path))
+    assert code == 2
+    assert "\n" not in error, error
+    for part in parts:
+        assert part in error
+
+
+def test_unknown_key(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+    refused(cca, {**config, "traces": {"sample": 3}}, tmp_path, "'traces.sample'", "'samples'")
+    refused(cca, {**config, "retentoin": []}, tmp_path, "'retentoin'", "'retention'")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_values(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+    refused(cca, {**config, "traces": {"samples": 0}}, tmp_path, "traces.samples", "greater than or equal to 1")
+    refused(cca, {**config, "preset": "papr"}, tmp_path, "preset", "paper")
+    refused(cca, {**config, "task": "gsm9k"}, tmp_path, "gsm9k")
+    refused(cca, {**config, "circuit": {"size": "lots"}}, tmp_path, "size", "lots")
+    assert not (tmp_path / "run").exists()
+
+
+def test_problem_files(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+    task = dict(config["task"])  # type: ignore[call-overload]
+    refused(cca, {**config, "task": {**task, "train": "nowhere.jsonl"}}, tmp_path, "nowhere.jsonl", "no such file")
+
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(json.dumps(rows(1)[0]) + '\n{"id": "x", "prompt": \n')
+    refused(cca, {**config, "task": {**task, "train": str(broken)}}, tmp_path, "broken.jsonl, line 2")
+
+    twice = write(tmp_path / "twice.jsonl", rows(2) + rows(1))
+    refused(cca, {**config, "task": {**task, "test": twice}}, tmp_path, "twice.jsonl, line 3", "p0")
+
+    empty = write(tmp_path / "empty.jsonl", [])
+    refused(cca, {**config, "task": {**task, "validation": empty}}, tmp_path, "empty.jsonl", "at least one problem")
+
+
+def test_gold_answer_the_judge_cannot_read(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+    task = {**dict(config["task"]), "train": write(tmp_path / "words.jsonl", rows(3, "many"))}  # type: ignore[call-overload]
+    refused(cca, {**config, "task": task, "judge": "number"}, tmp_path, "train", "p0", "many")
+
+
+def test_model_folders(cca: Command, config: dict[str, object], tmp_path: Path, model_folder: Path) -> None:
+    refused(cca, {**config, "model": str(tmp_path / "none")}, tmp_path, "no such folder")
+    bare = tmp_path / "bare"
+    shutil.copytree(model_folder, bare)
+    for file in bare.glob("*token*"):
+        file.unlink()
+    refused(cca, {**config, "model": str(bare)}, tmp_path, "tokenizer")
+
+
+def test_nothing_is_ever_right(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+    refused(cca, config, tmp_path, "nothing to pair", "greedy accuracy is 0.0%", "easier task")
+
+
+def test_everything_is_right(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+    model, codec = tiny_world.model(dtype=torch.float32), Codec(tiny_world.tokenizer())
+    problems = rows(4)
+    completions = HFEngine(model).complete([Request(codec.encode(row["prompt"])) for row in problems], 4)
+    for row, completion in zip(problems, completions, strict=True):
+        row["answer"] = codec.decode(completion.token_ids)
+    task = {**dict(config["task"]), "train": write(tmp_path / "easy.jsonl", problems)}  # type: ignore[call-overload]
+    refused(
+        cca, {**config, "task": task, "judge": "exact"}, tmp_path, "nothing to pair", "accuracy is 100.0%", "harder task"
+    )
+
+
+def test_folder_of_another_run(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+    refused(cca, config, tmp_path, "nothing to pair")  # leaves a run folder behind
+    kept = (tmp_path / "run" / "traces.jsonl").read_bytes()
+    refused(cca, {**config, "seed": 7, "traces": {"max_new_tokens": 5}}, tmp_path, "seed", "traces.max_new_tokens")
+    assert (tmp_path / "run" / "traces.jsonl").read_bytes() == kept
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("years of work")
+    refused(cca, {**config, "out": str(foreign)}, tmp_path, "thesis.tex")
+
+
+def test_folder_in_use(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+    from cca.runs.directory import RunDirectory
+
+    with RunDirectory(tmp_path / "run"):
+        refused(cca, config, tmp_path, "in use by process")
+
+
+def test_patch_on_another_base(cca: Command, tmp_path: Path, model_folder: Path) -> None:
+    model = tiny_world.model(dtype=torch.float32)
+    name = "model.layers.0.mlp.up_proj.weight"
+    before = get_rows(model.get_parameter(name).detach(), 0, torch.tensor([1]))
+    patch = Patch.from_edits(model, [(name, 0, torch.tensor([1]), before, before + 1)], "base")
+    save_patch(tmp_path / "patch.safetensors", patch)
+    with torch.no_grad():
+        model.get_parameter(name)[1] += 1e-3
+    model.save_pretrained(tmp_path / "other")
+    code, error = cca(
+        "patch", "apply", str(tmp_path / "other"), str(tmp_path / "patch.safetensors"), "--out", str(tmp_path / "out")
+    )
+    assert code == 2
+    assert name in error
+    assert not (tmp_path / "out").exists()
