@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cca.files import Row, read_json, write_json
+from cca.reports.report import make_report
 
 TEMPLATES = [
     "01_gain_lose",
@@ -170,26 +171,25 @@ def report(templates: list[str] | None = None, **changes: Any) -> Row:
         "circuit": {"localiser": "attribution", "size": "0.5% of parameters"},
         "amplify": {"objective": "softplus", "steps": 40, "budget": {"points": 1.0, "drift": 3e-5}},
     }
-    return {
-        "format": "cca.report",
-        "version": 1,
-        **measured(TEMPLATES if templates is None else templates),
-        "amplify": history(),
-        "timing": {
-            "traces": {"seconds": 41.32, "tokens": 412931},
-            "pivots": {"seconds": 18.7, "tokens": 81022},
-            "circuit": {"seconds": 1.9, "tokens": 0},
-            "amplify": {"seconds": 62.4, "tokens": 240311},
-            "evaluate": {"seconds": 25.0, "tokens": 91000},
-            "controls": {"seconds": 71.8, "tokens": 310777},
-        },
+    manifest = {
         "config": config,
         "versions": {"python": "3.11.2", "cca": "0.1.0", "torch": "2.13.0", "transformers": "5.19.0"},
         "hardware": {"machine": "x86_64", "processors": 2, "threads": 2},
-        "fingerprint": "0123456789abcdef",
-        "made_from": {"model": "aaaa000011112222", "task": "bbbb000011112222"},
-        **changes,
+        "fingerprints": {"model": "aaaa000011112222", "task": "bbbb000011112222"},
     }
+    timing = {
+        "traces": {"seconds": 41.32, "tokens": 412931},
+        "pivots": {"seconds": 18.7, "tokens": 81022},
+        "circuit": {"seconds": 1.9, "tokens": 0},
+        "amplify": {"seconds": 62.4, "tokens": 240311},
+        "evaluate": {"seconds": 25.0, "tokens": 91000},
+        "controls": {"seconds": 71.8, "tokens": 310777},
+    }
+    found = make_report(manifest, measured(TEMPLATES), history(), timing) | {
+        "fingerprint": "0123456789abcdef"
+    }
+    rows = found["templates"] if templates is None else measured(templates)["templates"]
+    return {**found, "templates": rows, **changes}
 
 
 def circuit_rows(layers: int = 4, neurons: int = 384, count: int = 30, heads: int = 0) -> list[Row]:

@@ -45,23 +45,16 @@ def _environment() -> Environment:
         loader=PackageLoader("cca.reports", "page"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    filters = (
-        "percent",
-        "points",
-        "interval",
-        "p_value",
-        "nats",
-        "count",
-        "counted",
-        "duration",
-        "share",
-        "label",
-    )
+    filters = "percent points interval p_value count counted duration share label".split()
     environment.filters |= {name: getattr(formats, name) for name in filters}
-    environment.filters["significant"] = lambda value: (
-        formats.UNKNOWN if value is None else formats.significant(value)
-    )
+    environment.filters |= {"nats": _whole_number, "significant": _whole_number}
     return environment
+
+
+def _whole_number(value: float | None) -> Markup:
+    """A number with its exponent, which a line must not break."""
+    written = formats.UNKNOWN if value is None else formats.significant(value)
+    return Markup('<span class="kept">{}</span>').format(written)
 
 
 def _contents(files: RunFiles) -> dict[str, Any]:
