@@ -171,6 +171,7 @@ HOSTILE = [
     "The final answer is ", "final answer is\n", "answer: 1/", "####\n", "\\boxed{", "{", "}", "1,", "1.", "- ", " ",
     "\n", "1/", "\\frac{1}{", "1e", "x10^", "</think>", "<think></think>", "\nQuestion", "one and ", "A. ", "p.m. ",
     "A or ", "½", "x2,", "\\text{", "\\sqrt{", "1=", "<tool_call>", "[[1,", '{"a":', "```\n", "def f", "1. a\n", "9",
+    ".234", ",23", "a=", "1 234",
 ]  # fmt: skip
 
 
@@ -180,7 +181,7 @@ def test_100_kilobytes_of_anything_are_judged_at_once(name: str) -> None:
     gold = {"choice": "B", "tool-call": "[]", "code": ""}.get(name, "1")
     slowest = 0.0
     for piece in HOSTILE:
-        text = ("The final answer is " if name == "number" else "") + piece * (100_000 // len(piece))
+        text = ("The answer is " if name == "number" else "") + piece * (100_000 // len(piece))
         before = time.process_time()
         judge.finished(text)
         if name != "code":  # which would run it

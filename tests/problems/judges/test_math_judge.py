@@ -73,6 +73,13 @@ def test_an_endless_comparison_is_cut_short_and_the_next_one_works() -> None:
     assert judge("\\boxed{y+x}", "x+y").verdict is RIGHT
 
 
+def test_long_texts_are_cheap(judge: MathJudge) -> None:
+    for piece in ("1,23", "\\(", "$x", "a=", "1.234"):
+        before = time.process_time()
+        judge("It is " + piece * (100_000 // len(piece)), "1")
+        assert time.process_time() - before < 1
+
+
 def test_threads_may_share_a_judge(judge: MathJudge) -> None:
     with ThreadPoolExecutor(4) as pool:
         verdicts = list(pool.map(lambda k: judge(f"\\boxed{{{k}x+x}}", f"{k % 2}x + x").verdict, range(4)))

@@ -22,18 +22,18 @@ from cca.problems.judges.statements import Statement
 
 _MARKUP = re.compile(r"[\s*_:$`#>=\[\]()\"'~≈{},]*\Z")
 _FILLER = re.compile(
-    r"(?:[\s*_:$`#>=\[\]()\"'~≈{},]|about|approximately|around|roughly|exactly|only|just|simply|therefore|thus|so"
-    r"|equal to|a total of|a|an|the|is|[a-z][ ]?=)*\Z",
+    r"(?:[\s*_:$`#>=\[\]()\"'~≈{},]|[a-z][ ]?=|about|approximately|around|roughly|exactly|only|just|simply|therefore"
+    r"|thus|so|equal to|the|is|a total of|an|a)*+\Z",  # possessive: "a=a=a=" has many readings
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"[,;][ ]|[ ]\(|\n|[.!?][ ]")
-_JOINED = re.compile(r"[)\]*_$%]{0,3}[ ]?(?:[*×÷+]|-(?=[ ]))[ ]?[$(]?\d")
+_JOINED = re.compile(r"[)\]*_$%]{0,3}[ ]?(?:[*×÷+]|x(?=[ ])|-(?=[ ]))[ ]?[$(]?\d")
 _SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,]| ?/)")
 _ENUMERATION = re.compile(r"[ \t]{0,8}[*_#]{0,4}[ ]?(?:Step )?\d{1,2}[.):][*_]{0,2}[ ]+(?=[^\W\d])")
 _DENIAL = re.compile(r"\s*(?:not\b|n't)", re.IGNORECASE)
 _LAST_DIGIT = re.compile(r".*\d", re.DOTALL)
 _WINDOW = 160
-_FARTHEST = 20_000
+_FARTHEST = 5000
 """How far from the end the last number of a text is looked for, in characters."""
 
 
@@ -69,7 +69,8 @@ class NumberJudge(Reader[Quantity]):
         if _DENIAL.match(text):
             return None
         text = unlatex(text)
-        return _read_clause(text, direct=statement.kind in ("label", "hashes"), leading=statement.leading)
+        direct = statement.kind == "hashes" or (statement.kind == "label" and not statement.closing)
+        return _read_clause(text, direct, statement.leading)
 
     def read_whole(self, text: str) -> Quantity | None:
         found = _last_number(text)
@@ -81,6 +82,8 @@ class NumberJudge(Reader[Quantity]):
 
 def read_number(text: str) -> Quantity | None:
     """The one quantity in ``text``, unit words around it allowed; None when it has none or several."""
+    if len(text) > _FARTHEST:
+        return None
     text = unlatex(plain(text)).strip()
     found = list(find_quantities(_SPACED.sub(_ungroup, text)))
     if len(found) == 1:
@@ -91,6 +94,8 @@ def read_number(text: str) -> Quantity | None:
 
 def is_number(text: str) -> bool:
     """Whether ``text`` is a number and nothing else but sign, currency, percent or a factor ("million")."""
+    if len(text) > _FARTHEST:
+        return False
     text = unlatex(plain(text)).strip().rstrip(".")
     found = next(find_quantities(text), None)
     return found is not None and not (text[: found.start] + text[found.end :]).strip(" $*`-+")
@@ -142,11 +147,10 @@ def _last_number(text: str) -> Quantity | None:
     if last is None:
         return None
     begin = max(0, last.end() - _WINDOW)
-    if begin:  # begin between words
-        space = text.find(" ", begin, last.end() - _WINDOW // 2)
-        begin = space if space >= 0 else 0
-    number = _last_in(text[begin : last.end() + _WINDOW // 4])
-    return _last_in(text[-_FARTHEST:]) if number is None and begin else number
+    if begin:  # between words
+        begin = text.find(" ", begin, last.end() - _WINDOW // 2)
+    near = _last_in(text[begin : last.end() + _WINDOW // 4]) if begin >= 0 else None
+    return _last_in(text[-_FARTHEST:]) if near is None and begin else near
 
 
 def _last_in(text: str) -> Quantity | None:

@@ -34,6 +34,8 @@ _LETTER = re.compile(r"(?:^|[\s.(*])[A-Za-z]$")
 _FOLLOWING = re.compile(r"[^\S\n]{0,20}(?:\n|[^\s].)", re.DOTALL)
 _INITIALS = re.compile(r"(?:^|[\s(*])[A-Z]\.[ ]?[A-Z]$")
 _LIST_HEADING = re.compile(r"[ ]{0,3}[*_]{0,3}\d{1,3}[.):][*_]{0,3}[ ]+\S")
+_DIGIT = re.compile(r"\d")
+_LABEL_WORDS = ("", "final", "the final", "the", "my final")
 _EMPTY = " \t\n*_:$`#>=[]()\\\"'-~"
 
 
@@ -44,6 +46,8 @@ class Statement:
     """``final``, ``stated`` ("answer is"), ``label`` ("Answer:"), ``box``, ``hashes`` or ``tag``."""
     leading: bool = False
     """A label with nothing before it: it may head the whole worked solution."""
+    closing: bool = False
+    """A label at the head of a later line, with no digit after its sentence."""
 
 
 def lowered(text: str) -> str:
@@ -56,14 +60,15 @@ def final_statements(text: str, lower: str) -> list[Statement]:
     """Final statements whose end has been written, in the order in which their ends became certain."""
     if "final answer is" not in lower and "####" not in lower:
         return []
-    found: list[tuple[int, int, Statement]] = []
+    found: list[tuple[_End, Statement]] = []
     for marker in islice(_FINAL.finditer(lower), _TRIES):
         start, hashes = marker.end(), marker[0] == "####"
         end = _line_end(text, start) if hashes else _sentence_end(text, start)
         if end.certain and not (hashes and _is_heading(text, marker.start(), end.position)):
             statement = Statement(text[start : end.position], "hashes" if hashes else "final")
-            found.append((end.certain, start, statement))
-    return [statement for _, _, statement in sorted(found, key=lambda entry: entry[:2])]
+            found.append((end, statement))
+    found.sort(key=lambda entry: (entry[0].certain, entry[0].position))
+    return [statement for _, statement in found]
 
 
 def stated_answers(text: str, lower: str) -> Iterator[Statement]:
@@ -96,8 +101,13 @@ def _statement(text: str, lower: str, start: int, kind: str, marker_start: int) 
         end = lower.find("</answer>", start, start + REACH)
         return Statement(text[start : end if end >= 0 else start + REACH], kind)
     end = _sentence_end(text, start).position
-    leading = not lower[:marker_start].strip(_EMPTY) or lower[:marker_start].strip(_EMPTY) == "final"
-    return Statement(text[start:end], kind, leading)
+    if kind != "label":
+        return Statement(text[start:end], kind)
+    before = lower[:marker_start]
+    leading = before.strip(_EMPTY) in _LABEL_WORDS
+    heads_line = before.rpartition("\n")[2].strip(_EMPTY) in _LABEL_WORDS
+    closing = heads_line and not leading and _DIGIT.search(text, end) is None
+    return Statement(text[start:end], kind, leading, closing)
 
 
 def closing_brace(text: str, start: int) -> int | None:

@@ -17,13 +17,15 @@ from cca.problems.judges.latex import plain
 from cca.problems.judges.numbers import read_number
 from cca.problems.judges.quantities import Quantity
 from cca.problems.judges.reading import Reader
-from cca.problems.judges.statements import Statement, boxed
+from cca.problems.judges.statements import REACH, Statement, boxed
 from cca.problems.judges.symbolic_helper import Helper
 
 _INLINE = re.compile(r"\$\$?([^$]{1,400})\$\$?|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL)
 _DENIAL = re.compile(r"\s*(?:not\b|n't)", re.IGNORECASE)
 _UNITS = re.compile(r"\\(?:text|mathrm|mbox)[ ]?\{[^{}]*\}|\\%|\\circ|\^\{?\\circ\}?")
 _NUMERIC = re.compile(r"[\s\d.,/\\{}$%()+-]*(?:\\[dt]?frac[\s\d{}.-]*)?\Z")
+_FARTHEST = 4000
+"""How far from the end a formula is looked for in a text that states no answer, in characters."""
 _OUTER = " \t\n.,;:!?*_`$"
 
 
@@ -58,11 +60,11 @@ class MathJudge(Reader[str]):
 
     def read_whole(self, text: str) -> str | None:
         """The last formula of the text, else what its last line says after "="."""
-        formulas = list(_INLINE.finditer(text))
+        formulas = list(_INLINE.finditer(text[-_FARTHEST:]))
         if formulas:
             return _inner(formulas[-1])
         line = text.rstrip().rpartition("\n")[2].rpartition("=")[2].strip(_OUTER)
-        return line if re.search(r"\d", line) else None
+        return line if len(line) <= REACH and re.search(r"\d", line) else None
 
     def _equal(self, answer: str, gold: str) -> bool:
         if "".join(answer.split()) == "".join(gold.split()):
