@@ -6,33 +6,27 @@ and rotary embedding and before grouped-query heads are repeated. Notable decisi
 * One registered name per implementation it stands on (``cca_sdpa``, ``cca_eager``, ...): without a prefix the
   call goes on to that implementation with its own mask, so a neutral gate leaves logits equal to the bit.
 * With a prefix the mask shrinks to a `Window` and `prefix_attention` computes everything; no Cache objects.
-* What to do is a `Route` on the model, and each attention module knows its seat in it. `routed` puts them in
-  place and takes them away with the last context, also after an exception.
-* Modules that bypass the interface (Falcon, GPT-J, BLOOM, ...) are left alone: gates go to their projections,
-  and prefixes through the cache they read themselves.
+* What to do is a `Route`, and each attention module knows its seat in one; `routes.routed` puts it there.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from cca.errors import CcaError
-from cca.models.anatomy import Anatomy
-from cca.models.prefix_state import DirectPrefixes, Prefixes
+from cca.models.prefix_state import Prefixes
 
 WITH_PREFIX = "cca_prefix"
-_ROUTE = "_cca_route"
-_SEAT = "_cca_seat"
+SEAT = "_cca_seat"
 
 
 class Window(NamedTuple):
@@ -61,82 +55,8 @@ class Route:
     """By layer, k and v (B, KV, T, D) of the last forward pass, when wanted."""
 
 
-@contextmanager
-def routed(
-    model: PreTrainedModel,
-    anatomy: Anatomy,
-    *,
-    gates: Gates | None = None,
-    prefixes: Prefixes | None = None,
-    capture: bool = False,
-) -> Iterator[Route]:
-    """Add these parts to the model's route for the duration of the block.
-
-    Contexts of different parts may be nested in any order; a second one of the same part raises CcaError.
-    With gradient checkpointing the backward pass must run inside the block, as it calls attention again.
-    """
-    parts = {"gates": gates, "prefixes": prefixes, "captured": {} if capture else None}
-    seats = _attention_modules(model, anatomy)
-    with ExitStack() as stack:
-        route = model.__dict__.get(_ROUTE) or _seated(model, seats, stack)
-        for name, part in parts.items():
-            if part is None:
-                continue
-            if getattr(route, name) is not None:
-                raise CcaError(
-                    f"model: expected one block of {name} at a time, got a second inside the first"
-                )
-            setattr(route, name, part)
-            stack.callback(setattr, route, name, None)
-        direct = isinstance(route.prefixes, DirectPrefixes)
-        for layer, module in seats.items():
-            config: Any = module.config
-            stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
-            config._attn_implementation = WITH_PREFIX if direct else _name_on(route.bases[layer])
-        yield route
-
-
-def _seated(model: PreTrainedModel, seats: dict[int, nn.Module], stack: ExitStack) -> Route:
-    """A new route in place on the model and its attention modules until ``stack`` is left."""
-    bases: dict[int, Any] = {layer: module.config for layer, module in seats.items()}
-    route = Route({layer: config._attn_implementation for layer, config in bases.items()})
-    hook = model.register_forward_pre_hook(functools.partial(_starts, route), with_kwargs=True)
-    stack.callback(hook.remove)
-    model.__dict__[_ROUTE] = route
-    stack.callback(model.__dict__.pop, _ROUTE)
-    for layer, module in seats.items():
-        module.__dict__[_SEAT] = (route, layer)
-        stack.callback(module.__dict__.pop, _SEAT)
-    return route
-
-
-def _attention_modules(model: PreTrainedModel, anatomy: Anatomy) -> dict[int, nn.Module]:
-    """The attention modules that go through the interface, by layer."""
-    return {
-        layer: model.get_submodule(parts.attention)
-        for layer, parts in enumerate(anatomy.layers)
-        if parts.attention is not None and parts.interface
-    }
-
-
-def _starts(route: Route, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Before each forward pass: tell the parts its shape, and put prefixes in place."""
-    tokens = args[0] if args else kwargs.get("input_ids")
-    if tokens is None:
-        tokens = kwargs["inputs_embeds"]
-    rows, width = tokens.shape[:2]
-    if route.gates is not None:
-        route.gates.starts(rows, width, tokens.device)
-    if route.prefixes is not None:
-        given = [name for name in ("past_key_values", "attention_mask") if kwargs.get(name) is not None]
-        if given:
-            raise CcaError(f"model: expected only new tokens beside prefixes, got {' and '.join(given)} too")
-        kwargs = {**kwargs, **route.prefixes.arguments(rows, width, tokens.device)}
-    return args, kwargs
-
-
 @functools.cache
-def _name_on(base: str) -> str:
+def name_on(base: str) -> str:
     """The name of our function standing on ``base``, registered on first use."""
     name = f"cca_{base}"
     AttentionInterface.register(name, functools.partial(_attend, base))
@@ -157,7 +77,7 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Gate and capture, then attend as the model would have."""
-    seat: tuple[Route, int] | None = module.__dict__.get(_SEAT)
+    seat: tuple[Route, int] | None = module.__dict__.get(SEAT)
     if seat is not None:
         route, layer = seat
         q, k, v = _gate_and_capture(route, layer, q, k, v)
@@ -188,7 +108,7 @@ def _attend_with_prefix(
         raise CcaError(f"{kind}: expected attention masks made by transformers, got the model's own")
     if dropout:
         raise CcaError(f"{kind}: expected no dropout beside prefixes, got {dropout}; call model.eval()")
-    route, layer = module.__dict__[_SEAT]
+    route, layer = module.__dict__[SEAT]
     q, k, v = _gate_and_capture(route, layer, q, k, v)
     # transformers' sdpa function ignores the soft cap, and a prefix must not change what the model computes
     softcap = None if route.bases[layer] == "sdpa" else softcap

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
-from cca.models.attention import routed
 from cca.models.expert_gates import routed_correction
+from cca.models.routes import routed
 
 Index = tuple[Tensor, Tensor]  # rows (B,), positions (B,)
 
@@ -39,9 +39,9 @@ def gated(
     factors: (anatomy.size,), the same for all rows, or (B, anatomy.size); laid out by ``anatomy.span``.
     last: (B,) the position gated in each row, counted in the tokens of the forward pass; None: the final.
     positions: "all" gates every position instead.
-    May be nested with `prefixes.prefixed`, where the tokens of the forward pass are the new ones. With
-    gradient checkpointing the backward pass must run inside the block. Raises CcaError when gates are
-    already in place, and for factors or positions that do not fit.
+    May be nested with `prefixes.prefixed`, where the tokens of the forward pass are the new ones. Raises
+    CcaError when gates are already in place, for factors or positions that do not fit, and under gradient
+    checkpointing.
     """
     if factors.dim() not in (1, 2) or factors.shape[-1] != anatomy.size:
         raise CcaError(

@@ -23,10 +23,10 @@ from transformers import PreTrainedModel
 
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
-from cca.models.attention import routed
 from cca.models.prefix_attention import KeysValues
 from cca.models.prefix_state import CachedPrefixes, DirectPrefixes, OwnPrefixes, SharedPrefix
 from cca.models.prefix_storage import Place, StoredPrefixes
+from cca.models.routes import routed
 
 __all__ = [
     "OwnPrefixes", "SharedPrefix", "StoredPrefixes", "buckets", "common_prefix", "logits_at", "padded",
