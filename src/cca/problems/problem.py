@@ -43,7 +43,9 @@ def read_problems(path: Path, prompt_of: Callable[[str], str] | None = None) -> 
         where = f"{path}, line {number}"
         problem = _problem(row, where, len(problems), prompt_of)
         if problem.id in seen:
-            raise CcaError(f"{where}: problem id {problem.id!r} was used on line {seen[problem.id]}; ids must differ")
+            raise CcaError(
+                f"{where}: problem id {problem.id!r} was used on line {seen[problem.id]}; ids must differ"
+            )
         seen[problem.id] = number
         problems.append(problem)
     if not problems:
@@ -69,7 +71,9 @@ def _problem(row: Row, where: str, index: int, prompt_of: Callable[[str], str] |
         identity = str(identity)
     prompt, question = row.get("prompt"), row.get("question")
     if (prompt is None) == (question is None):
-        raise CcaError(f"{where}: expected either 'prompt' or 'question', got {'both' if prompt else 'neither'}")
+        raise CcaError(
+            f"{where}: expected either 'prompt' or 'question', got {'both' if prompt else 'neither'}"
+        )
     answer = row.get("answer")
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         answer = str(answer)

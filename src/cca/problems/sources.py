@@ -29,14 +29,21 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        sets = [self.train, self.validation, self.test, *(self.retention[name] for name in sorted(self.retention))]
+        sets = [
+            self.train,
+            self.validation,
+            self.test,
+            *(self.retention[name] for name in sorted(self.retention)),
+        ]
         return problems_fingerprint(problem for problems in sets for problem in problems)
 
 
 def built_in_task(name: str, seed: int) -> Task:
     """Raises CcaError for an unknown name."""
     if name not in BUILT_IN:
-        raise CcaError(f"task: expected {', '.join(BUILT_IN)} or files {{train, validation, test}}, got {name!r}")
+        raise CcaError(
+            f"task: expected {', '.join(BUILT_IN)} or files {{train, validation, test}}, got {name!r}"
+        )
     load: Callable[[int], Task] = import_module(BUILT_IN[name]).load
     return load(seed)
 
