@@ -1,8 +1,8 @@
 """Attribution: how much the mean logit gap of the pivots would change if a component's gate moved off "no change".
 
-The score is the gradient of mean(logit(desired) - logit(undesired)) with respect to the gate factors at 1, at the last
-position of the pivots' prefixes: one backward pass of one token per pivot. ``absolute`` ranks by its size, ``signed`` takes
-only components whose amplification helps.
+The score is the gradient of mean(logit(desired) - logit(undesired)) with respect to the gate factors at 1, at the
+last position of the pivots' prefixes: one backward pass of one token per pivot. ``absolute`` ranks by its size,
+``signed`` by its value, so that amplifying what it takes helps.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def gate_gradient(
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Tensor:
-    """d mean(logit gap) / d factor at factor 1, (anatomy.size,) in float32. ``progress`` counts pivots."""
+    """d mean(logit gap) / d factor at factor 1, (anatomy.size,) in float32 or wider. ``progress`` counts pivots."""
     if not pivots:
         raise CcaError("attribution: expected at least one pivot, got none")
     forward = PivotForward(model, anatomy, pivots, batch_size)
@@ -47,6 +47,10 @@ def gate_gradient(
         total += gradient
         if progress:
             progress(len(gaps))
+    if not bool(total.isfinite().all()):
+        raise CcaError(
+            "attribution: expected finite gradients, got some that are not; is the model itself sound?"
+        )
     return (total / len(pivots)).cpu()
 
 

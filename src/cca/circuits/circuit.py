@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cca.errors import CcaError
-from cca.files import fingerprint, read_rows, write_rows
+from cca.files import Row, fingerprint, read_rows, write_rows
 from cca.models.anatomy import Anatomy
 from cca.models.components import KINDS, Component
 
 FORMAT, VERSION = "cca.circuit", 1
+LONGEST_NAME = 40
 
 
 @dataclass(frozen=True)
 class Circuit:
-    """``components`` are sorted and unique; ``scores`` gives those that were scored a number (higher = chosen first)."""
+    """``components`` are sorted and unique; those that were scored have a number in ``scores``, higher = chosen first."""
 
     components: tuple[Component, ...]
     method: str
@@ -69,22 +71,47 @@ def shares(circuit: Circuit, anatomy: Anatomy, rows: str = "paper") -> dict[str,
 
 
 def save_circuit(path: Path, circuit: Circuit, **header: object) -> None:
-    rows = ({"component": str(c), "score": circuit.scores.get(c)} for c in circuit.components)
+    rows = [{"component": str(c), "score": circuit.scores.get(c)} for c in circuit.components]
+    for row in rows:
+        _checked_score(row["component"], row["score"])
     write_rows(path, FORMAT, VERSION, rows, method=circuit.method, **header)
 
 
 def load_circuit(path: Path) -> Circuit:
     """Read a circuit file. Raises CcaError for anything that is not one."""
     header, rows = read_rows(path, FORMAT, VERSION)
-    scores: dict[Component, float] = {}
-    components: list[Component] = []
+    method = header.get("method", "file")
+    if not isinstance(method, str):
+        raise CcaError(f"{path}: expected the header's method to be a text, got {method!r:.80}")
+    scores: dict[Component, float | None] = {}
     for row in rows:
-        name, score = row.get("component"), row.get("score")
-        if not isinstance(name, str) or isinstance(score, bool) or not isinstance(score, int | float | None):
-            raise CcaError(f"{path}: expected rows with a component and its score, got {row!r:.120}")
-        components.append(Component.parse(name))
-        if score is not None:
-            scores[components[-1]] = score
-    if len(set(components)) != len(components):
-        raise CcaError(f"{path}: expected every component once, got one twice")
-    return Circuit.of(components, str(header.get("method", "file")), scores)
+        try:
+            component = Component.parse(_checked_name(row))
+            score = _checked_score(str(component), row.get("score"))
+        except CcaError as error:
+            raise CcaError(f"{path}: {error}") from error
+        if component in scores:
+            raise CcaError(f"{path}: expected every component once, got {component} twice")
+        scores[component] = score
+    return Circuit.of(scores, method, {c: score for c, score in scores.items() if score is not None})
+
+
+def _checked_name(row: Row) -> str:
+    name = row.get("component")
+    if not isinstance(name, str) or len(name) > LONGEST_NAME:
+        raise CcaError(f"expected rows with a component and its score, got {str(row)!r:.120}")
+    return name
+
+
+def _checked_score(name: str, score: object) -> float | None:
+    if score is None:
+        return None
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        raise CcaError(f"{name}: expected a number as its score or none, got {score!r:.40}")
+    try:
+        finite = math.isfinite(score)
+    except OverflowError:  # a whole number too large for a float
+        finite = False
+    if not finite:
+        raise CcaError(f"{name}: expected a finite score, got {score!r:.40}")
+    return float(score)

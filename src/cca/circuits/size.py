@@ -50,7 +50,12 @@ class Size:
         else:
             every = anatomy.parameter_count(anatomy.components(kinds), rows)
             fraction = self.amount * anatomy.total_parameters / every
-        counts = {kind: min(number, int(fraction * number + 1e-9)) for kind, number in available.items()}
+        exact = {kind: min(number, fraction * number) for kind, number in available.items()}
+        counts = {kind: int(share + 1e-9) for kind, share in exact.items()}
+        if self.of == "count":  # a number asked for is a number given: what rounding left goes to the nearest
+            missing = min(int(self.amount), total) - sum(counts.values())
+            for kind in sorted(exact, key=lambda kind: counts[kind] - exact[kind])[:missing]:
+                counts[kind] += 1
         if not any(counts.values()):
             counts[max(available, key=lambda kind: available[kind])] = 1
         return counts
