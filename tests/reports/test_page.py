@@ -191,7 +191,11 @@ def _several_draws(found: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "said", "unsaid"),
     [
-        (_no_gain, ["no gain is shown", "best step 0", "0 nats", "p = 1.00"], ["by changing"]),
+        (
+            _no_gain,
+            ["no gain is shown", "best step 0", "0 nats", "p = 1.00"],
+            ["by changing", "times the patch"],
+        ),
         (_bare, ["94.8 %", "60 pivots"], ["Other skills", "controls", "Time per stage", "planted"]),
         (_tiny_p, ["p < 1e-300"], []),
         (_worse, ["−12.0", "made the task worse"], ["no gain is shown"]),
@@ -262,3 +266,19 @@ def test_every_key_of_a_report_is_documented() -> None:
 
     missing = [key for key in sorted(keys(report())) if not re.search(rf"[`.]{key}\b", documented)]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "shown"),
+    [
+        ("org/model-2b", "gsm-symbolic", "org/model-2b on gsm-symbolic"),
+        ("/home/me/models/mine", {"test": "data/hard.jsonl"}, "mine on hard.jsonl"),
+        ("./mine", "tinymath", "mine on tinymath"),
+        ("tinymath", "tinymath", "tinymath Accuracy"),
+    ],
+)
+def test_the_heading_names_model_and_task_without_folders(
+    tmp_path: Path, model: str, task: Any, shown: str
+) -> None:
+    page = page_of(write_run(tmp_path, report(config={"model": model, "task": task})))
+    assert shown in page.text()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from cca.errors import CcaError
 from cca.files import read_rows
+from cca.pivots.texts import FORMAT, VERSION
 from cca.reports import formats
 from cca.reports.document import Document
 
-FORMAT, VERSION = "cca.pivot-texts", 1
 SHOWN = 10
 LAST_OF_PROMPT = 420  # characters: a few-shot prompt's end is the problem itself
 LAST_OF_PREFIX = 1200

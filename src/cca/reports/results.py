@@ -98,8 +98,11 @@ def worst_retention(report: Document) -> ResultRow | None:
 def matched_drift(report: Document) -> tuple[float, float, float | None] | None:
     """(the patch's drift, the random circuits' median drift at the same accuracy, how many times the patch's that is).
 
-    Measured on the validation data. None where no random circuit got that far.
+    Measured on the validation data. None where no random circuit got that far, and where the patch is the untouched
+    model, whose accuracy takes no step to reach.
     """
+    if report.count("amplify", "best_step") == 0:
+        return None
     matched = report.section("controls", "random", "matched")
     patch, control = matched.number("patch"), matched.number("drift")
     if patch is None or control is None:

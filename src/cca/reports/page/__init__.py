@@ -65,7 +65,7 @@ def _contents(files: RunFiles) -> dict[str, Any]:
         "name": formats.label(files.name),
         "created": files.created and formats.moment(files.created),
         "missing": files.missing,
-        "model": formats.label(report.text("config", "model") or "unknown model"),
+        "model": _model_name(report),
         "task": _task_name(report),
         "headline": groups[0][0] if groups[0] else None,
         "drift": report.number("drift", "kl"),
@@ -87,6 +87,14 @@ def _contents(files: RunFiles) -> dict[str, Any]:
         "reproduce": _reproduction(report, files.name),
         "facts": _facts(files),
     }
+
+
+def _model_name(report: Document) -> str:
+    """A hub id as it is, of a local folder its name."""
+    model = report.text("config", "model") or "unknown model"
+    return formats.label(
+        Path(model).name if model.count("/") > 1 or model.startswith((".", "/", "~")) else model
+    )
 
 
 def _task_name(report: Document) -> str:
