@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,9 @@ def _check(folder: Path, patch: Patch, deltas: list[Delta], tensors: dict[str, T
         module = model.get_submodule(delta.module)
         module.weight = torch.nn.Parameter(torch.zeros(module.weight.shape, dtype=dtype), requires_grad=False)
     try:
-        loaded = dict(PeftModel.from_pretrained(model, str(folder)).named_parameters())
+        with warnings.catch_warnings():  # what they say of adapters that do not fit is found out below
+            warnings.simplefilter("ignore")
+            loaded = dict(PeftModel.from_pretrained(model, str(folder)).named_parameters())
     except (ValueError, KeyError, RuntimeError) as error:
         reason = str(error).split("\n")[0][:200]
         raise CcaError(

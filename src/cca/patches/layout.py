@@ -50,7 +50,7 @@ class Layout:
     def tied(self) -> list[list[str]]:
         """Groups of names that are one parameter in the loaded model, its first name first."""
         config = self.checkpoint.config
-        if config is None:
+        if config is None or not known(config):
             return []
         groups: dict[int, list[str]] = {}
         for name, parameter in empty_model(config).named_parameters(remove_duplicate=False):
@@ -66,6 +66,13 @@ class Layout:
         return self._converted
 
 
+def known(config: dict[str, Any]) -> bool:
+    """Whether transformers itself has this architecture; others, with code of their own, keep names as stored."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return config.get("model_type") in CONFIG_MAPPING
+
+
 def empty_model(config: dict[str, Any]) -> Any:
     """The transformers model of a ``config.json``, without weights."""
     import torch
@@ -77,7 +84,7 @@ def empty_model(config: dict[str, Any]) -> Any:
             return AutoModelForCausalLM.from_config(
                 AutoConfig.for_model(str(config.get("model_type")), **settings)
             )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever a strange configuration makes a model's own code raise
         reason = str(error).split("\n")[0][:200]
         kind = config.get("model_type")
         raise CcaError(
@@ -87,7 +94,7 @@ def empty_model(config: dict[str, Any]) -> Any:
 
 def _convert(checkpoint: Checkpoint) -> dict[str, StoredParameter]:
     config = checkpoint.config
-    if config is None:
+    if config is None or not known(config):
         return {name: _single(name, tensor) for name, tensor in checkpoint.tensors.items()}
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import (
