@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from zoo import TINY, VOCABULARY
 
 from cca.models.anatomy import Anatomy, Component, anatomy_of
+from cca.models.gate_check import check_gates
 from cca.models.gates import gated
 
 KINDS = ("q", "k", "v", "neuron")
@@ -61,6 +62,7 @@ def test_neutral_gates_change_no_bit(model: PreTrainedModel, anatomy: Anatomy) -
             assert torch.equal(logits_of(model), expected)
         assert torch.equal(logits_of(model), expected)
     model.set_attn_implementation(usual)
+    check_gates(model, anatomy)
 
 
 @pytest.mark.parametrize("positions", ["last", "all"])

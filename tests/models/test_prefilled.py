@@ -11,7 +11,8 @@ from zoo import tiny
 
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy, anatomy_of
-from cca.models.prefixes import buckets, common_prefix, logits_at, padded, prefill, prefill_own
+from cca.models.gates import gated
+from cca.models.prefixes import buckets, common_prefix, logits_at, padded, prefill, prefill_own, prefixed
 
 TINY_CONFIG = {
     "vocab_size": 64,
@@ -105,6 +106,22 @@ def test_bad_requests(model: PreTrainedModel, anatomy: Anatomy) -> None:
         prefill(model, anatomy, [])
     with pytest.raises(CcaError, match="batch size"):
         prefill_own(model, anatomy, [[5]], batch_size=0)
+    for lengths in ([0, 2], [1, 3], [1]):
+        with pytest.raises(CcaError, match="2 lengths from 1 to 2"):
+            logits_at(model, anatomy, torch.tensor([[5, 9], [3, 7]]), torch.tensor(lengths))
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_prefixes_are_not_computed_under_gates_or_other_prefixes(name: str) -> None:
+    model = tiny(name)
+    anatomy = anatomy_of(model)
+    shared = prefill(model, anatomy, [5, 9])
+    for block in (
+        gated(model, anatomy, torch.ones(anatomy.size)),
+        prefixed(model, anatomy, shared=shared),
+    ):
+        with block, pytest.raises(CcaError, match="outside of gated and prefixed"):
+            prefill(model, anatomy, [5, 9])
 
 
 @pytest.mark.parametrize("rope", ["dynamic", "longrope"])

@@ -39,9 +39,8 @@ def gated(
     factors: (anatomy.size,), the same for all rows, or (B, anatomy.size); laid out by ``anatomy.span``.
     last: (B,) the position gated in each row, counted in the tokens of the forward pass; None: the final.
     positions: "all" gates every position instead.
-    May be nested with `prefixes.prefixed`, where the tokens of the forward pass are the new ones. Raises
-    CcaError when gates are already in place, for factors or positions that do not fit, and under gradient
-    checkpointing.
+    Inside or around `prefixes.prefixed`, the tokens of the forward pass are the new ones. Raises CcaError when
+    gates are already in place, for factors or positions that do not fit, and under gradient checkpointing.
     """
     if factors.dim() not in (1, 2) or factors.shape[-1] != anatomy.size:
         raise CcaError(
@@ -151,7 +150,8 @@ def _scaled(x: Tensor, factors: Tensor, at: Index | None) -> Tensor:
         if factors.dim() == x.dim() - 1:
             factors = factors.unsqueeze(1)
         return (x * factors).to(x.dtype)
-    return x.index_put(at, (x[at] * factors).to(x.dtype))
+    row, position = (index.to(x.device) for index in at)
+    return x.index_put((row, position), (x[row, position] * factors).to(x.dtype))
 
 
 def _split(anatomy: Anatomy, factors: Tensor) -> dict[tuple[int, str], Tensor]:

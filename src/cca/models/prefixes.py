@@ -127,6 +127,10 @@ def logits_at(
     those B positions only, and whatever the model does to its logits is done to them.
     """
     B, T = tokens.shape
+    if lengths is not None and not (
+        lengths.shape == (B,) and 1 <= int(lengths.min()) <= int(lengths.max()) <= T
+    ):
+        raise CcaError(f"tokens: expected {B} lengths from 1 to {T}, got {lengths.tolist()}")
     with ExitStack() as stack:
         stack.enter_context(prefixed(model, anatomy, shared=shared, own=own))
         if T > 1:
@@ -163,6 +167,11 @@ def _computed(
         )
     last = torch.full(tokens.shape[:1], tokens.shape[1] - 1, device=tokens.device)
     with ExitStack() as stack:
+        route = stack.enter_context(routed(model, anatomy, capture=True))
+        if route.gates is not None or route.prefixes is not None:
+            raise CcaError(
+                "prefixes: expected to be computed outside of gated and prefixed blocks, got one open"
+            )
         # the logits are not wanted; project one position a row, the least a model can be asked for
         stack.callback(_project_only(model, last).remove)
         if not _direct(anatomy):
@@ -171,7 +180,6 @@ def _computed(
             model(input_ids=tokens)
             return prefixes.new_keys_values(tokens.shape[1])
         stack.enter_context(prefixed(model, anatomy, shared=shared))
-        route = stack.enter_context(routed(model, anatomy, capture=True))
         model(input_ids=tokens, use_cache=False)
         assert route.captured is not None
         assert len(route.captured) == len(anatomy.layers), "a layer's attention never called ours"

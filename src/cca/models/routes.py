@@ -86,8 +86,10 @@ def _name(seats: Seats, route: Route, stack: ExitStack) -> None:
     direct = isinstance(route.prefixes, DirectPrefixes)
     for layer, module in seats.items():
         config: Any = module.config
-        stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
-        config._attn_implementation = WITH_PREFIX if direct else name_on(route.bases[layer])
+        former, name = config._attn_implementation, WITH_PREFIX if direct else name_on(route.bases[layer])
+        if name != former:  # layers mostly share one config
+            stack.callback(setattr, config, "_attn_implementation", former)
+            config._attn_implementation = name
 
 
 def _remember_in_checkpoints(model: PreTrainedModel, seats: Seats, route: Route, stack: ExitStack) -> None:
