@@ -15,20 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cca.circuits.size import Size
 from cca.errors import CcaError
+from cca.problems.specification import SHAPES, TaskSpec
+from cca.problems.specification import TaskFiles as TaskFiles
 from cca.runs.presets import PRESETS
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
-
-
-class TaskFiles(_Section):
-    train: Path
-    """Problems whose traces give the pivots."""
-    validation: Path
-    """Problems that choose the best step."""
-    test: Path
-    """Problems for the report, touched once at the end; templates that train lacks count as unseen."""
 
 
 class TracesConfig(_Section):
@@ -123,7 +116,22 @@ class AmplifyConfig(_Section):
     """What an accepted step may cost elsewhere."""
 
 
+class LmEvalConfig(_Section):
+    include_path: Path | None = None
+    """A folder of task files of your own, beside lm-evaluation-harness's."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only the first so many documents of each task: for trying out, not for reporting."""
+    num_fewshot: int | None = Field(default=None, ge=0)
+    """Examples in the prompt; by default the task's own number."""
+    batch_size: int = Field(default=1, ge=1)
+    """Requests a forward pass; 1 is lm-eval's own default, and numbers can differ in the last digit between sizes."""
+    chat_template: bool = False
+    """Put requests through the tokenizer's chat template."""
+
+
 class EvaluateConfig(_Section):
+    lm_eval: LmEvalConfig = LmEvalConfig()
+    """How the retention entries lm_eval:TASK are run."""
     random_controls: int = Field(default=1, ge=0)
     """Random circuits of equal size and mix, amplified and evaluated the same way."""
 
@@ -131,18 +139,28 @@ class EvaluateConfig(_Section):
 class Config(_Section):
     model: str
     """Hub id or local folder of the base model; 'tinymath' is the bundled one."""
-    task: str | TaskFiles
-    """A built-in task ('tinymath') or files {train, validation, test}."""
+    task: TaskSpec
+    """A name (`cca task list`), files {train, validation, test}, or {source, ...}: docs/tasks.md has every key."""
     out: Path
     """Folder of the run; the same folder resumes it."""
     retention: tuple[str, ...] = ()
-    """Problem files of other skills (built-in tasks bring their own): half guards the budget, half is reported."""
+    """Problem files of other skills: half guards the budget, half is reported. lm_eval:TASK is reported alone."""
     preset: Literal["default", "paper"] = "default"
     """Where unset keys take their defaults from; 'paper' is the published settings."""
     seed: int = Field(default=0, ge=0)
     """Decides everything random."""
-    judge: str = "auto"
-    """How answers are read and compared."""
+    judge: str | dict[str, Any] = "auto"
+    """How answers are read and compared: a name, or {name, and options of that judge}; auto: what suits the task."""
+    allow_code: bool = False
+    """Run code that the configuration names: a task or judge of yours (package.module:function), the judge 'code'."""
+
+    @field_validator("judge")
+    @classmethod
+    def _named(cls, judge: str | dict[str, Any]) -> str | dict[str, Any]:
+        if isinstance(judge, dict) and not isinstance(judge.get("name"), str):
+            raise ValueError("expected {name: ..., and its options}")
+        return judge
+
     revision: str | None = None
     """Revision of a hub model."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -224,8 +242,11 @@ def _override(given: dict[str, Any], override: str) -> None:
 
 def _first_fault(error: ValidationError) -> str:
     fault = next((f for f in error.errors() if f["type"] == "extra_forbidden"), error.errors()[0])
-    path = [str(part) for part in fault["loc"] if part not in ("TaskFiles", "str")]
-    where = ".".join(path)
+    path = [str(part) for part in fault["loc"]]
+    shape = 1 if path[0] == "task" else None  # which mapping a task was read as is no key of anybody's
+    where = ".".join(
+        part for i, part in enumerate(path) if i != shape and part not in ("str", "dict[str,any]")
+    )
     if fault["type"] == "extra_forbidden":
         known = known_keys(path[:-1])
         near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
@@ -233,14 +254,16 @@ def _first_fault(error: ValidationError) -> str:
         return f"unknown config key {where!r}; {hint}"
     if fault["type"] == "missing":
         return f"config key {where!r} is missing; `cca config` says what it means"
-    return f"config key {where!r}: {fault['msg'].lower()}, got {fault['input']!r:.80}"
+    return f"config key {where!r}: {fault['msg'].lower().removeprefix('value error, ')}, got {fault['input']!r:.80}"
 
 
 def known_keys(path: Sequence[str]) -> list[str]:
     """The keys of the section at ``path``."""
     section: type[BaseModel] = Config
     for part in path:
-        annotation = TaskFiles if part == "task" else section.model_fields[part].annotation
+        if part == "task":
+            continue  # its shape comes next
+        annotation = SHAPES[part] if part in SHAPES else section.model_fields[part].annotation
         assert isinstance(annotation, type), annotation
         assert issubclass(annotation, BaseModel), annotation
         section = annotation
@@ -261,7 +284,13 @@ def describe(section: type[BaseModel], indent: str = "") -> str:
             "(required)" if field.is_required() else yaml.safe_dump(_plain(field.default)).splitlines()[0]
         )
         lines += [f"{indent}# {field.description}", f"{indent}{name}: {default}"]
+        if name == "task":
+            lines += [f"# {line}" for shape in SHAPES.values() for line in _or_mapping(shape)]
     return "\n".join(lines)
+
+
+def _or_mapping(section: type[BaseModel]) -> list[str]:
+    return ["task:", *describe(section, "  ").splitlines()]
 
 
 def _plain(value: Any) -> Any:
