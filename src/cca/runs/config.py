@@ -281,7 +281,9 @@ def describe(section: type[BaseModel], indent: str = "") -> str:
             lines += [f"{indent}{name}:", describe(annotation, indent + "  ")]
             continue
         default = (
-            "(required)" if field.is_required() else yaml.safe_dump(_plain(field.default)).splitlines()[0]
+            "(required)"
+            if field.is_required()
+            else yaml.safe_dump(_plain(field.get_default(call_default_factory=True))).splitlines()[0]
         )
         lines += [f"{indent}# {field.description}", f"{indent}{name}: {default}"]
         if name == "task":
