@@ -1,19 +1,21 @@
 """Rows of a model's weights that train while everything else stays frozen, without a gradient of the whole weight.
 
 Each `WeightRows` gets a float32 master copy (half precision drops the update sizes this method uses). While
-`active`, the layers compute with the masters:
+`active`, the layers compute with the masters, rounded to the model's dtype:
 
 * output rows of a linear layer (and their bias): their outputs are computed from the master and put in place;
 * input columns: the outputs get ``x[..., columns] @ (master - weight)``;
-* anything else (fused expert stacks): the parameter is replaced by a copy that holds the masters, which costs that
-  parameter's size while a graph is alive.
+* anything else (fused expert stacks): the parameter is replaced by a copy that holds the masters, which costs twice
+  that parameter's size, the copy and its gradient, while a graph is alive.
 
 No parameter of the model requires a gradient, so nothing below the lowest trained layer is back-propagated through.
+Beyond the model there are the masters and their gradients; the rows as they were are read off the model itself,
+and kept apart only while the model holds others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from cca.models.frozen import frozen
 from cca.models.weight_rows import WeightRows, get_rows, set_rows_, with_rows
 
 Key = tuple[str, int]  # parameter name, axis
@@ -33,22 +36,26 @@ class TrainableRows:
     def __init__(self, model: PreTrainedModel, rows: Sequence[WeightRows]) -> None:
         self.model = model
         self.rows = {(row.parameter, row.axis): row for row in rows}
-        self.before = {
-            key: get_rows(self._parameter(key).detach(), key[1], row.indices)
-            for key, row in self.rows.items()
-        }
+        self._own: dict[Key, Tensor] | None = None
+        """The model's own rows, while it holds others."""
         self.masters = {
-            key: before.to(torch.promote_types(before.dtype, torch.float32)).clone().requires_grad_()
+            key: before.to(torch.promote_types(before.dtype, torch.float32)).requires_grad_()
             for key, before in self.before.items()
         }
 
+    @property
+    def before(self) -> Mapping[Key, Tensor]:
+        """Copies of the rows as the untouched model has them, in its dtype."""
+        return _OwnRows(self) if self._own is None else self._own
+
     def after(self) -> dict[Key, Tensor]:
-        """The rows as they stand, in the model's dtype."""
+        """Copies of the rows as they stand, in the model's dtype."""
         return {
-            key: master.detach().to(self.before[key].dtype).clone() for key, master in self.masters.items()
+            key: master.detach().to(self._parameter(key).dtype, copy=True)
+            for key, master in self.masters.items()
         }
 
-    def load(self, after: dict[Key, Tensor]) -> None:
+    def load(self, after: Mapping[Key, Tensor]) -> None:
         """Set the masters to given rows."""
         with torch.no_grad():
             for key, rows in after.items():
@@ -57,75 +64,64 @@ class TrainableRows:
     @contextmanager
     def written(self) -> Iterator[None]:
         """Within the block the model's weights hold the rows as they stand; afterwards what they held before."""
+        assert self._own is None, "these rows are already written into the model"
+        self._own = own = dict(self.before)
         try:
-            self._write(self.after())
+            self._write(self.masters)
             yield
         finally:
-            self._write(self.before)
+            self._write(own)
+            self._own = None
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within the block the model computes with the masters, and gradients reach them."""
+        """Within the block the model computes with the masters, and gradients reach them.
+
+        Run the backward passes inside the block too, and change the masters outside of it.
+        """
+        assert self._own is None, "the rows are written into the model: it computes with them as it is"
         with ExitStack() as stack:
+            stack.enter_context(frozen(self.model))
             for name, keys in self._by_module().items():
                 module = self.model.get_submodule(name)
                 if isinstance(module, nn.Linear | Conv1D):
-                    hook = self._linear_hook(module, keys)
-                    stack.callback(module.register_forward_hook(hook).remove)
+                    stack.callback(module.register_forward_hook(self._linear_hook(module, keys)).remove)
                 else:
-                    hook = self._substituting_hook(module, keys)
-                    stack.callback(module.register_forward_pre_hook(hook).remove)
-                    stack.callback(self._drop_substitutes, module, keys)
+                    self._substitute(module, keys, stack)
             yield
 
     def _linear_hook(self, module: nn.Linear | Conv1D, keys: Sequence[Key]) -> Any:
-        out_axis = 1 if isinstance(module, Conv1D) else 0
-        by_role = {_role(key, module, out_axis): key for key in keys}
+        by_role = {_role(key, 1 if isinstance(module, Conv1D) else 0): key for key in keys}
+        # made once for all forward passes of the block: these nodes save nothing, so each backward may pass them
+        rows, columns, biases = (self._rounded(by_role.get(role)) for role in ("out", "in", "bias"))
+        if columns is not None:
+            columns = columns - self.before[by_role["in"]]
+        place = {role: self.rows[key].indices.to(module.weight.device) for role, key in by_role.items()}
+        if biases is not None:
+            biases = biases.squeeze(1)
+        elif rows is not None and module.bias is not None:
+            biases = module.bias.detach()[place["out"]]
 
         def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
-            (x,) = args
-            if "in" in by_role:
-                key = by_role["in"]
-                out = out + x[..., self._indices(key, x)] @ self._change(key).to(x.dtype)
-            if "out" in by_role:
-                key = by_role["out"]
-                rows = x @ self.masters[key].to(x.dtype).T  # (..., k)
-                if module.bias is not None:
-                    rows = rows + self._bias(module.bias, by_role.get("bias"))[self._indices(key, x)].to(
-                        x.dtype
-                    )
-                out = out.index_copy(-1, self._indices(key, x), rows)
+            x = args[0]
+            if columns is not None:
+                out = out + x[..., place["in"]] @ columns
+            if rows is not None:
+                out = out.index_copy(-1, place["out"], nn.functional.linear(x, rows, biases))
             return out
 
         return hook
 
-    def _substituting_hook(self, module: nn.Module, keys: Sequence[Key]) -> Any:
-        def hook(*_: object) -> None:
-            for key in keys:
-                whole = self._parameter(key).detach()
-                substitute = with_rows(
-                    whole, key[1], self.rows[key].indices, self.masters[key].to(whole.dtype)
-                )
-                module.__dict__[key[0].rpartition(".")[2]] = substitute
+    def _substitute(self, module: nn.Module, keys: Sequence[Key], stack: ExitStack) -> None:
+        """Put copies that hold the masters over the module's parameters until ``stack`` is left."""
+        for key in keys:
+            name, whole = key[0].rpartition(".")[2], self._parameter(key).detach()
+            assert name not in module.__dict__, f"{key[0]}: rows along two axes of one parameter"
+            stack.callback(module.__dict__.pop, name)
+            module.__dict__[name] = _WithRows.apply(whole, self.masters[key], key[1], self.rows[key].indices)
 
-        return hook
-
-    @staticmethod
-    def _drop_substitutes(module: nn.Module, keys: Sequence[Key]) -> None:
-        for parameter, _ in keys:
-            module.__dict__.pop(parameter.rpartition(".")[2], None)
-
-    def _change(self, key: Key) -> Tensor:
-        return self.masters[key] - self.before[key].to(self.masters[key].dtype)
-
-    def _bias(self, bias: Tensor, key: Key | None) -> Tensor:
-        if key is None:
-            return bias
-        wide = bias.to(self.masters[key].dtype)
-        return wide.index_copy(0, self._indices(key, bias), self.masters[key].squeeze(1))
-
-    def _indices(self, key: Key, like: Tensor) -> Tensor:
-        return self.rows[key].indices.to(like.device)
+    def _rounded(self, key: Key | None) -> Tensor | None:
+        return None if key is None else self.masters[key].to(self._parameter(key).dtype)
 
     def _parameter(self, key: Key) -> nn.Parameter:
         return self.model.get_parameter(key[0])
@@ -136,13 +132,42 @@ class TrainableRows:
             modules.setdefault(key[0].rpartition(".")[0], []).append(key)
         return modules
 
-    def _write(self, rows: dict[Key, Tensor]) -> None:
-        with torch.no_grad():
-            for key, values in rows.items():
-                set_rows_(self._parameter(key), key[1], self.rows[key].indices, values)
+    def _write(self, rows: Mapping[Key, Tensor]) -> None:
+        for key, values in rows.items():
+            set_rows_(self._parameter(key), key[1], self.rows[key].indices, values)
 
 
-def _role(key: Key, module: nn.Module, out_axis: int) -> str:
+class _OwnRows(Mapping[Key, Tensor]):
+    """Reads rows off the model whenever they are asked for."""
+
+    def __init__(self, trained: TrainableRows) -> None:
+        self.trained = trained
+
+    def __getitem__(self, key: Key) -> Tensor:
+        row = self.trained.rows[key]
+        return get_rows(self.trained.model.get_parameter(key[0]).detach(), key[1], row.indices)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.trained.rows)
+
+    def __len__(self) -> int:
+        return len(self.trained.rows)
+
+
+class _WithRows(torch.autograd.Function):
+    """`with_rows`, saving nothing, so that any number of backward passes may go through one copy."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, rows: Tensor, axis: int, indices: Tensor) -> Tensor:
+        ctx.axis, ctx.indices, ctx.dtype = axis, indices, rows.dtype
+        return with_rows(whole, axis, indices, rows.to(whole.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None, None]:
+        return None, get_rows(gradients[0], ctx.axis, ctx.indices).to(ctx.dtype), None, None
+
+
+def _role(key: Key, out_axis: int) -> str:
     if key[0].endswith("bias"):
         return "bias"
     return "out" if key[1] == out_axis else "in"
