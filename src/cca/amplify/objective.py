@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 from torch.nn import functional
@@ -11,6 +12,16 @@ from cca.errors import CcaError
 
 Objective = Callable[[Tensor], Tensor]
 """Gaps (B,) -> losses (B,)."""
+
+
+@runtime_checkable
+class LogitObjective(Protocol):
+    """An objective that the gaps alone do not give."""
+
+    def of_logits(self, logits: Tensor, gaps: Tensor, pivots: Sequence[int]) -> Tensor:
+        """Logits (B, V) and gaps (B,) of the pivots of these numbers -> losses (B,)."""
+        ...
+
 
 OBJECTIVES: dict[str, Objective] = {
     "logit-gap": lambda gaps: -gaps,  # the paper's; unbounded, so it overshoots

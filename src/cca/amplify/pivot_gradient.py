@@ -8,33 +8,40 @@ of running every full prompt, for a fraction of the work.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cca.amplify.objective import Objective
+from cca.amplify.objective import LogitObjective, Objective
 from cca.circuits.pivot_forward import logit_gaps
 from cca.engines.engine import Progress
 from cca.models.anatomy import Anatomy
 from cca.models.prefixes import SharedPrefix, buckets, common_prefix, logits_at, padded, prefill
-from cca.models.trainable_rows import TrainableRows
 from cca.pivots.pivot import Pivot
 
 MIN_SHARED = 16
 """Tokens from which on a shared prefix pays for its own forward pass."""
 
 
+class Trained(Protocol):
+    """What is trained: while `active`, the model computes with it and gradients reach it (`TrainableRows`, adapters)."""
+
+    def active(self) -> AbstractContextManager[None]: ...
+
+
 def add_pivot_gradient(
     model: PreTrainedModel,
     anatomy: Anatomy,
-    rows: TrainableRows,
+    rows: Trained,
     pivots: Sequence[Pivot],
-    objective: Objective,
+    objective: Objective | LogitObjective,
     batch_size: int,
     progress: Progress | None = None,
 ) -> tuple[float, float]:
-    """Add the gradient of the mean objective to ``rows.masters``; returns (mean objective, mean logit gap)."""
+    """Add the gradient of the mean objective to what ``rows`` train; returns (mean objective, mean logit gap)."""
     tokens = [pivot.tokens for pivot in pivots]
     shared_length = common_prefix(tokens)
     shared_length = shared_length if shared_length >= MIN_SHARED else 0
@@ -46,7 +53,9 @@ def add_pivot_gradient(
             own, lengths = padded([tokens[row][shared_length:] for row in batch], model.device)
             logits = logits_at(model, anatomy, own, lengths, shared=shared)
             gaps = logit_gaps(logits, *_pair(pivots, batch, logits.device))
-            loss = objective(gaps).sum() / len(pivots)
+            by_logits = isinstance(objective, LogitObjective)
+            losses = objective.of_logits(logits, gaps, batch) if by_logits else objective(gaps)
+            loss = losses.sum() / len(pivots)
             loss.backward()
             loss_sum += float(loss.detach())
             gap_sum += float(gaps.detach().sum())

@@ -83,10 +83,12 @@ def amplify(
     settings: UpdateSettings,
     validate: Callable[[], Validation],
     on_step: Callable[[StepRecord], None] | None = None,
+    add_gradient: Callable[[TrainableRows], tuple[float, float]] | None = None,
 ) -> Amplified:
     """Train the circuit's rows. ``validate`` judges the model as it stands, with the rows written into it.
 
-    The model's weights are the same afterwards as before. Raises CcaError when there is nothing to train.
+    ``add_gradient`` takes the place of the settings' objective: it adds to the gradients of the rows' masters and
+    returns (objective, mean logit gap). The model's weights are the same afterwards as before. Raises CcaError when there is nothing to train.
     """
     if not pivots or not len(circuit):
         raise CcaError(
@@ -94,7 +96,7 @@ def amplify(
         )
     trained = TrainableRows(model, anatomy.rows(circuit.components, settings.rows))
     stepper = _Stepper(trained, settings)
-    loss_of = objective(settings.objective)
+    loss_of = None if add_gradient else objective(settings.objective)
     best = StepRecord(0, None, None, validate())
     best_rows = trained.after()
     history = [best]
@@ -102,7 +104,11 @@ def amplify(
         on_step(best)
     stale = 0
     for step in range(1, settings.steps + 1):
-        loss, gap = add_pivot_gradient(model, anatomy, trained, pivots, loss_of, settings.batch_size)
+        if loss_of is None:
+            assert add_gradient is not None
+            loss, gap = add_gradient(trained)
+        else:
+            loss, gap = add_pivot_gradient(model, anatomy, trained, pivots, loss_of, settings.batch_size)
         if not math.isfinite(loss) or not stepper.step():
             break
         if settings.validate_at and step not in settings.validate_at:

@@ -39,11 +39,14 @@ class PivotForward:
 
     def gaps(self, batch: int, factors: Tensor) -> Tensor:
         """logit(desired) - logit(undesired), (B,), of one batch with components scaled by ``factors`` (size,)."""
+        rows = torch.tensor(self.own[batch].rows, device=self.last.device)
+        return logit_gaps(self.logits(batch, factors), self.desired[rows], self.undesired[rows])
+
+    def logits(self, batch: int, factors: Tensor) -> Tensor:
+        """Logits (B, V) after the last tokens of one batch; ``factors`` are (size,) or one row a pivot, (B, size)."""
         own = self.own[batch]
-        rows = torch.tensor(own.rows, device=self.last.device)
         with gated(self.model, self.anatomy, factors):
-            logits = logits_at(self.model, self.anatomy, self.last[rows], shared=self.shared, own=own)
-        return logit_gaps(logits, self.desired[rows], self.undesired[rows])
+            return logits_at(self.model, self.anatomy, self.last[list(own.rows)], shared=self.shared, own=own)
 
 
 def logit_gaps(logits: Tensor, desired: Tensor, undesired: Tensor) -> Tensor:
