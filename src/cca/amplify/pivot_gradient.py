@@ -27,7 +27,7 @@ MIN_SHARED = 16
 
 
 class Trained(Protocol):
-    """What is trained: while `active`, the model computes with it and gradients reach it (`TrainableRows`, adapters)."""
+    """What is trained (`TrainableRows`, adapters): while `active`, the model computes with it."""
 
     def active(self) -> AbstractContextManager[None]: ...
 

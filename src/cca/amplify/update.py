@@ -88,7 +88,8 @@ def amplify(
     """Train the circuit's rows. ``validate`` judges the model as it stands, with the rows written into it.
 
     ``add_gradient`` takes the place of the settings' objective: it adds to the gradients of the rows' masters and
-    returns (objective, mean logit gap). The model's weights are the same afterwards as before. Raises CcaError when there is nothing to train.
+    returns (objective, mean logit gap). The model's weights are the same afterwards as before. Raises CcaError when
+    there is nothing to train.
     """
     if not pivots or not len(circuit):
         raise CcaError(
