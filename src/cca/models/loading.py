@@ -13,12 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from cca.errors import CcaError
 from cca.problems.answers import join_digits
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LOADING_FAULTS = (
+    OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError,
+)  # fmt: skip
+"""What transformers raises for files that are missing, damaged or not what they say."""
 HASHED_VALUES = 4096
 """Values of each weight that enter the fingerprint of a model; the patch hashes whole tensors."""
 
@@ -32,8 +43,13 @@ class Codec:
         # Word-level tokenizers without a decoder give "4 2 ." for "42."; judges need the text as it was.
         self._splits_digits = self._plain_decode(self._plain_encode("12")).strip() == "1 2"
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of a prompt with the special tokens the model expects in front, never an end-of-text token."""
+    def encode(self, text: str, special_tokens: bool = True) -> tuple[int, ...]:
+        """Token ids of a prompt with the special tokens the model expects in front, never an end-of-text token.
+
+        ``special_tokens`` False adds none: a chat template has written them into the text already.
+        """
+        if not special_tokens:
+            return tuple(self._plain_encode(text))
         token_ids = self.tokenizer.encode(text)
         if self._ends_texts and token_ids[-1] == self.tokenizer.eos_token_id:
             token_ids = token_ids[:-1]
@@ -91,9 +107,15 @@ def load_model(
         raise CcaError(f"model {name}: expected a model folder as save_pretrained writes it, got {what}")
     where = str(folder) if looks_local else name
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    model = _from_pretrained(
-        "model", name, AutoModelForCausalLM, where, dtype=DTYPES[dtype], device_map=device_map, **common
-    )
+    config = _from_pretrained("configuration", name, AutoConfig, where, **common)
+    # sdpa leaves a soft cap out without a word
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    options = {
+        "dtype": DTYPES[dtype],
+        "device_map": device_map,
+        "attn_implementation": "eager" if capped else None,
+    }
+    model = _from_pretrained("model", name, AutoModelForCausalLM, where, **options, **common)
     tokenizer = _from_pretrained("tokenizer", name, AutoTokenizer, where, **common)
     if len(tokenizer) == 0 or not tokenizer.encode("a 1"):
         raise CcaError(
@@ -117,6 +139,6 @@ def model_fingerprint(model: PreTrainedModel) -> str:
 def _from_pretrained(what: str, name: str, loader: Any, where: str, **options: Any) -> Any:
     try:
         return loader.from_pretrained(where, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError) as error:
+    except LOADING_FAULTS as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CcaError(f"model {name}: the {what} cannot be loaded ({reason[:300]})") from error

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_world
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from cca.errors import CcaError
+from cca.models.loading import Codec, load_model, model_fingerprint
+
+
+def saved(folder: Path, architecture: str = "llama") -> Path:
+    tiny_world.model(architecture, torch.float32).save_pretrained(folder)
+    tiny_world.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def digits_tokenizer() -> PreTrainedTokenizerFast:
+    """Word-level, single digits, no decoder, and an end token after every text: what small models are often given."""
+    words = ["<unk>", "<eos>", *"0123456789", "the", "answer", "is", "."]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.Digits(True)]
+    )
+    backend.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<eos>")
+
+
+def test_digits_that_a_tokenizer_splits_are_joined() -> None:
+    codec = Codec(digits_tokenizer())
+    assert codec.decode(codec.encode_continuation("the answer is 42.")) == "the answer is 42."
+
+
+def test_a_prompt_never_ends_with_the_end_of_text() -> None:
+    codec = Codec(digits_tokenizer())
+    assert codec.encode("the answer") == codec.encode_continuation("the answer")
+
+
+def test_other_tokenizers_keep_their_spaces() -> None:
+    codec = Codec(tiny_world.tokenizer())
+    assert codec.decode((5, 6, 7)) == "w5 w6 w7"
+
+
+def test_soft_caps_are_not_lost(tmp_path: Path) -> None:
+    assert load_model(str(saved(tmp_path / "gemma2", "gemma2"))).model.config._attn_implementation == "eager"
+    assert load_model(str(saved(tmp_path / "llama"))).model.config._attn_implementation == "sdpa"
+
+
+def test_the_fingerprint_sees_one_weight(tmp_path: Path) -> None:
+    loaded = load_model(str(saved(tmp_path)))
+    assert loaded.fingerprint == model_fingerprint(tiny_world.model(dtype=torch.float32))
+    with torch.no_grad():
+        loaded.model.get_parameter("model.layers.0.mlp.up_proj.weight")[3, 4] += 0.01
+    assert model_fingerprint(loaded.model) != loaded.fingerprint
+
+
+def test_faults_take_one_line(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "torn")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CcaError, match="the model cannot be loaded") as error:
+        load_model(str(folder))
+    assert "\n" not in str(error.value)
+    with pytest.raises(CcaError, match="dtype: expected one of"):
+        load_model(str(folder), dtype="int3")
+    with pytest.raises(CcaError, match="no such folder"):
+        load_model("./nowhere")
