@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cca.errors import CcaError
 from cca.files import read_json
@@ -53,16 +53,7 @@ class StoredTensor:
     size: int
 
 
-class ReadAt(Protocol):
-    """A file that is read by position: on this disk, or on a hub through range requests."""
-
-    def read_at(self, start: int, size: int) -> bytes: ...
-
-    @property
-    def length(self) -> int: ...
-
-
-class LocalFile:
+class ShardFile:
     """One open file, read and, if ``writable``, written by position."""
 
     def __init__(self, path: Path, writable: bool = False) -> None:
@@ -74,13 +65,17 @@ class LocalFile:
         return os.fstat(self._descriptor).st_size
 
     def read_at(self, start: int, size: int) -> bytes:
-        data = os.pread(self._descriptor, size, start)
-        while len(data) < size:  # a single call returns at most 2 GiB
-            more = os.pread(self._descriptor, size - len(data), start + len(data))
-            if not more:
-                raise CcaError(f"{self.path}: ends before byte {start + size}; it is truncated")
-            data += more
-        return data
+        data = bytearray(size)
+        self.read_into(start, memoryview(data))
+        return bytes(data)
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from byte ``start`` on."""
+        while buffer:  # a single call reads at most 2 GiB
+            count = os.preadv(self._descriptor, [buffer], start)
+            if not count:
+                raise CcaError(f"{self.path}: ends before byte {start + len(buffer)}; it is truncated")
+            start, buffer = start + count, buffer[count:]
 
     def write_at(self, start: int, data: memoryview) -> None:
         while data:
@@ -114,14 +109,14 @@ class Checkpoint:
         return config
 
     @contextmanager
-    def open(self, shards: Sequence[str], writable: bool = False) -> Iterator[dict[str, LocalFile]]:
+    def open(self, shards: Sequence[str], writable: bool = False) -> Iterator[dict[str, ShardFile]]:
         """The open files of ``shards``, by name; closed at the end of the block."""
         with ExitStack() as stack:
-            files: dict[str, LocalFile] = {}
+            files: dict[str, ShardFile] = {}
             for shard in shards:
                 path = self.folder / shard
                 try:
-                    files[shard] = LocalFile(path, writable)
+                    files[shard] = ShardFile(path, writable)
                 except OSError as error:
                     raise CcaError(
                         f"{path}: cannot be opened ({error.strerror}); nothing was written"
@@ -150,7 +145,7 @@ def open_checkpoint(folder: Path | str, unfinished: bool = False) -> Checkpoint:
     for shard in shards:
         path = folder / shard
         try:
-            file = LocalFile(path)
+            file = ShardFile(path)
         except OSError as error:
             raise CcaError(f"{path}: a shard of the model cannot be read ({error.strerror})") from error
         try:
@@ -189,7 +184,7 @@ def list_shards(where: str, index: Any, files: Sequence[str]) -> list[str]:
     raise CcaError(f"{where}: expected {SINGLE} or {INDEX}, got {len(found)} other safetensors files")
 
 
-def add_tensors(tensors: dict[str, StoredTensor], path: str, shard: str, file: ReadAt) -> None:
+def add_tensors(tensors: dict[str, StoredTensor], path: str, shard: str, file: ShardFile) -> None:
     """Parse one shard's header into ``tensors``. Raises CcaError for a damaged one."""
     header, begin = _header(path, file)
     for name, entry in header.items():
@@ -213,7 +208,7 @@ def add_tensors(tensors: dict[str, StoredTensor], path: str, shard: str, file: R
         tensors[name] = StoredTensor(name, shard, dtype, shape, begin + first, last - first)
 
 
-def _header(path: str, file: ReadAt) -> tuple[dict[str, Any], int]:
+def _header(path: str, file: ShardFile) -> tuple[dict[str, Any], int]:
     """(the parsed header, the byte at which the data begins)."""
     if file.length < 8:
         raise CcaError(f"{path}: expected a safetensors file, got {file.length} bytes")

@@ -18,9 +18,9 @@ import torch
 from cca.amplify.bits import DTYPES, bits
 from cca.amplify.patch import Patch, TensorEdit, as_json
 from cca.errors import CcaError
-from cca.patches.checkpoint import LocalFile, open_checkpoint
+from cca.patches.checkpoint import ShardFile, open_checkpoint
 from cca.patches.layout import Layout
-from cca.patches.stored_rows import StoredParameter, hash_stored, read_rows
+from cca.patches.stored_rows import StoredParameter, read_rows, scan
 
 LARGEST = 0.25  # of the checkpoint's bytes: before and after of an eighth of its rows
 
@@ -60,7 +60,7 @@ def diff(
                 raise CcaError(
                     f"{name}: up to here a patch is over {LARGEST:.0%} of the checkpoint; ship the checkpoint instead"
                 )
-            found[name] = edit, hash_stored(one, edit, edit.before, base_files)
+            found[name] = edit, scan(one, edit, base_files)[1]
     tied = _unite(found, layout)
     return Patch(
         tuple(found[name][0] for name in sorted(found)),
@@ -97,7 +97,7 @@ def _shape(stored: dict[str, StoredParameter], names: list[str]) -> tuple[int, .
 
 
 def _edit(
-    one: StoredParameter, two: StoredParameter, base: dict[str, LocalFile], edited: dict[str, LocalFile]
+    one: StoredParameter, two: StoredParameter, base: dict[str, ShardFile], edited: dict[str, ShardFile]
 ) -> TensorEdit | None:
     tall = one.shape[-2] if len(one.shape) > 1 else one.height  # rows of one expert, or of the matrix
     experts = one.height // max(1, tall)

@@ -70,7 +70,8 @@ def recover(model: Path) -> tuple[str, str] | None:
         placed = place(patch, checkpoint)
         with checkpoint.open(touched_shards(placed)) as files:
             try:
-                check_whole(patch, placed, files)
+                for _ in check_whole(patch, placed, files):
+                    pass
             except CcaError as error:
                 raise CcaError(f"{error}; weights were changed since {name} was left: remove it") from error
         _finish(model, placed, side)

@@ -21,7 +21,7 @@ from torch import Tensor
 from cca.amplify.bits import DTYPES, bits
 from cca.amplify.patch import TensorEdit
 from cca.models.weight_rows import EACH
-from cca.patches.checkpoint import ITEM_SIZE, LocalFile, ReadAt, StoredTensor
+from cca.patches.checkpoint import ITEM_SIZE, ShardFile, StoredTensor
 
 BLOCK = 8 << 20  # bytes read at a time
 
@@ -55,12 +55,16 @@ class StoredParameter:
     def height(self) -> int:
         return math.prod(self.shape) // max(1, self.width)
 
-    def read(self, files: Mapping[str, ReadAt], first: int, last: int) -> Numbers:
+    def read(self, files: Mapping[str, ShardFile], first: int, last: int) -> Numbers:
         """Rows ``first`` ... ``last``, (last - first, width), as integers of the dtype's size."""
-        data = bytearray().join(files[shard].read_at(*span) for shard, *span in self._spans(first, last))
-        return np.frombuffer(data, _INTEGER[ITEM_SIZE[self.dtype]]).reshape(last - first, self.width)
+        out = np.empty((last - first, self.width), _INTEGER[ITEM_SIZE[self.dtype]])
+        buffer = out.reshape(-1).view(np.uint8).data
+        for shard, start, size in self._spans(first, last):
+            files[shard].read_into(start, buffer[:size])
+            buffer = buffer[size:]
+        return out
 
-    def write(self, files: Mapping[str, LocalFile], first: int, rows: Numbers) -> None:
+    def write(self, files: Mapping[str, ShardFile], first: int, rows: Numbers) -> None:
         data = np.ascontiguousarray(rows).data.cast("B")
         for shard, start, size in self._spans(first, first + len(rows)):
             files[shard].write_at(start, data[:size])
@@ -83,23 +87,19 @@ class StoredParameter:
             offset += piece.size
 
 
-def read_rows(stored: StoredParameter, edit: TensorEdit, files: Mapping[str, ReadAt]) -> Tensor:
+def read_rows(stored: StoredParameter, edit: TensorEdit, files: Mapping[str, ShardFile]) -> Tensor:
     """The rows of ``edit`` as they are on disk, in the stored dtype, (k, row_len)."""
     stored = _seen_by(edit, stored)
-    out = np.empty(tuple(edit.before.shape), _INTEGER[ITEM_SIZE[stored.dtype]])
-    if _contiguous(stored, edit):
-        for index, count, at in _runs(edit):
-            out[at : at + count] = stored.read(files, index, index + count)
-    else:
-        for first, last in stored.blocks():
-            block = stored.read(files, first, last)
-            for cut in _cuts(stored, edit, first, last):
-                out[cut.part, cut.along] = block[cut.rows][:, cut.columns].T
+    if not _contiguous(stored, edit):
+        return scan(stored, edit, files)[0]
+    out = _blank(stored, edit)
+    for index, count, at in _runs(edit):
+        out[at : at + count] = stored.read(files, index, index + count)
     return torch.from_numpy(out).view(DTYPES[stored.dtype])
 
 
 def write_rows(
-    stored: StoredParameter, edit: TensorEdit, rows: Tensor, files: Mapping[str, LocalFile]
+    stored: StoredParameter, edit: TensorEdit, rows: Tensor, files: Mapping[str, ShardFile]
 ) -> None:
     """Overwrite the rows of ``edit`` with ``rows`` (k, row_len)."""
     stored, new = _seen_by(edit, stored), bits(rows).numpy()
@@ -116,20 +116,27 @@ def write_rows(
             stored.write(files, first, block)
 
 
-def hash_stored(stored: StoredParameter, edit: TensorEdit, rows: Tensor, files: Mapping[str, ReadAt]) -> str:
-    """SHA-256 of the whole parameter as it would be with ``rows`` in the place of the touched ones."""
-    stored, new = _seen_by(edit, stored), bits(rows).numpy()
+def scan(stored: StoredParameter, edit: TensorEdit, files: Mapping[str, ShardFile]) -> tuple[Tensor, str]:
+    """(the rows of ``edit`` as stored, the SHA-256 that the parameter has with its ``before`` rows), in one pass."""
+    stored, before, held = _seen_by(edit, stored), bits(edit.before).numpy(), _blank(stored, edit)
     state, indices, contiguous = hashlib.sha256(), edit.indices.numpy(), _contiguous(stored, edit)
     for first, last in stored.blocks():
         block = stored.read(files, first, last)
         if contiguous:
             low, high = np.searchsorted(indices, (first, last))
-            block[indices[low:high] - first] = new[low:high]
+            places = indices[low:high] - first
+            held[low:high] = block[places]
+            block[places] = before[low:high]
         else:
             for cut in _cuts(stored, edit, first, last):
-                block[cut.rows, cut.columns] = new[cut.part, cut.along].T
+                held[cut.part, cut.along] = block[cut.rows, cut.columns].T
+                block[cut.rows, cut.columns] = before[cut.part, cut.along].T
         state.update(block.data)
-    return state.hexdigest()
+    return torch.from_numpy(held).view(DTYPES[stored.dtype]), state.hexdigest()
+
+
+def _blank(stored: StoredParameter, edit: TensorEdit) -> Numbers:
+    return np.empty(tuple(edit.before.shape), _INTEGER[ITEM_SIZE[stored.dtype]])
 
 
 def _seen_by(edit: TensorEdit, stored: StoredParameter) -> StoredParameter:

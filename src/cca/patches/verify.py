@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from cca.amplify.bits import DTYPES, dtype_name, same_bits
 from cca.amplify.patch import Patch, TensorEdit
 from cca.errors import CcaError
-from cca.patches.checkpoint import Checkpoint, ReadAt, open_checkpoint
+from cca.patches.checkpoint import Checkpoint, ShardFile, open_checkpoint
 from cca.patches.layout import Layout
-from cca.patches.stored_rows import StoredParameter, hash_stored, read_rows
+from cca.patches.stored_rows import StoredParameter, scan
 
 STATES = {"before": "base", "after": "patched"}  # side of the patch -> what a checkpoint that holds it is
+
+THREADS = min(4, os.cpu_count() or 1)  # reading and hashing both leave the interpreter free
 
 
 @dataclass(frozen=True)
@@ -45,44 +51,50 @@ def touched_shards(placed: Sequence[Placed]) -> list[str]:
     return sorted({shard for item in placed for copy in item.copies for shard in copy.shards})
 
 
-def find_side(patch: Patch, placed: Sequence[Placed], files: Mapping[str, ReadAt]) -> str:
+def find_side(patch: Patch, placed: Sequence[Placed], files: Mapping[str, ShardFile]) -> str:
     """The side of the patch, "before" or "after", that the checkpoint holds to the bit.
 
-    All rows are compared first, then every touched tensor hashed whole. Raises CcaError naming the first
-    tensor that is another, or that is on another side than those before it. A patch without edits is
-    "before".
+    Every touched tensor is read once: its rows are compared, and all else by the hash. Raises CcaError naming the
+    first tensor that is another, or that is on another side than those before it. A patch without edits is "before".
     """
     found: dict[str, str] = {}
-    for item in placed:
-        for copy in item.copies:
-            rows = read_rows(copy, item.edit, files)
-            side = next((side for side in STATES if same_bits(rows, getattr(item.edit, side))), None)
-            if side is None:
-                raise CcaError(
-                    f"{copy.stored_name}: its rows are neither the patch's 'before' nor its 'after'; "
-                    f"the patch was made on {patch.base}"
-                )
-            found[copy.stored_name] = side
-            first = next(iter(found))
-            if found[first] != side:
-                raise CcaError(
-                    f"{copy.stored_name}: is {STATES[side]}, but {first} is {STATES[found[first]]}; "
-                    f"fetch {patch.base} again"
-                )
-    check_whole(patch, placed, files)
+    for edit, copy, rows in check_whole(patch, placed, files):
+        side = next((side for side in STATES if same_bits(rows, getattr(edit, side))), None)
+        if side is None:
+            raise CcaError(
+                f"{copy.stored_name}: its rows are neither the patch's 'before' nor its 'after'; "
+                f"the patch was made on {patch.base}"
+            )
+        found[copy.stored_name] = side
+        first = next(iter(found))
+        if found[first] != side:
+            raise CcaError(
+                f"{copy.stored_name}: is {STATES[side]}, but {first} is {STATES[found[first]]}; "
+                f"fetch {patch.base} again"
+            )
     return next(iter(found.values()), "before")
 
 
-def check_whole(patch: Patch, placed: Sequence[Placed], files: Mapping[str, ReadAt]) -> None:
-    """Raise CcaError unless every touched tensor, but for its touched rows, is the base's."""
-    for item in placed:
-        for copy in item.copies:
-            expected = patch.base_hashes[item.edit.parameter]
-            if hash_stored(copy, item.edit, item.edit.before, files) != expected:
-                raise CcaError(
-                    f"{copy.stored_name}: differs from the patch's base outside the touched rows; "
-                    f"the patch was made on {patch.base}"
-                )
+def check_whole(
+    patch: Patch, placed: Sequence[Placed], files: Mapping[str, ShardFile]
+) -> Iterator[tuple[TensorEdit, StoredParameter, Tensor]]:
+    """Yield (edit, stored copy, its touched rows) for each copy, all else in it being the base's.
+
+    Raises CcaError for the first that differs there. Several tensors are read and hashed at a time.
+    """
+    copies = [(item.edit, copy) for item in placed for copy in item.copies]
+    with ThreadPoolExecutor(THREADS) as pool:
+        scans = pool.map(lambda pair: scan(pair[1], pair[0], files), copies)
+        try:
+            for (edit, copy), (rows, hashed) in zip(copies, scans, strict=True):
+                if hashed != patch.base_hashes[edit.parameter]:
+                    raise CcaError(
+                        f"{copy.stored_name}: differs from the patch's base outside the touched rows; "
+                        f"the patch was made on {patch.base}"
+                    )
+                yield edit, copy, rows
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def verify(model: Path, patch: Patch) -> str:
