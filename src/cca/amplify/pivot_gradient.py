@@ -8,7 +8,7 @@ of running every full prompt, for a fraction of the work.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -19,6 +19,7 @@ from cca.amplify.objective import LogitObjective, Objective
 from cca.circuits.pivot_forward import logit_gaps
 from cca.engines.engine import Progress
 from cca.models.anatomy import Anatomy
+from cca.models.checkpointing import checkpointed
 from cca.models.prefixes import SharedPrefix, buckets, common_prefix, logits_at, padded, prefill
 from cca.pivots.pivot import Pivot
 
@@ -40,13 +41,18 @@ def add_pivot_gradient(
     objective: Objective | LogitObjective,
     batch_size: int,
     progress: Progress | None = None,
+    checkpointing: bool = False,
 ) -> tuple[float, float]:
-    """Add the gradient of the mean objective to what ``rows`` train; returns (mean objective, mean logit gap)."""
+    """Add the gradient of the mean objective to what ``rows`` train; returns (mean objective, mean logit gap).
+
+    batch_size: pivots of one forward and backward pass; ``progress`` counts pivots. checkpointing: keep no
+    activations inside layers, for a second forward pass of each.
+    """
     tokens = [pivot.tokens for pivot in pivots]
     shared_length = common_prefix(tokens)
     shared_length = shared_length if shared_length >= MIN_SHARED else 0
     loss_sum = gap_sum = 0.0
-    with rows.active():
+    with checkpointed(model, anatomy) if checkpointing else nullcontext(), rows.active():
         graph = prefill(model, anatomy, tokens[0][:shared_length], with_grad=True) if shared_length else None
         shared = _as_leaves(graph) if graph else None
         for batch in buckets([len(row) for row in tokens], batch_size):

@@ -41,6 +41,8 @@ class UpdateSettings:
     patience: int = 4
     """Stop after this many validations without a better step."""
     batch_size: int = 32
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Amplified:
     best_step: int
     coefficient: float | None
     history: tuple[StepRecord, ...]
+    stopped: str
+    """Why no more steps were taken."""
 
 
 def amplify(
@@ -96,21 +100,30 @@ def amplify(
             f"amplify: expected pivots and a circuit, got {len(pivots)} pivots and {len(circuit)} components"
         )
     trained = TrainableRows(model, anatomy.rows(circuit.components, settings.rows))
+    if not trained.masters:
+        raise CcaError(
+            f"amplify: expected components that own rows in mode {settings.rows}, got none that do"
+        )
     stepper = _Stepper(trained, settings)
     loss_of = None if add_gradient else objective(settings.objective)
     best = StepRecord(0, None, None, validate())
-    best_rows = trained.after()
+    best_rows: dict[Key, Tensor] | None = None  # of step 0 the model itself keeps a copy
     history = [best]
     if on_step:
         on_step(best)
-    stale = 0
+    stale, stopped = 0, "all steps taken"
     for step in range(1, settings.steps + 1):
         if loss_of is None:
             assert add_gradient is not None
             loss, gap = add_gradient(trained)
         else:
-            loss, gap = add_pivot_gradient(model, anatomy, trained, pivots, loss_of, settings.batch_size)
-        if not math.isfinite(loss) or not stepper.step():
+            loss, gap = add_pivot_gradient(
+                model, anatomy, trained, pivots, loss_of, settings.batch_size,
+                checkpointing=settings.gradient_checkpointing,
+            )  # fmt: skip
+        fault = _fault(loss, stepper)
+        if fault:
+            stopped = f"{fault} at step {step}"
             break
         if settings.validate_at and step not in settings.validate_at:
             continue
@@ -124,8 +137,17 @@ def amplify(
         else:
             stale += 1
         if stale >= settings.patience:
+            stopped = f"no better step in {stale} validations"
             break
-    return Amplified(trained, best_rows, best.step, stepper.coefficient, tuple(history))
+    rows = dict(trained.before) if best_rows is None else best_rows
+    return Amplified(trained, rows, best.step, stepper.coefficient, tuple(history), stopped)
+
+
+def _fault(loss: float, stepper: _Stepper) -> str | None:
+    """Take the step; what went wrong, if anything did."""
+    if not math.isfinite(loss):
+        return "the objective was not finite"
+    return stepper.step()
 
 
 def better(new: Validation, old: Validation) -> bool:
@@ -139,6 +161,7 @@ class _Stepper:
     """Gradient descent or Adam on the masters, with the step size as `UpdateSettings` has it."""
 
     def __init__(self, trained: TrainableRows, settings: UpdateSettings) -> None:
+        self.trained = trained
         self.leaves = list(trained.masters.values())
         self.coefficient = settings.coefficient
         self.predicted_change = settings.predicted_change
@@ -154,13 +177,15 @@ class _Stepper:
         elif self.coefficient is None and self.predicted_change is None:
             raise CcaError("amplify: expected predicted_change or coefficient, got neither")
 
-    def step(self) -> bool:
-        """Take one step and clear the gradients; False when the gradient is zero or not finite."""
-        squared = sum(
-            float(leaf.grad.double().square().sum()) for leaf in self.leaves if leaf.grad is not None
-        )
-        if not math.isfinite(squared) or squared == 0.0:
-            return False
+    def step(self) -> str | None:
+        """Take one step and clear the gradients. Returns what forbids it, with the masters then of no more use."""
+        gradients = [(leaf, leaf.grad) for leaf in self.leaves if leaf.grad is not None]
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for _, gradient in gradients]
+        squared = sum(float(norm.square()) for norm in norms)
+        if not math.isfinite(squared):
+            return "the gradient was not finite"
+        if squared == 0.0:
+            return "the gradient was zero"
         if self.adam:
             self.adam.step()
         else:
@@ -168,9 +193,8 @@ class _Stepper:
                 assert self.predicted_change is not None
                 self.coefficient = self.predicted_change / squared
             with torch.no_grad():
-                for leaf in self.leaves:
-                    if leaf.grad is not None:
-                        leaf -= self.coefficient * leaf.grad
+                for leaf, gradient in gradients:
+                    leaf.sub_(gradient, alpha=self.coefficient)
         for leaf in self.leaves:
             leaf.grad = None
-        return True
+        return None if self.trained.finite() else "the rows were not finite"

@@ -55,6 +55,11 @@ class TrainableRows:
             for key, master in self.masters.items()
         }
 
+    def finite(self) -> bool:
+        """Whether every row as it stands is a number in the model's dtype."""
+        limits = {key: torch.finfo(self._parameter(key).dtype).max for key in self.masters}
+        return all(float(master.detach().abs().max()) <= limits[key] for key, master in self.masters.items())
+
     def load(self, after: Mapping[Key, Tensor]) -> None:
         """Set the masters to given rows."""
         with torch.no_grad():
