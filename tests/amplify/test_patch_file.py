@@ -145,6 +145,17 @@ def test_a_wrong_field_is_refused_in_one_line(tmp_path: Path, message: str) -> N
     assert str(path) in str(refusal.value)
 
 
+def test_texts_that_would_steer_a_terminal_are_neither_written_nor_read(tmp_path: Path) -> None:
+    patch = small_patch()
+    for field, value in {"base_model": "a\x1b[2J", "base_revision": "a\nb", "circuit": ["L0.q1\r"]}.items():
+        with pytest.raises(CcaError, match=field):
+            save_patch(tmp_path / "patch.safetensors", Patch(**{**vars(patch), field: value}))
+    assert not list(tmp_path.iterdir())
+    path = rewritten(tmp_path / "patch.safetensors", edit_field("parameter", "up_proj\x1b"))
+    with pytest.raises(CcaError, match="'parameter' to be a name"):
+        load_patch(path)
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", '{"format": NaN}', "[" * 100_000, '{"version":' + "9" * 5000 + "}"]
 )

@@ -27,7 +27,10 @@ PARTS = ("indices", "before", "after")
 
 
 def save_patch(path: Path, patch: Patch) -> None:
-    """Write ``patch`` to ``path``, atomically."""
+    """Write ``patch`` to ``path``, atomically. Raises CcaError for what `load_patch` would refuse."""
+    header, tensors = _pack(patch)
+    header["sha256"] = _digest(header, tensors)
+    _Header(path, header).patch(tensors)
     write_bytes(path, to_bytes(patch))
 
 
@@ -128,11 +131,9 @@ class _Header:
         self._expect(
             tuple(sorted(header)) == self.FIELDS, f"the fields {', '.join(self.FIELDS)}", sorted(header)
         )
-        self._expect(isinstance(header["base_model"], str), "'base_model' to be a text", header["base_model"])
+        self._expect(_text(header["base_model"]), "'base_model' to be a text", header["base_model"])
         revision = header["base_revision"]
-        self._expect(
-            revision is None or isinstance(revision, str), "'base_revision' to be a text or null", revision
-        )
+        self._expect(revision is None or _text(revision), "'base_revision' to be a text or null", revision)
         self._expect(_texts(header["circuit"]), "'circuit' to be a list of texts", header["circuit"])
         self._expect(isinstance(header["made_by"], dict), "'made_by' to be an object", header["made_by"])
         self._expect(isinstance(header["edits"], list), "'edits' to be a list", header["edits"])
@@ -165,7 +166,7 @@ class _Header:
         self._expect(isinstance(entry, dict), "each edit to be an object", entry)
         self._expect(tuple(sorted(entry)) == self.EDIT_FIELDS, f"fields {', '.join(self.EDIT_FIELDS)}", entry)
         name, axis, shape = entry["parameter"], entry["axis"], entry["shape"]
-        self._expect(isinstance(name, str) and bool(name), "'parameter' to be a name", name)
+        self._expect(_text(name) and bool(name), "'parameter' to be a name", name)
         self._expect(type(axis) is int, "'axis' to be an integer", axis)
         good = (
             isinstance(shape, list)
@@ -192,8 +193,13 @@ class _Header:
             raise CcaError(f"{self.path}: expected {what}, got {str(found)[:80]!r}")
 
 
+def _text(value: Any) -> bool:
+    """A text of one line that may be printed: no control characters, which would steer a terminal."""
+    return isinstance(value, str) and value.isprintable()
+
+
 def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and all(_text(item) for item in value)
 
 
 def _is_hash(value: Any) -> bool:

@@ -289,7 +289,8 @@ def _layers(text: str) -> list[int]:
 
 
 def _line(what: str, text: str) -> None:
-    console.print(f"{what:<16}{text}", markup=False, highlight=False, soft_wrap=True)
+    printable = "".join(sign if sign.isprintable() else " " for sign in text)
+    console.print(f"{what:<16}{printable}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _say(text: str) -> None:

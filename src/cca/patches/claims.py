@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ KEPT = {
     "drift": ("kl",),
 }
 CARD = """---
-base_model: {base_model}
+base_model: {quoted}
 base_model_relation: adapter
 tags:
 - cca
@@ -105,7 +106,7 @@ def figures(patch: Patch) -> list[tuple[str, str]]:
     for name, held in _section(claims, "retention").items():
         if isinstance(held, dict) and _number(held.get("base")) and _number(held.get("patched")):
             change = f"{held['base']:.1%} to {held['patched']:.1%}{_interval(held.get('interval'))}"
-            lines.append((f"retention, {name}", change))
+            lines.append((f"retention, {_plain(name)}", change))
     return lines
 
 
@@ -116,11 +117,12 @@ MEASURED = (
 
 def model_card(patch: Patch, repo: str) -> str:
     """README.md of a hub repository with this patch."""
-    table = "\n".join(f"| {what} | {_plain(figure)} |" for what, figure in figures(patch))
+    table = "\n".join(f"| {what} | {figure} |" for what, figure in figures(patch))
     if table:
         table = f"| | |\n|---|---|\n{table}\n\n{MEASURED}"
     return CARD.format(
         base_model=_plain(patch.base_model),
+        quoted=json.dumps(_plain(patch.base_model)),
         base=_plain(patch.base),
         title=repo.rpartition("/")[2],
         repo=repo,
@@ -147,5 +149,6 @@ def _interval(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without what would end a line, a table cell or a code span."""
-    return " ".join(text.replace("|", "/").replace("`", "'").split())
+    """Without what would end a line, a table cell or a code span, or steer a terminal."""
+    printable = "".join(sign if sign.isprintable() else " " for sign in text)
+    return " ".join(printable.replace("|", "/").replace("`", "'").split())
