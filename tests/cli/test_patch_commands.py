@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from cca.amplify.patch import Patch
 from cca.amplify.patch_file import load_patch, save_patch
 from cca.cli.patch import app
 from cca.errors import CcaError
+from cca.tinymath import BUNDLED_MODEL
 
 UP = "model.layers.{}.mlp.up_proj.weight"
 REPORT = {
@@ -153,6 +155,19 @@ def test_export_to_adapters_and_to_a_model() -> None:
     patch.check(loaded("merged"), "after")
     with pytest.raises(CcaError, match="SHiRA has no ranks to pad"):
         invoke("export", "a", "--to", "shira", "--out", "x", "--model", "base", "--pad-ranks")
+
+
+def test_the_bundled_model_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = loaded(str(BUNDLED_MODEL))
+    patch = replace(make_patch(model, 1, list(range(30)), 0.25), base_model="tinymath", base_revision=None)
+    save_patch(tmp_path / "a", patch)
+    assert (tmp_path / "a").stat().st_size < 0.15 * (BUNDLED_MODEL / "model.safetensors").stat().st_size
+    assert invoke("verify", "tinymath", "a") == "tinymath: base\n"
+    invoke("merge", "tinymath", "a", "--out", "merged")
+    patch.check(loaded("merged"), "after")
+    invoke("export", "a", "--to", "lora", "--out", "lora", "--pad-ranks")
+    patch.check(PeftModel.from_pretrained(model, "lora").merge_and_unload(), "after")
 
 
 @pytest.mark.usefixtures("folder")

@@ -17,7 +17,7 @@ from cca.errors import CcaError
 app = typer.Typer(help="Apply, revert, verify, compute with, export and share patches.", no_args_is_help=True)
 
 PatchFile = Annotated[Path, typer.Argument(metavar="PATCH", help="A patch file.")]
-Model = Annotated[str, typer.Argument(help="A model folder, or a hub id.")]
+Model = Annotated[str, typer.Argument(help="A model folder, a hub id, or tinymath.")]
 Revision = Annotated[
     str | None, typer.Option(help="Revision of a hub model; default: the one the patch names.")
 ]
@@ -79,12 +79,13 @@ def show(
 @app.command()
 def verify(model: Model, patch: PatchFile, revision: Revision = None) -> None:
     """Say whether a model is the patch's base or is patched with it; read the touched tensors only."""
-    from cca.patches.hub import verify_on_hub
+    from cca.patches.hub import local_folder, verify_on_hub
     from cca.patches.verify import verify as verify_folder
 
     loaded = load_patch(patch)
-    if Path(model).is_dir():
-        state = verify_folder(Path(model), loaded)
+    folder = local_folder(model)
+    if folder is not None:
+        state = verify_folder(folder, loaded)
     else:
         state = verify_on_hub(model, loaded, revision or loaded.base_revision)
     _say(f"{model}: {state}")

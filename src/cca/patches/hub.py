@@ -20,6 +20,7 @@ from cca.files import read_json, write_text
 from cca.patches.checkpoint import INDEX, MOST_HEADER, SINGLE, list_shards, open_checkpoint
 from cca.patches.claims import model_card, read_report, with_claims
 from cca.patches.verify import place, verify
+from cca.tinymath import BUNDLED_MODEL
 
 FILE = "patch.safetensors"
 CHUNK = 64 << 20  # bytes a range request asks for
@@ -59,12 +60,20 @@ def pull(repo: str, out: Path, revision: str | None = None, endpoint: str | None
     return patch
 
 
-def model_folder(model: str, revision: str | None = None, endpoint: str | None = None) -> Path:
-    """``model`` itself where it is a folder, else the hub model of that name, downloaded."""
-    from huggingface_hub import snapshot_download
-
+def local_folder(model: str) -> Path | None:
+    """The folder that ``model`` names: itself, or that of the bundled model; None for a hub id."""
     if Path(model).is_dir():
         return Path(model)
+    return BUNDLED_MODEL if model == "tinymath" else None
+
+
+def model_folder(model: str, revision: str | None = None, endpoint: str | None = None) -> Path:
+    """`local_folder`, or the hub model of that name, downloaded."""
+    from huggingface_hub import snapshot_download
+
+    folder = local_folder(model)
+    if folder is not None:
+        return folder
     with _hub_errors(model):
         skipped = ["*.bin", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.gguf", "*.onnx*", "original/*", "onnx/*"]
         return Path(snapshot_download(model, revision=revision, ignore_patterns=skipped, endpoint=endpoint))
@@ -74,8 +83,10 @@ def model_config(model: str, revision: str | None = None, endpoint: str | None =
     """``config.json`` of a model folder or of a hub model."""
     from huggingface_hub import hf_hub_download
 
-    path = Path(model) / "config.json"
-    if not Path(model).is_dir():
+    folder = local_folder(model)
+    if folder is not None:
+        path = folder / "config.json"
+    else:
         with _hub_errors(model):
             path = Path(hf_hub_download(model, "config.json", revision=revision, endpoint=endpoint))
     config = read_json(path)
