@@ -2,6 +2,9 @@
 
 A JSONL file of ours opens with a header row ``{"format": "cca.traces", "version": 1, ...}`` and holds one noun
 a line. Files appear whole or not at all: a temporary name in the same folder, flushed to disk, then renamed.
+
+What a run leaves behind is sealed: ``hash`` in the header (of JSON files: beside the other keys) is the content hash
+of all the rest, so that a file which changed since is refused. Files written by hand may do without.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from typing import Any
 from cca.errors import CcaError
 
 Row = dict[str, Any]
+UNSEALED_HEADER = {"format", "version", "made_from", "method"}
+"""What a header without a ``hash`` may hold: a key misspelled by accident must not unseal a file."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -30,6 +35,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(handle.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        _flush_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -43,18 +49,43 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_rows(path: Path, format: str, version: int, rows: Iterable[Mapping[str, Any]], **header: Any) -> None:
+def write_rows(
+    path: Path, format: str, version: int, rows: Iterable[Mapping[str, Any]], **header: Any
+) -> None:
     """Write a JSONL file of format ``format``: the header row, then ``rows``."""
+    body = [json.loads(json.dumps(row, ensure_ascii=False)) for row in rows]
     first = {"format": format, "version": version, **header}
-    lines = [json.dumps(row, ensure_ascii=False) for row in (first, *rows)]
+    lines = [
+        json.dumps(row, ensure_ascii=False) for row in ({**first, "hash": fingerprint([first, *body])}, *body)
+    ]
     write_text(path, "\n".join(lines) + "\n")
+
+
+def write_sealed(path: Path, format: str, version: int, value: Mapping[str, Any]) -> None:
+    """Write a JSON object that carries its content hash; `read_sealed` is its reader."""
+    whole = {"format": format, "version": version, **value}
+    write_json(path, {**whole, "hash": fingerprint(json.loads(json.dumps(whole)))})
+
+
+def read_sealed(path: Path, format: str, version: int) -> Row:
+    """The object in a file made by `write_sealed`. Raises CcaError when it is of another format or has changed."""
+    whole = read_json(path)
+    if not isinstance(whole, dict) or whole.get("format") != format:
+        raise CcaError(f"{path}: expected a {format} file, got something else")
+    check_version(str(path), whole.get("version"), version)
+    sealed = whole.pop("hash", None)
+    if sealed != fingerprint(whole):
+        raise CcaError(
+            f"{path}: its content does not have the hash it was written with; delete it to make it again"
+        )
+    return {key: value for key, value in whole.items() if key not in ("format", "version")}
 
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file. Raises CcaError naming the file when it is missing or malformed."""
     try:
         return json.loads(_read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise CcaError(f"{path}: expected JSON, got {error}") from error
 
 
@@ -65,7 +96,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise CcaError(f"{path}, line {number}: expected a JSON object, got {error}") from error
         if not isinstance(row, dict):
             raise CcaError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
@@ -73,25 +104,50 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def read_rows(path: Path, format: str, version: int) -> tuple[Row, list[Row]]:
-    """Read a file made by `write_rows`: (header, rows). Refuses another format and a newer version."""
+    """Read a file made by `write_rows`: (header, rows).
+
+    Refuses another format, a newer version, and a content that does not have the header's ``hash``.
+    """
     numbered = list(read_jsonl(path))
     if not numbered or numbered[0][1].get("format") != format:
         raise CcaError(f"{path}: expected a {format} file (its first line says so), got something else")
     header = numbered[0][1]
     check_version(str(path), header.get("version"), version)
-    return header, [row for _, row in numbered[1:]]
+    rows = [row for _, row in numbered[1:]]
+    if "hash" not in header and not header.keys() <= UNSEALED_HEADER:
+        raise CcaError(
+            f"{path}: expected a header with 'hash', or with {', '.join(sorted(UNSEALED_HEADER))} alone; "
+            f"got {sorted(header)}"
+        )
+    bare = {key: value for key, value in header.items() if key != "hash"}
+    if "hash" in header and header["hash"] != fingerprint([bare, *rows]):
+        raise CcaError(f"{path}: its content does not have the hash in its header; make it again")
+    return header, rows
 
 
 def check_version(what: str, found: Any, known: int) -> None:
     """Raise CcaError unless ``found`` is a format version this program can read (1 ... ``known``)."""
     if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= known:
-        raise CcaError(f"{what}: expected format version 1 to {known}, got {found!r}; a newer cca may read it")
+        raise CcaError(
+            f"{what}: expected format version 1 to {known}, got {found!r}; a newer cca may read it"
+        )
 
 
 def fingerprint(value: Any) -> str:
     """A short content hash (16 hex digits of SHA-256) of any JSON value; key order does not matter."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename last through a power cut. Only POSIX opens folders."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read_text(path: Path) -> str:

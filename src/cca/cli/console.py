@@ -43,6 +43,11 @@ class ConsoleNarrator:
             console.print(f"  {what} [dim]{seconds:.1f} s[/dim]", highlight=False)
 
 
+def say(text: str) -> None:
+    """Print a line as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def fail(message: str) -> None:
     """Print one error line to standard error."""
     errors.print(

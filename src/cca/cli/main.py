@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -40,11 +41,22 @@ def demo(
 
 
 @app.command()
-def run(config: Annotated[Path, typer.Argument(help="The run.yaml.")], overrides: Set = None) -> None:
+def run(
+    config: Annotated[Path, typer.Argument(help="The run.yaml.")],
+    overrides: Set = None,
+    fork: Annotated[
+        Path | None,
+        typer.Option(help="Go on in this new folder, reusing every stage of 'out' that is still valid."),
+    ] = None,
+) -> None:
     """Everything, from traces to the report. The same command resumes a run that was stopped."""
     from cca.runs.config import load_config
 
-    _run(load_config(config, overrides or []))
+    wanted = load_config(config, overrides or [])
+    if fork is None:
+        _run(wanted)
+    else:
+        _run(wanted.model_copy(update={"out": fork}), fork_of=wanted.out)
 
 
 @app.command()
@@ -77,25 +89,11 @@ def evaluate(where: Where, overrides: Set = None) -> None:
     _stage(where, overrides, "evaluate")
 
 
-@app.command()
-def report(where: Where, overrides: Set = None) -> None:
-    """Stage 6: report.json and report.html from the files of a run."""
-    _stage(where, overrides, "report")
-
-
-@app.command()
-def config() -> None:
-    """Every key of run.yaml, what it means and its default."""
-    from cca.runs.config import Config, describe
-
-    console.print(describe(Config), markup=False, highlight=False, soft_wrap=True)
-
-
-def _run(config: Any) -> None:
+def _run(config: Any, fork_of: Path | None = None) -> None:
     from cca.reports.table import summary_table
     from cca.runs.pipeline import run as run_everything
 
-    report = run_everything(config, ConsoleNarrator())
+    report = run_everything(config, ConsoleNarrator(), fork_of)
     console.print(summary_table(report))
     console.print(
         f"{config.out / 'report.json'} and {config.out / 'report.html'} are written", highlight=False
@@ -111,9 +109,11 @@ def _stage(where: Path, overrides: list[str] | None, stage: str) -> None:
 
 def _add_groups() -> None:
     from cca.cli.patch import app as patch
+    from cca.cli.runs import app as runs
     from cca.cli.task import app as task
     from cca.cli.tinymath import app as tinymath
 
+    app.add_typer(runs)
     app.add_typer(patch, name="patch")
     app.add_typer(task, name="task")
     app.add_typer(tinymath, name="tinymath")
@@ -131,9 +131,9 @@ def main() -> None:
     except OSError as error:
         fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         fail("stopped; the same command goes on from the last whole chunk")
-        sys.exit(130)
+        sys.exit(128 + getattr(stop, "signal", signal.SIGINT))
 
 
 def _quiet() -> None:

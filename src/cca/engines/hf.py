@@ -10,7 +10,8 @@ Notable decisions:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
 from cca.errors import CcaError
+from cca.models.out_of_memory import halving
 
 STOP_EVERY = 8
 """Decoded tokens between two looks at the stop rule of a row; it costs Python time, a late stop a few tokens."""
@@ -30,6 +32,8 @@ MIN_SHARED = 16
 class HFEngine:
     model: PreTrainedModel
     batch_size: int = 64
+    tell: Callable[[str], None] = warnings.warn
+    """Told when memory ran out and the batch was halved."""
     generated_tokens: int = field(default=0, init=False)
 
     def complete(
@@ -49,25 +53,43 @@ class HFEngine:
         with torch.inference_mode():
             prefix_cache = self._prefill(requests[0].prefix[:shared]) if shared else None
             order = sorted(range(len(requests)), key=lambda index: -len(requests[index].prefix))
-            for start in range(0, len(order), self.batch_size):
-                indices = order[start : start + self.batch_size]
+
+            def decode(indices: Sequence[int]) -> None:
                 batch = _Decoding(self.model, [requests[index] for index in indices], shared, prefix_cache)
-                for row, completion in batch.run(min(max_new_tokens, limit), stop):
-                    results[indices[row]] = completion
-                    self.generated_tokens += len(completion.token_ids)
+                made = dict(batch.run(min(max_new_tokens, limit), stop))
+                results.update((indices[row], completion) for row, completion in made.items())
+                self.generated_tokens += sum(len(completion.token_ids) for completion in made.values())
                 if progress:
                     progress(len(indices))
+
+            self._by_batches("generation", order, decode)
         return [results[index] for index in range(len(requests))]
 
     def greedy_paths(self, texts: Sequence[tuple[Tokens, Tokens]]) -> list[GreedyPath]:
         order = sorted(range(len(texts)), key=lambda index: sum(map(len, texts[index])))
         paths: dict[int, GreedyPath] = {}
         with torch.inference_mode():
-            for start in range(0, len(order), self.batch_size):
-                indices = order[start : start + self.batch_size]
-                for index, path in zip(indices, self._greedy_batch([texts[i] for i in indices]), strict=True):
-                    paths[index] = path
+
+            def read(indices: Sequence[int]) -> None:
+                paths.update(zip(indices, self._greedy_batch([texts[i] for i in indices]), strict=True))
+
+            self._by_batches("reading traces", order, read)
         return [paths[index] for index in range(len(texts))]
+
+    def _by_batches(self, what: str, order: Sequence[int], work: Callable[[Sequence[int]], None]) -> None:
+        """``work`` on the indices in ``order``, a batch at a time; batches stay halved once memory ran out."""
+        start = 0
+        while start < len(order):
+
+            def attempt(size: int, start: int = start) -> int:
+                work(order[start : start + size])
+                return size
+
+            size = min(self.batch_size, len(order) - start)
+            done = halving(what, size, attempt, self.tell)
+            if done < size:
+                self.batch_size = done
+            start += done
 
     def _greedy_batch(self, texts: Sequence[tuple[Tokens, Tokens]]) -> Iterator[GreedyPath]:
         rows = [prefix + text[:-1] for prefix, text in texts]

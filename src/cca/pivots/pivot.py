@@ -6,7 +6,7 @@ The two plain finders are the paper's (section 3.1): `first_difference` (Prefix)
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from cca.engines.engine import Tokens
@@ -40,17 +40,21 @@ class Pivot:
 
     @staticmethod
     def from_row(row: Row) -> Pivot:
-        try:
-            pivot = Pivot(**{**row, "prompt": tuple(row["prompt"]), "prefix": tuple(row["prefix"])})
-        except (TypeError, KeyError) as error:
-            raise CcaError(f"expected a pivot row, got one that does not fit: {error}") from error
-        if not pivot.tokens or not all(
-            isinstance(t, int) for t in (*pivot.tokens, pivot.desired, pivot.undesired)
-        ):
+        """Raises CcaError for anything but what `to_row` gives."""
+        if not isinstance(row, dict) or set(row) != {field.name for field in fields(Pivot)}:
+            raise CcaError(f"expected a pivot row, got other fields: {row!r:.120}")
+        texts = all(isinstance(row[name], str) for name in ("problem", "template", "method"))
+        if not texts or not isinstance(row["greedy_right"], bool) or not _token(row["sample"]):
             raise CcaError(
-                f"pivot of problem {pivot.problem!r}: expected token ids (whole numbers) throughout"
+                f"pivot of problem {row['problem']!r:.80}: a value is not of its kind: {row!r:.200}"
             )
-        return pivot
+        prompt, prefix = row["prompt"], row["prefix"]
+        lists = isinstance(prompt, list) and isinstance(prefix, list) and bool(prompt or prefix)
+        if not lists or not all(map(_token, (*prompt, *prefix, row["desired"], row["undesired"]))):
+            raise CcaError(
+                f"pivot of problem {row['problem']!r:.80}: expected token ids (whole numbers) throughout"
+            )
+        return Pivot(**{**row, "prompt": tuple(prompt), "prefix": tuple(prefix)})
 
 
 def make_pivot(
@@ -75,10 +79,18 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
     return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
 
 
+def _token(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 31
+
+
 def save_pivots(path: Path, pivots: Iterable[Pivot], **header: object) -> None:
     write_rows(path, FORMAT, VERSION, (pivot.to_row() for pivot in pivots), **header)
 
 
 def load_pivots(path: Path) -> list[Pivot]:
+    """Raises CcaError naming the file for anything that is not a pivot file."""
     _, rows = read_rows(path, FORMAT, VERSION)
-    return [Pivot.from_row(row) for row in rows]
+    try:
+        return [Pivot.from_row(row) for row in rows]
+    except CcaError as error:
+        raise CcaError(f"{path}: {error}") from error

@@ -7,16 +7,20 @@ the first opposite one is exact: each sample is seeded by (run, problem, sample 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from cca.engines.engine import Completion, Engine, Progress, Request, Tokens, request_seed
+from cca.errors import CcaError
 from cca.files import Row
 from cca.models.grading import Grader
 from cca.problems.answers import Verdict
 from cca.problems.problem import Problem
 
 FORMAT, VERSION = "cca.traces", 1
+MOST_TOKENS = 1 << 31
+"""Token ids of a file are below it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,27 @@ class Trace:
 
     @staticmethod
     def from_row(row: Row) -> Trace:
-        return Trace(**{**row, "token_ids": tuple(row["token_ids"]), "verdict": Verdict(row["verdict"])})
+        """Raises CcaError for anything but what `to_row` gives."""
+        if not isinstance(row, dict) or set(row) != {field.name for field in fields(Trace)}:
+            raise CcaError(f"expected a trace row, got other fields: {row!r:.120}")
+        sample, temperature, token_ids = row["sample"], row["temperature"], row["token_ids"]
+        sound = (
+            all(isinstance(row[name], str) for name in ("problem", "text", "verdict"))
+            and isinstance(row["answer"], str | None)
+            and isinstance(row["finished"], bool)
+            and type(sample) is int
+            and sample >= 0
+            and type(temperature) in (int, float)
+            and 0 <= temperature < math.inf
+            and isinstance(token_ids, list)
+            and all(type(token) is int and 0 <= token < MOST_TOKENS for token in token_ids)
+            and row["verdict"] in list(Verdict)
+        )
+        if not sound:
+            raise CcaError(
+                f"trace of problem {row['problem']!r:.80}: a value is not of its kind: {row!r:.200}"
+            )
+        return Trace(**{**row, "token_ids": tuple(token_ids), "verdict": Verdict(row["verdict"])})
 
 
 @dataclass(frozen=True)

@@ -17,33 +17,35 @@ from cca.circuits.circuit import Circuit, shares
 from cca.circuits.controls import random_circuit
 from cca.evaluation.accuracy import Results, comparison, per_template, summary
 from cca.evaluation.planted import localisation
-from cca.evaluation.retention import DriftProbe, solution_texts
-from cca.files import Row, read_json, write_json
+from cca.files import Row, read_sealed, write_sealed
 from cca.models.components import KINDS
 from cca.pivots.pivot import Pivot
 from cca.problems.sources import halves
 from cca.runs import stages
+from cca.runs.amplifying import AMPLIFY, run_amplify
 from cca.runs.config import BudgetConfig
+from cca.runs.measurements import UNTOUCHED, weights_key
 from cca.runs.session import Session
-from cca.runs.validating import Validator, answers, retention_tokens
+from cca.runs.validating import Validator, answers, drift_of, make_probe, retention_tokens
 
+FORMAT = "cca.evaluation"
 NO_BUDGET = BudgetConfig(points=100.0, drift=1e9)
 
 
 def evaluation(session: Session) -> Row:
     """Everything measured on the test split, as report.json has it."""
     made_patch = stages.patch(session)
-    path, made_from = (
-        session.folder / "evaluation.json",
-        stages.content_hash(session.folder / "patch.safetensors"),
-    )
+    path, made_from = session.folder / "evaluation.json", session.made_from("evaluate")
     if not path.exists():
         own_pivots, own_circuit = stages.pivots(session), stages.circuit(session)
         with session.timed("evaluate"):
             with session.narrator.work("evaluate: base and patched", None):
                 tested = _Tested(session)
+                weights = weights_key(
+                    (e.parameter, e.axis, e.indices, e.before, e.after) for e in made_patch.edits
+                )
                 with made_patch.applied(session.model):
-                    measured = tested.against_base()
+                    measured = tested.against_base(weights)
             measured |= {
                 "share": shares(own_circuit, session.anatomy, session.config.amplify.rows),
                 "circuit": {"components": len(own_circuit), "method": own_circuit.method},
@@ -55,9 +57,9 @@ def evaluation(session: Session) -> Row:
                 measured["pivots"]["planted"] = planted
         with session.timed("controls"):
             measured["controls"] = _controls(session, tested, own_circuit, own_pivots)
-        write_json(path, {"format": "cca.evaluation", "version": 1, "made_from": made_from, **measured})
-    stages.check_made_from(path, read_json(path).get("made_from"), made_from)
-    return read_json(path)
+        write_sealed(path, FORMAT, 1, {"made_from": made_from, **measured})
+    stages.check_made_from(path, made_from)
+    return read_sealed(path, FORMAT, 1)
 
 
 def _counts(session: Session, layer: int) -> dict[str, int]:
@@ -70,20 +72,23 @@ class _Tested:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.reported = {name: halves(problems)[1] for name, problems in session.task.retention.items()}
-        self.probes = {
-            name: DriftProbe(session.model, solution_texts(problems, session.grader))
-            for name, problems in self.reported.items()
-        }
-        self.base = self._test()
-        self.base_retention = self._retention()
+        self.probes = {name: make_probe(session, problems) for name, problems in self.reported.items()}
+        self.base = self._test(UNTOUCHED)
+        self.base_retention = self._retention(UNTOUCHED)
 
-    def against_base(self) -> Row:
-        """The model as it stands, held against the base. Accuracies are fractions, gains percentage points."""
-        seed, patched = self.session.config.seed, self._test()
-        retention = self._retention()
+    def against_base(self, weights: str | None = None) -> Row:
+        """The model as it stands, held against the base. Accuracies are fractions, gains percentage points.
+
+        ``weights`` says what it holds (`cca.runs.measurements`); without it nothing is kept for a resumed run.
+        """
+        seed, patched = self.session.config.seed, self._test(weights)
+        retention = self._retention(weights)
         seen = self.session.task.seen_templates
         unseen = {problem.template for problem in self.base.problems} - seen
-        drifts = {name: (probe.drift(), probe.tokens) for name, probe in self.probes.items()}
+        drifts = {
+            name: (drift_of(self.session, probe, weights), probe.tokens)
+            for name, probe in self.probes.items()
+        }
         tokens = sum(count for _, count in drifts.values())
         return {
             "base": summary(self.base, seed),
@@ -108,12 +113,12 @@ class _Tested:
             },
         }
 
-    def _test(self) -> Results:
-        return answers(self.session, self.session.task.test, self.session.max_new_tokens)
+    def _test(self, weights: str | None) -> Results:
+        return answers(self.session, self.session.task.test, self.session.max_new_tokens, weights)
 
-    def _retention(self) -> dict[str, Results]:
+    def _retention(self, weights: str | None) -> dict[str, Results]:
         return {
-            name: answers(self.session, problems, retention_tokens(self.session, problems))
+            name: answers(self.session, problems, retention_tokens(self.session, problems), weights)
             for name, problems in self.reported.items()
         }
 
@@ -145,9 +150,8 @@ def _controls(session: Session, tested: _Tested, circuit: Circuit, pivots: Seque
     count = session.config.evaluate.random_controls
     if not count:
         return {}
-    history = read_json(session.folder / "amplify.json")["history"]
-    best = read_json(session.folder / "amplify.json")["best_step"]
-    target = next(record["validation"] for record in history if record["step"] == best)
+    summary = read_sealed(session.folder / "amplify.json", AMPLIFY, 1)
+    target = next(r["validation"] for r in summary["history"] if r["step"] == summary["best_step"])
     generator = torch.Generator().manual_seed(session.config.seed)
     draws = []
     with _without_budget(session):
@@ -155,7 +159,7 @@ def _controls(session: Session, tested: _Tested, circuit: Circuit, pivots: Seque
         for draw in range(count):
             control = random_circuit(session.anatomy, circuit, generator)
             what = f"control: random circuit {draw + 1} of {count}"
-            amplified = stages.run_amplify(session, control, pivots, validator, what)
+            amplified = run_amplify(session, control, pivots, validator, what)
             draws.append(_control_row(tested, amplified, control, target))
     matched = [draw["matched"]["drift"] for draw in draws if draw["matched"]]
     row: dict[str, Any] = {
@@ -173,8 +177,12 @@ def _controls(session: Session, tested: _Tested, circuit: Circuit, pivots: Seque
 
 def _control_row(tested: _Tested, amplified: Amplified, circuit: Circuit, target: Row) -> Row:
     amplified.trained.load(amplified.rows)
-    with amplified.trained.written():
-        measured = tested.against_base()
+    trained = amplified.trained
+    rows = (
+        (*key, trained.rows[key].indices, trained.before[key], after) for key, after in amplified.rows.items()
+    )
+    with trained.written():
+        measured = tested.against_base(weights_key(rows))
     reached = next(
         (r for r in amplified.history if r.step and r.validation.accuracy >= target["accuracy"]), None
     )

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
-from cca.files import Row, read_json, write_json, write_text
+from cca.files import Row, read_sealed, write_json, write_text
 from cca.reports.page import render_page
 from cca.reports.report import make_report
 from cca.runs import stages
+from cca.runs.accounts import FILE as TIMING
+from cca.runs.accounts import read_accounts
+from cca.runs.amplifying import AMPLIFY
 from cca.runs.config import Config
+from cca.runs.directory import RunDirectory
+from cca.runs.evaluating import FORMAT as EVALUATION
 from cca.runs.evaluating import evaluation
 from cca.runs.narrator import Narrator
-from cca.runs.session import Session, open_session
+from cca.runs.opening import open_session
+from cca.runs.session import Session
 
-STAGES: dict[str, Callable[[Session], object]] = {
+RUN: dict[str, Callable[[Session], object]] = {
     "traces": stages.traces,
     "pivots": stages.pivots,
     "circuit": stages.circuit,
@@ -22,25 +29,33 @@ STAGES: dict[str, Callable[[Session], object]] = {
 }
 
 
-def run(config: Config, narrator: Narrator) -> Row:
+def run(config: Config, narrator: Narrator, fork_of: Path | None = None) -> Row:
     """Run or resume everything; returns the report. Raises CcaError with one line for anything it cannot use."""
-    with open_session(config, narrator) as session:
+    with open_session(config, narrator, fork_of) as session:
         evaluation(session)
-        return write_report(session)
+        report = write_report(session.folder.path)
+        assert report is not None
+        return report
 
 
 def run_stage(config: Config, stage: str, narrator: Narrator) -> None:
     """One stage, and those before it that are still owed."""
     with open_session(config, narrator) as session:
-        STAGES.get(stage, write_report)(session)
+        RUN[stage](session)
 
 
-def write_report(session: Session) -> Row:
-    """report.json and report.html from the files of the stages."""
-    folder = session.folder
-    report = make_report(
-        folder.manifest(), evaluation(session), read_json(folder / "amplify.json"), session.timing()
-    )
-    write_json(folder / "report.json", report)
-    write_text(folder / "report.html", render_page(folder.path))
+def write_report(path: Path) -> Row | None:
+    """report.json and report.html from the files of the stages; of a run under way the page alone.
+
+    Loads no model and takes no lock. Returns report.json; None when it is not there yet.
+    """
+    folder = RunDirectory(path)
+    manifest, report = folder.manifest(), None
+    if (folder / "evaluation.json").exists():
+        measured = read_sealed(folder / "evaluation.json", EVALUATION, 1)
+        amplified = read_sealed(folder / "amplify.json", AMPLIFY, 1)
+        report = make_report(manifest, measured, amplified, read_accounts(folder / TIMING))
+        report |= {key: manifest[key] for key in ("notes", "forked_from") if key in manifest}
+        write_json(folder / "report.json", report)
+    write_text(folder / "report.html", render_page(path))
     return report

@@ -14,8 +14,14 @@ def config_at(where: Path, overrides: Sequence[str]) -> Config:
     """The configuration of the run at ``where``. Raises CcaError when there is none, or it would be changed."""
     if not where.is_dir():
         return load_config(where, overrides)
-    if not (where / MANIFEST).is_file():
-        raise CcaError(f"{where}: expected a run folder (with {MANIFEST}) or a run.yaml, got another folder")
     if overrides:
         raise CcaError(f"{where}: a run keeps its configuration; use --set with a run.yaml and a new 'out'")
-    return RunDirectory(where).config()
+    return RunDirectory(folder_of(where)).config()
+
+
+def folder_of(where: Path) -> Path:
+    """The run folder at ``where``, or the one that a run.yaml names. Raises CcaError when no run has begun there."""
+    folder = where if where.is_dir() else load_config(where).out
+    if not (folder / MANIFEST).is_file():
+        raise CcaError(f"{folder}: expected a run folder (with {MANIFEST}), got none; `cca run` begins one")
+    return folder

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from cca.engines.hf import HFEngine, context_length
 from cca.errors import CcaError
-from cca.files import read_json, write_json
+from cca.files import fingerprint
 from cca.models.anatomy import Anatomy, anatomy_of
 from cca.models.grading import Grader
 from cca.models.loading import LoadedModel, load_model
 from cca.problems.answers import make_judge
+from cca.problems.problem import problems_fingerprint
 from cca.problems.sources import Task, built_in_task, check_answers, task_from_files, with_retention
+from cca.runs.accounts import Accounts
 from cca.runs.config import Config, TaskFiles
+from cca.runs.dependence import STAGES, content_hash, made_from
 from cca.runs.directory import RunDirectory
+from cca.runs.interrupts import Interrupts
+from cca.runs.measurements import Measurements
 from cca.runs.narrator import Narrator
+from cca.runs.provenance import tokenizer_fingerprint
 from cca.tinymath import BUNDLED_MODEL
 
 DEFAULT_NEW_TOKENS = 512
@@ -29,11 +34,12 @@ DEFAULT_NEW_TOKENS = 512
 
 @dataclass
 class Session:
-    """Open with `open_session`; stages take it as their one argument."""
+    """Open with `cca.runs.opening.open_session`; stages take it as their one argument."""
 
     config: Config
     folder: RunDirectory
     narrator: Narrator
+    interrupts: Interrupts = field(default_factory=Interrupts)
 
     @cached_property
     def task(self) -> Task:
@@ -41,8 +47,10 @@ class Session:
         wanted = self.config.task
         if isinstance(wanted, TaskFiles):
             task = task_from_files(wanted.train, wanted.validation, wanted.test)
-        else:
+        elif isinstance(wanted, str):
             task = built_in_task(wanted, self.config.seed)
+        else:
+            raise CcaError(f"task: sources such as {wanted.source!r} cannot be run yet; write them to files")
         task = with_retention(task, self.config.retention)
         check_answers(task, self.grader.judge)
         return task
@@ -62,11 +70,15 @@ class Session:
 
     @cached_property
     def grader(self) -> Grader:
-        return Grader(self.loaded.codec, make_judge(self.config.judge))
+        wanted = self.config.judge
+        options = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
+        return Grader(
+            self.loaded.codec, make_judge(options.pop("name"), allow_code=self.config.allow_code, **options)
+        )
 
     @cached_property
     def engine(self) -> HFEngine:
-        return HFEngine(self.model, self.config.traces.batch_size)
+        return HFEngine(self.model, self.config.traces.batch_size, self.note)
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -82,43 +94,49 @@ class Session:
         most = context_length(self.model) - 1
         return min(most, 2 * max(lengths) + 8 if lengths else DEFAULT_NEW_TOKENS)
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the block's seconds and generated tokens to the stage's account, also when it is cut short."""
-        began, tokens = time.perf_counter(), self.engine.generated_tokens
-        try:
-            yield
-        finally:
-            accounts = self.timing()
-            account = accounts.setdefault(stage, {"seconds": 0.0, "tokens": 0})
-            account["seconds"] = round(account["seconds"] + time.perf_counter() - began, 3)
-            account["tokens"] += self.engine.generated_tokens - tokens
-            write_json(self._timing_path, accounts)
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the model, the tokenizer and each part of the data: what a run is bound to."""
+        task = self.task
+        data = {"train": task.train, "validation": task.validation, "test": task.test}
+        return {
+            "model": self.loaded.fingerprint,
+            "tokenizer": tokenizer_fingerprint(self.loaded.codec.tokenizer),
+            "task": task.fingerprint,
+            **{name: problems_fingerprint(problems) for name, problems in data.items()},
+            "retention": fingerprint(
+                {name: problems_fingerprint(own) for name, own in task.retention.items()}
+            ),
+        }
 
-    def timing(self) -> dict[str, dict[str, float]]:
-        return read_json(self._timing_path) if self._timing_path.exists() else {}
+    def made_from(self, stage: str) -> str:
+        """The hash of all that ``stage`` depends on; its file must say the same (`cca.runs.dependence`)."""
+        return made_from(STAGES[stage], self.config, self._inputs, self.folder.path)
 
     @property
-    def _timing_path(self) -> Path:
-        return self.folder / "timing.json"
+    def _inputs(self) -> dict[str, Any]:
+        given: Path | None = self.config.circuit.file
+        circuit_file = content_hash(given) if given is not None and given.is_file() else None
+        return {**self.fingerprints, "max_new_tokens": self.max_new_tokens, "circuit_file": circuit_file}
 
+    @cached_property
+    def measurements(self) -> Measurements:
+        return Measurements(self.folder.path)
 
-@contextmanager
-def open_session(config: Config, narrator: Narrator) -> Iterator[Session]:
-    """Take the run folder, check that it is this run's, and load what the stages need.
+    @cached_property
+    def accounts(self) -> Accounts:
+        return Accounts(self.folder.path, lambda: self.engine.generated_tokens)
 
-    Raises CcaError for a folder in use or of another run, and for a model or task that cannot be used.
-    """
-    before = config.out.exists()
-    with RunDirectory(config.out) as folder:
-        if before and (folder / "manifest.json").exists():
-            folder.bind(
-                config, folder.manifest()["fingerprints"]
-            )  # the cheap check first: no model is loaded for it
-        session = Session(config, folder, narrator)
-        folder.bind(config, {"model": session.loaded.fingerprint, "task": session.task.fingerprint})
-        if session.loaded.model.get_output_embeddings() is None:
-            raise CcaError(
-                f"model {config.model}: expected a causal language model, got one without an output layer"
-            )
-        yield session
+    def timed(self, stage: str) -> AbstractContextManager[None]:
+        """Add what the block takes to the stage's account."""
+        return self.accounts.timed(stage)
+
+    def chunk_done(self) -> None:
+        """Tell that all work so far is on disk. Raises Stopped where a stop was asked for."""
+        self.accounts.save()
+        self.interrupts.check()
+
+    def note(self, text: str) -> None:
+        """Tell, and keep in the manifest, what bears on how the results are to be read."""
+        self.narrator.say(text)
+        self.folder.note(text)

@@ -1,29 +1,20 @@
 """The first four stages of a run, each from the files of the one before. A stage whose file is there is read, not
 repeated::
 
-    traces.jsonl -> pivots.jsonl -> circuit.jsonl -> patch.safetensors + amplify.json
+    traces.jsonl -> pivots.jsonl -> circuit.jsonl -> amplify.json + patch.safetensors
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from cca.amplify.patch import Patch
 from cca.amplify.patch_file import load_patch, save_patch
-from cca.amplify.update import Amplified, StepRecord, UpdateSettings, amplify
-from cca.circuits.attribution import attribution_circuit, gate_gradient
 from cca.circuits.circuit import Circuit, load_circuit, save_circuit
-from cca.circuits.controls import random_circuit, whole_model
-from cca.circuits.masking import MaskSettings, learn_mask
-from cca.circuits.size import Size
+from cca.engines.engine import Progress
 from cca.errors import CcaError
-from cca.files import Row, read_json, read_jsonl, write_json
+from cca.files import Row, write_sealed
 from cca.pivots.branching import branching_pivots
 from cca.pivots.pivot import Pivot, first_difference, load_pivots, make_pivot, save_pivots
 from cca.pivots.texts import write_pivot_texts
@@ -31,11 +22,16 @@ from cca.pivots.traces import FORMAT as TRACES
 from cca.pivots.traces import VERSION as TRACES_VERSION
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
 from cca.problems.problem import Problem
-from cca.runs.directory import ChunkLog, config_fingerprint
+from cca.runs.amplifying import AMPLIFY, amplify_summary, make_patch, run_amplify
+from cca.runs.chunk_log import ChunkLog
+from cca.runs.dependence import PIVOTS_LOG, claim
+from cca.runs.locating import locate
+from cca.runs.measurements import UNTOUCHED
 from cca.runs.session import Session
 from cca.runs.validating import Validator, answers
 
-
+Pair = tuple[Problem, Trace, Trace]
+"""A problem, its greedy trace and a sampled one of the opposite verdict."""
 SHOWN_PIVOTS = 50
 """Pivots whose text is written out for the report's page."""
 
@@ -44,13 +40,8 @@ def traces(session: Session) -> list[list[Trace]]:
     """For each training problem its greedy trace and its samples. Raises CcaError when nothing can be paired."""
     settings = session.config.traces
     problems = _training_problems(session)
-    log = ChunkLog(
-        session.folder / "traces.jsonl",
-        TRACES,
-        TRACES_VERSION,
-        config_fingerprint(session.config),
-        settings.chunk,
-    )
+    path, made_from = session.folder / "traces.jsonl", session.made_from("traces")
+    log = ChunkLog(path, TRACES, TRACES_VERSION, made_from, settings.chunk)
     rows = log.rows(len(problems))
     if len(rows) < len(problems):
         wanted = TraceSettings(
@@ -71,8 +62,9 @@ def traces(session: Session) -> list[list[Trace]]:
                 log.append(
                     [{"problem": own[0].problem, "traces": [trace.to_row() for trace in own]} for own in made]
                 )
+                session.chunk_done()
         rows = log.rows(len(problems))
-    loaded = [[Trace.from_row(trace) for trace in row["traces"]] for row in rows]
+    loaded = read_traces(path, rows)
     _check_pairable(session, loaded)
     return loaded
 
@@ -80,7 +72,7 @@ def traces(session: Session) -> list[list[Trace]]:
 def pivots(session: Session) -> list[Pivot]:
     """One pivot a problem whose traces have opposite verdicts."""
     own_traces = traces(session)
-    path, made_from = session.folder / "pivots.jsonl", content_hash(session.folder / "traces.jsonl")
+    path, made_from = session.folder / "pivots.jsonl", session.made_from("pivots")
     if not path.exists():
         problems = {problem.id: problem for problem in session.task.train}
         pairs = [
@@ -88,131 +80,78 @@ def pivots(session: Session) -> list[Pivot]:
             for own in own_traces
             if (sampled := opposite(own)) is not None
         ]
-        with session.timed("pivots"), session.narrator.work("pivots", len(pairs)) as progress:
-            if session.config.pivots.method == "branching":
-                found = branching_pivots(
-                    pairs, session.grader, session.engine, session.max_new_tokens, progress
-                )
-            else:
-                found = [_first_difference_pivot(session, *pair) for pair in pairs]
-        kept = [pivot for pivot in found if pivot is not None][: session.config.pivots.most]
-        if not kept:
+        found = _find_pivots(session, pairs, made_from)
+        if not found:
             raise CcaError(
                 "pivots: no pair of traces with opposite verdicts has a pivot; sample more (traces.samples)"
             )
-        write_pivot_texts(session.folder / "pivots_text.jsonl", kept[:SHOWN_PIVOTS], session.grader.codec)
-        save_pivots(path, kept, made_from=made_from)
-    _check_header(path, made_from)
+        write_pivot_texts(session.folder / "pivots_text.jsonl", found[:SHOWN_PIVOTS], session.grader.codec)
+        save_pivots(path, found, made_from=made_from)
+        (session.folder / PIVOTS_LOG).unlink(missing_ok=True)
+    check_made_from(path, made_from)
     return load_pivots(path)
+
+
+def _find_pivots(session: Session, pairs: Sequence[Pair], made_from: str) -> list[Pivot]:
+    """The pivots of ``pairs``, at most as many as asked for, found chunk by chunk."""
+    chunk, most = session.config.traces.chunk, session.config.pivots.most
+    log = ChunkLog(session.folder / PIVOTS_LOG, "cca.pivots-log", 1, made_from, chunk)
+    rows = log.rows(len(pairs))
+    found = [Pivot.from_row(row["pivot"]) for row in rows if row["pivot"] is not None]
+    with session.timed("pivots"), session.narrator.work("pivots", len(pairs)) as progress:
+        progress(len(rows))
+        for start in range(len(rows), len(pairs), chunk):
+            if most is not None and len(found) >= most:
+                break
+            own = pairs[start : start + chunk]
+            made = _pivots_of(session, own, progress)
+            log.append(
+                [
+                    {"problem": problem.id, "pivot": None if pivot is None else pivot.to_row()}
+                    for (problem, _, _), pivot in zip(own, made, strict=True)
+                ]
+            )
+            found += [pivot for pivot in made if pivot is not None]
+            session.chunk_done()
+    return found[:most]
+
+
+def _pivots_of(session: Session, pairs: Sequence[Pair], progress: Progress) -> list[Pivot | None]:
+    if session.config.pivots.method == "branching":
+        return branching_pivots(pairs, session.grader, session.engine, session.max_new_tokens, progress)
+    progress(len(pairs))
+    return [_first_difference_pivot(session, *pair) for pair in pairs]
 
 
 def circuit(session: Session) -> Circuit:
     """The components to amplify."""
     own_pivots = pivots(session)
-    path, made_from = session.folder / "circuit.jsonl", content_hash(session.folder / "pivots.jsonl")
+    path, made_from = session.folder / "circuit.jsonl", session.made_from("circuit")
     if not path.exists():
         with session.timed("circuit"):
-            located = _locate(session, own_pivots)
+            located = locate(session, own_pivots)
         if not len(located):
             raise CcaError(
                 "circuit: no component was chosen; lower circuit.penalty or ask for a larger circuit.size"
             )
         save_circuit(path, located, made_from=made_from)
-    _check_header(path, made_from)
+        session.chunk_done()
+    check_made_from(path, made_from)
     return load_circuit(path)
 
 
 def patch(session: Session) -> Patch:
     """The best validated step on the circuit's rows."""
     own_pivots, own_circuit = pivots(session), circuit(session)
-    path = session.folder / "patch.safetensors"
-    made_from = content_hash(session.folder / "circuit.jsonl")
+    path, summary = session.folder / "patch.safetensors", session.folder / "amplify.json"
+    made_from = session.made_from("amplify")
     if not path.exists():
         with session.timed("amplify"):
             amplified = run_amplify(session, own_circuit, own_pivots, Validator(session), "amplify")
-        write_json(session.folder / "amplify.json", amplify_summary(amplified, made_from))
+        write_sealed(summary, AMPLIFY, 1, {"made_from": made_from, **amplify_summary(amplified)})
         save_patch(path, make_patch(session, own_circuit, amplified))
-    check_made_from(path, read_json(session.folder / "amplify.json").get("made_from"), made_from)
+    check_made_from(summary, made_from)
     return load_patch(path)
-
-
-def run_amplify(
-    session: Session, circuit: Circuit, pivots: Sequence[Pivot], validator: Validator, what: str
-) -> Amplified:
-    settings = session.config.amplify
-    wanted = UpdateSettings(**{f.name: getattr(settings, f.name) for f in fields(UpdateSettings)})
-    validator.prepare()
-    with session.narrator.work(f"{what}: steps on {len(circuit)} components", settings.steps) as progress:
-
-        def told(record: StepRecord) -> None:
-            progress(1 if record.step else 0)
-
-        return amplify(session.model, session.anatomy, circuit, pivots, wanted, validator, told)
-
-
-def make_patch(session: Session, circuit: Circuit, amplified: Amplified) -> Patch:
-    trained = amplified.trained
-    edits = [
-        (name, axis, trained.rows[name, axis].indices, trained.before[name, axis], after)
-        for (name, axis), after in amplified.rows.items()
-    ]
-    made_by = {"config": session.config.model_dump(mode="json"), "best_step": amplified.best_step}
-    return Patch.from_edits(
-        session.model,
-        edits,
-        base_model=session.config.model,
-        base_revision=session.config.revision,
-        circuit=[str(component) for component in circuit.components],
-        made_by=made_by,
-    )
-
-
-def amplify_summary(amplified: Amplified, made_from: str) -> Row:
-    return {
-        "format": "cca.amplify",
-        "version": 1,
-        "made_from": made_from,
-        "best_step": amplified.best_step,
-        "coefficient": amplified.coefficient,
-        "history": [record.to_row() for record in amplified.history],
-    }
-
-
-def _locate(session: Session, pivots: Sequence[Pivot]) -> Circuit:
-    settings, anatomy, rows = session.config.circuit, session.anatomy, session.config.amplify.rows
-    match settings.localiser:
-        case "dcm":
-            wanted = MaskSettings(
-                seed=session.config.seed,
-                **{f.name: getattr(settings, f.name) for f in fields(MaskSettings) if f.name != "seed"},
-            )
-            with session.narrator.work("circuit: learning the mask", settings.epochs) as progress:
-                return learn_mask(session.model, anatomy, pivots, wanted, progress).circuit(
-                    anatomy, wanted.threshold
-                )
-        case "file":
-            if settings.file is None:
-                raise CcaError(
-                    "circuit.localiser file: expected circuit.file to name a circuit file, got none"
-                )
-            given = load_circuit(settings.file)
-            anatomy.rows(given.components)  # refuses components the model lacks
-            return given
-        case "all":
-            return whole_model(anatomy)
-    size = Size.parse(settings.size)
-    if settings.localiser == "random":
-        return _random(session, settings.kinds, size)
-    with session.narrator.work("circuit: attribution", len(pivots)) as progress:
-        gradient = gate_gradient(session.model, anatomy, pivots, progress=progress)
-    return attribution_circuit(gradient, anatomy, settings.sign, settings.kinds, size, rows)
-
-
-def _random(session: Session, kinds: Sequence[str], size: Size) -> Circuit:
-    generator = torch.Generator().manual_seed(session.config.seed)
-    counts = size.counts(session.anatomy, kinds, session.config.amplify.rows)
-    first = [c for kind, count in counts.items() for c in list(session.anatomy.components([kind]))[:count]]
-    return random_circuit(session.anatomy, Circuit.of(first, "size"), generator)
 
 
 def _training_problems(session: Session) -> list[Problem]:
@@ -221,13 +160,10 @@ def _training_problems(session: Session) -> list[Problem]:
     problems = list(session.task.train)
     if below is None:
         return problems
-    path = session.folder / "templates.json"
-    if not path.exists():
-        with session.timed("traces"), session.narrator.work("templates: base accuracy", None):
-            results = answers(session, problems, session.max_new_tokens)
-        names = sorted({problem.template for problem in problems})
-        write_json(path, {name: results.of_templates({name}).accuracy for name in names})
-    accuracy: dict[str, Any] = read_json(path)
+    with session.timed("traces"), session.narrator.work("templates: base accuracy", None):
+        results = answers(session, problems, session.max_new_tokens, UNTOUCHED)
+    names = sorted({problem.template for problem in problems})
+    accuracy = {name: results.of_templates({name}).accuracy for name in names}
     kept = [problem for problem in problems if accuracy[problem.template] < below]
     if not kept:
         raise CcaError(
@@ -244,9 +180,9 @@ def _check_pairable(session: Session, traces: Sequence[Sequence[Trace]]) -> None
     sampled = session.config.traces.samples
     advice = "a harder task" if right > 0.5 else "an easier task, another prompt or another judge"
     raise CcaError(
-        f"traces: there is nothing to pair: greedy accuracy is "
-        f"{right:.1%} on {len(traces)} problems, and of up to {sampled} samples a problem none settles it otherwise; expected a model "
-        f"that is sometimes right and sometimes wrong; try {advice}"
+        f"traces: there is nothing to pair: greedy accuracy is {right:.1%} on {len(traces)} problems, and of up to "
+        f"{sampled} samples a problem none settles it otherwise; expected a model that is sometimes right and "
+        f"sometimes wrong; try {advice}"
     )
 
 
@@ -263,16 +199,28 @@ def _first_difference_pivot(
     )  # fmt: skip
 
 
-def content_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def read_traces(path: Path, rows: Sequence[Row]) -> list[list[Trace]]:
+    """The traces of each row, the greedy one first. Raises CcaError for rows that are none."""
+    read: list[list[Trace]] = []
+    for row in rows:
+        own = row.get("traces")
+        if not isinstance(own, list) or not own:
+            raise CcaError(f"{path}: expected rows with the traces of a problem, got {row!r:.120}")
+        try:
+            read.append([Trace.from_row(trace) for trace in own])
+        except CcaError as error:
+            raise CcaError(f"{path}: {error}") from error
+        samples = [trace.sample for trace in read[-1]]
+        if samples != list(range(len(samples))) or {trace.problem for trace in read[-1]} != {
+            row.get("problem")
+        }:
+            raise CcaError(
+                f"{path}: expected the greedy trace of {row.get('problem')!r} and its samples in order"
+            )
+    return read
 
 
-def check_made_from(path: Path, found: Any, made_from: str) -> None:
+def check_made_from(path: Path, made_from: str) -> None:
     """Raise CcaError unless the file says it was made from the input that is there now."""
-    if found != made_from:
+    if claim(path) != made_from:
         raise CcaError(f"{path}: was made from other data than is there now; delete it to make it again")
-
-
-def _check_header(path: Path, made_from: str) -> None:
-    header = next((row for _, row in read_jsonl(path)), {})
-    check_made_from(path, header.get("made_from"), made_from)

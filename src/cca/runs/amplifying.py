@@ -1,0 +1,77 @@
+"""The amplify stage: the circuit's rows trained and validated, and the patch of the best step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+from cca.amplify.patch import Patch
+from cca.amplify.update import Amplified, StepRecord, UpdateSettings, amplify
+from cca.circuits.circuit import Circuit
+from cca.files import Row
+from cca.models.out_of_memory import halving
+from cca.pivots.pivot import Pivot
+from cca.runs.directory import without_out
+from cca.runs.session import Session
+from cca.runs.validating import Validator
+
+AMPLIFY = "cca.amplify"
+
+
+def run_amplify(
+    session: Session, circuit: Circuit, pivots: Sequence[Pivot], validator: Validator, what: str
+) -> Amplified:
+    settings = session.config.amplify
+    wanted = UpdateSettings(**{f.name: getattr(settings, f.name) for f in fields(UpdateSettings)})
+    validator.prepare(session.anatomy.rows(circuit.components, wanted.rows))
+    with session.narrator.work(f"{what}: steps on {len(circuit)} components", settings.steps) as progress:
+
+        def told(record: StepRecord) -> None:
+            progress(1 if record.step else 0)
+            session.chunk_done()
+
+        def attempt(batch_size: int) -> Amplified:
+            sized = replace(wanted, batch_size=batch_size)
+            return amplify(session.model, session.anatomy, circuit, pivots, sized, validator, told)
+
+        # From the first step again when memory ran out: a step over all pivots is the same whatever the batch,
+        # and steps that were validated are not validated again.
+        amplified = halving(what, wanted.batch_size, attempt, session.note)
+    if (reason := _broken_off(amplified, wanted)) is not None:
+        session.note(f"{what}: {reason}; the best step before it is kept")
+    return amplified
+
+
+def _broken_off(amplified: Amplified, settings: UpdateSettings) -> str | None:
+    """Why the steps ended before the last, where patience did not end them."""
+    validated = [record.step for record in amplified.history]
+    after_best = sum(step > amplified.best_step for step in validated)
+    planned = [step for step in settings.validate_at or range(settings.steps + 1) if step <= settings.steps]
+    if after_best >= settings.patience or validated[-1] >= max(planned, default=0):
+        return None
+    return f"after step {validated[-1]} the gradient was zero or not finite"
+
+
+def make_patch(session: Session, circuit: Circuit, amplified: Amplified) -> Patch:
+    trained = amplified.trained
+    edits = [
+        (name, axis, trained.rows[name, axis].indices, trained.before[name, axis], after)
+        for (name, axis), after in amplified.rows.items()
+    ]
+    made_by = {"config": without_out(session.config), "best_step": amplified.best_step}
+    return Patch.from_edits(
+        session.model,
+        edits,
+        base_model=session.config.model,
+        base_revision=session.config.revision,
+        circuit=[str(component) for component in circuit.components],
+        made_by=made_by,
+    )
+
+
+def amplify_summary(amplified: Amplified) -> Row:
+    return {
+        "best_step": amplified.best_step,
+        "coefficient": amplified.coefficient,
+        "history": [record.to_row() for record in amplified.history],
+    }

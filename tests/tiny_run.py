@@ -1,0 +1,48 @@
+"""A whole run in about a second: the tiny random model on problems that it sometimes gets right.
+
+The judge is a pattern that about half of all random texts hold, so greedy traces and samples differ in verdict.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tiny_world
+import torch
+import yaml
+
+PATTERN = r"w[3-9]\\b|w1[0-5]"
+SIZES = {"train": 12, "validation": 5, "test": 6, "other": 6}
+
+
+def make(folder: Path, **changes: Any) -> Path:
+    """Write model, problems and run.yaml into ``folder``; returns run.yaml. ``changes`` go over its keys."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_world.model(dtype=torch.float32).save_pretrained(folder / "model")
+    tiny_world.tokenizer().save_pretrained(folder / "model")
+    for seed, (name, count) in enumerate(SIZES.items()):
+        rows = [
+            {"id": f"{name}-{p.id}", "template": f"t{i % 3}", "prompt": p.prompt, "answer": PATTERN}
+            for i, p in enumerate(tiny_world.problems(count, seed))
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return write_config(folder, **changes)
+
+
+def write_config(folder: Path, name: str = "run", **changes: Any) -> Path:
+    config = {
+        "model": str(folder / "model"),
+        "task": {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")},
+        "retention": [str(folder / "other.jsonl")],
+        "judge": "regex",
+        "out": str(folder / "out"),
+        "traces": {"max_new_tokens": 5, "samples": 4, "chunk": 4, "batch_size": 8},
+        "circuit": {"size": 6},
+        "amplify": {"steps": 3, "budget": {"points": 100, "drift": 10}},
+        **changes,
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
