@@ -16,7 +16,7 @@ class Grader:
     judge: Judge
 
     def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
-        return self.codec.encode(problem.prompt)
+        return self.codec.encode(problem.prompt, special_tokens=not problem.chat)
 
     def judgement(self, problem: Problem, token_ids: Sequence[int]) -> Judgement:
         return self.judge(self.codec.decode(token_ids), problem.answer)

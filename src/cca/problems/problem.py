@@ -4,21 +4,23 @@ Problem files are JSONL without a header, so that anyone can write one by hand::
 
     {"id": "...", "template": "...", "prompt": "Q: ... A:", "answer": "33", "solution": "optional worked text"}
 
-``question`` in place of ``prompt`` lets the task's prompt style build the prompt. ``planted`` lists solutions
-with a known wrong move (model organisms only): they tell where the true pivot is.
+``question`` in place of ``prompt`` lets the task's prompt style build the prompt. ``chat`` says that the prompt came
+out of a chat template, its special tokens included. ``planted`` lists solutions with a known wrong move (model
+organisms only): they tell where the true pivot is.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cca.errors import CcaError
 from cca.files import Row, fingerprint, read_jsonl, write_text
+from cca.problems.prompts import PLAIN, Prompts
 
-FIELDS = ("id", "template", "prompt", "question", "answer", "solution", "planted")
+FIELDS = ("id", "template", "prompt", "question", "answer", "solution", "planted", "chat")
 
 
 @dataclass(frozen=True)
@@ -29,27 +31,34 @@ class Problem:
     answer: str
     solution: str | None = None
     planted: tuple[str, ...] = ()
+    chat: bool = False
+    """The prompt holds the special tokens it needs: encoding it adds none."""
 
 
-def read_problems(path: Path, prompt_of: Callable[[str], str] | None = None) -> list[Problem]:
+def read_problems(path: Path, prompts: Prompts = PLAIN) -> list[Problem]:
     """Read a problem file.
 
-    ``prompt_of`` turns a row's ``question`` into a prompt; rows that carry a ``prompt`` keep it as it is.
+    ``prompts`` turns a row's ``question`` into a prompt; rows that carry a ``prompt`` keep it as it is.
     Raises CcaError naming file and line for a malformed row or a duplicate id, and for a file without problems.
     """
+    numbered = ((f"{path}, line {number}", row) for number, row in read_jsonl(path))
+    return problems_of(numbered, str(path), prompts)
+
+
+def problems_of(rows: Iterable[tuple[str, Row]], source: str, prompts: Prompts = PLAIN) -> list[Problem]:
+    """The problems in rows like those of a problem file, each with the words that name its place."""
     problems: list[Problem] = []
-    seen: dict[str, int] = {}
-    for number, row in read_jsonl(path):
-        where = f"{path}, line {number}"
-        problem = _problem(row, where, len(problems), prompt_of)
+    seen: dict[str, str] = {}
+    for where, row in rows:
+        problem = _problem(row, where, len(problems), prompts)
         if problem.id in seen:
             raise CcaError(
-                f"{where}: problem id {problem.id!r} was used on line {seen[problem.id]}; ids must differ"
+                f"{where}: problem id {problem.id!r} was used before ({seen[problem.id]}); ids must differ"
             )
-        seen[problem.id] = number
+        seen[problem.id] = where
         problems.append(problem)
     if not problems:
-        raise CcaError(f"{path}: expected at least one problem, got an empty file")
+        raise CcaError(f"{source}: expected at least one problem, got none")
     return problems
 
 
@@ -62,7 +71,7 @@ def problems_fingerprint(problems: Iterable[Problem]) -> str:
     return fingerprint([asdict(problem) for problem in problems])
 
 
-def _problem(row: Row, where: str, index: int, prompt_of: Callable[[str], str] | None) -> Problem:
+def _problem(row: Row, where: str, index: int, prompts: Prompts) -> Problem:
     unknown = sorted(set(row) - set(FIELDS))
     if unknown:
         raise CcaError(f"{where}: unknown field {unknown[0]!r}; expected {', '.join(FIELDS)}")
@@ -87,6 +96,9 @@ def _problem(row: Row, where: str, index: int, prompt_of: Callable[[str], str] |
         raise CcaError(f"{where}: expected 'solution' to be a text, got {solution!r}")
     if not isinstance(planted, list) or not all(isinstance(text, str) for text in planted):
         raise CcaError(f"{where}: expected 'planted' to be a list of texts, got {planted!r}")
+    chat = row.get("chat", False)
+    if not isinstance(chat, bool) or (chat and prompt is None):
+        raise CcaError(f"{where}: expected 'chat' to be true or false, and beside a 'prompt', got {chat!r}")
     if prompt is None:
-        prompt = prompt_of(question) if prompt_of else question  # type: ignore[arg-type]
-    return Problem(identity, template, prompt, answer, solution, tuple(planted))  # type: ignore[arg-type]
+        prompt, chat = prompts.build(texts["prompt"]), prompts.chat
+    return Problem(identity, template, prompt, answer, solution, tuple(planted), chat)  # type: ignore[arg-type]

@@ -1,0 +1,151 @@
+"""Prompts: how a question becomes the text that the model sees.
+
+* ``few-shot-8``: the prompt of GSM-Symbolic (arXiv 2410.05229, appendix) that the paper uses: a preamble, eight worked
+  examples that end with "The final answer is N.", the question, "A: Let's think step by step."
+* ``zero-shot``: the question between "Q:" and "A:".
+* ``chat``: the tokenizer's own chat template with its generation prompt. It writes the special tokens itself, so
+  problems made by it are encoded without more of them.
+* ``plain``: the question as it is.
+* any text with ``{question}`` in it: that text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import TemplateError
+
+from cca.errors import CcaError
+from cca.problems.exemplars import EXEMPLARS
+
+STYLES = ("few-shot-8", "zero-shot", "chat", "plain")
+SLOT = "{question}"
+
+PREAMBLE = "As an expert problem solver, solve step by step the following mathematical questions."
+STEPS = "Let's think step by step."
+NEXT_QUESTION = ("\nQ:",)
+
+_OPENED = re.compile(r"<think(?:ing)?>|\[THINK\]")
+_CLOSED = re.compile(r"</think(?:ing)?>|\[/THINK\]")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """One way to ask. ``stop`` are the texts at which a completion ends."""
+
+    style: str
+    build: Callable[[str], str] = field(compare=False)
+    stop: tuple[str, ...] = ()
+    chat: bool = False
+    thinking: bool = False
+    """The prompt ends inside a thought: completions begin there."""
+
+    def described(self) -> dict[str, Any]:
+        """For the record of a run."""
+        return {
+            "style": self.style,
+            "chat": self.chat,
+            "thinking": self.thinking,
+            "stop": list(self.stop),
+            "example": self.build(SLOT),
+        }
+
+
+PLAIN = Prompts("plain", lambda question: question)
+
+
+def make_prompts(
+    style: str = "zero-shot",
+    tokenizer: Any = None,
+    *,
+    system: str | None = None,
+    thinking: bool | None = None,
+    stop: Sequence[str] | None = None,
+) -> Prompts:
+    """The prompts of a style. ``tokenizer`` is needed by ``chat`` alone; its template gets ``system`` and ``thinking``.
+
+    Raises CcaError for an unknown style, options another style has, and a tokenizer without a usable template.
+    """
+    if stop is not None and not all(stop):
+        raise CcaError("stop: expected texts with at least one character, got an empty one")
+    if style != "chat" and (system is not None or thinking is not None):
+        option = "system" if system is not None else "thinking"
+        raise CcaError(f"prompt {style!r}: {option!r} is an option of 'chat' alone; write it into the prompt")
+    chosen = NEXT_QUESTION if stop is None else tuple(stop)
+    if style == "few-shot-8":
+        return Prompts(style, few_shot(EXEMPLARS), chosen)
+    if style == "zero-shot":
+        return Prompts(style, lambda question: f"Q: {question}\nA:", chosen)
+    given = () if stop is None else tuple(stop)
+    if style == "plain":
+        return Prompts(style, PLAIN.build, given)
+    if style == "chat":
+        return _chat(tokenizer, system, thinking, given)
+    if SLOT in style:
+        return Prompts(style, lambda question: style.replace(SLOT, question), given)
+    near = difflib.get_close_matches(style, STYLES, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise CcaError(f"prompt: expected {', '.join(STYLES)} or a text with {SLOT} in it, got {style!r}{hint}")
+
+
+def few_shot(exemplars: Sequence[tuple[str, str, str]]) -> Callable[[str], str]:
+    """Prompts after ``exemplars`` of (question, worked solution, answer)."""
+    shots = [
+        f"Q: {question}\nA: {STEPS} {solution} The final answer is {answer}."
+        for question, solution, answer in exemplars
+    ]
+    begin = "\n\n".join([PREAMBLE, *shots])
+    return lambda question: f"{begin}\n\nQ: {question}\nA: {STEPS}"
+
+
+def ends_inside_thought(text: str) -> bool:
+    """Whether the last thought that ``text`` opens is still open."""
+    opened = [match.end() for match in _OPENED.finditer(text)]
+    closed = [match.end() for match in _CLOSED.finditer(text)]
+    return bool(opened) and opened[-1] > max(closed, default=-1)
+
+
+def _chat(tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple[str, ...]) -> Prompts:
+    if tokenizer is None:
+        raise CcaError("prompt 'chat': expected the model's tokenizer, got none; name the model (--model)")
+    if not getattr(tokenizer, "chat_template", None):
+        raise CcaError(
+            "prompt 'chat': expected a tokenizer with a chat template, this one has none; take few-shot-8 or "
+            "zero-shot"
+        )
+    before = [] if system is None else [{"role": "system", "content": system}]
+
+    def rendered(question: str, generate: bool = True, think: bool | None = thinking) -> str:
+        messages = [*before, {"role": "user", "content": question}]
+        # Two names are in use for the switch; a template ignores what it does not know.
+        options = {} if think is None else {"enable_thinking": think, "thinking": think}
+        try:
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generate, **options
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            with_system = " with a system message" if system is not None else ""
+            raise CcaError(
+                f"prompt 'chat': the model's chat template fails{with_system}: {reason}"
+            ) from error
+        return str(text)
+
+    whole, asked = rendered(SLOT), rendered(SLOT, generate=False)
+    if SLOT not in whole:
+        raise CcaError("prompt 'chat': the model's chat template leaves the question out")
+    if system is not None and system.strip() and system.strip() not in whole:
+        raise CcaError(
+            "prompt 'chat': the model's chat template drops the system message; leave task.system out"
+        )
+    if thinking is not None and rendered(SLOT, think=True) == rendered(SLOT, think=False):
+        raise CcaError(
+            "prompt 'chat': the model's chat template has no switch for thinking; leave task.thinking out"
+        )
+    # A system message may speak of thoughts; only what the template adds for the answer tells where it begins.
+    opening = whole.removeprefix(asked)
+    return Prompts("chat", rendered, stop, chat=True, thinking=ends_inside_thought(opening))
