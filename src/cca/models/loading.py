@@ -100,12 +100,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise CcaError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    folder = Path(name).expanduser()
-    looks_local = folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not (folder / "config.json").is_file():
-        what = "a folder without config.json" if folder.is_dir() else "no such folder"
-        raise CcaError(f"model {name}: expected a model folder as save_pretrained writes it, got {what}")
-    where = str(folder) if looks_local else name
+    where = _place(name)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = _from_pretrained("configuration", name, AutoConfig, where, **common)
     # sdpa leaves a soft cap out without a word
@@ -116,13 +111,20 @@ def load_model(
         "attn_implementation": "eager" if capped else None,
     }
     model = _from_pretrained("model", name, AutoModelForCausalLM, where, **options, **common)
-    tokenizer = _from_pretrained("tokenizer", name, AutoTokenizer, where, **common)
+    codec = load_codec(name, revision, trust_remote_code)
+    model.eval().requires_grad_(False)
+    return LoadedModel(model, codec, name, revision, model_fingerprint(model))
+
+
+def load_codec(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Codec:
+    """The codec of a model's tokenizer, without its weights. Raises CcaError when there is none."""
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    tokenizer = _from_pretrained("tokenizer", name, AutoTokenizer, _place(name), **options)
     if len(tokenizer) == 0 or not tokenizer.encode("a 1"):
         raise CcaError(
             f"model {name}: expected a tokenizer beside the weights, got none; save it into the same folder"
         )
-    model.eval().requires_grad_(False)
-    return LoadedModel(model, Codec(tokenizer), name, revision, model_fingerprint(model))
+    return Codec(tokenizer)
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:
@@ -134,6 +136,17 @@ def model_fingerprint(model: PreTrainedModel) -> str:
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         digest.update(spread.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _place(name: str) -> str:
+    """Where to load from: a folder's path, or a hub id as it is. Raises CcaError for a folder that is no model's."""
+    folder = Path(name).expanduser()
+    if not (folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1):
+        return name
+    if not (folder / "config.json").is_file():
+        what = "a folder without config.json" if folder.is_dir() else "no such folder"
+        raise CcaError(f"model {name}: expected a model folder as save_pretrained writes it, got {what}")
+    return str(folder)
 
 
 def _from_pretrained(what: str, name: str, loader: Any, where: str, **options: Any) -> Any:
