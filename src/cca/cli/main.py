@@ -108,12 +108,14 @@ def _stage(where: Path, overrides: list[str] | None, stage: str) -> None:
 
 
 def _add_groups() -> None:
+    from cca.cli.compare import compare
     from cca.cli.patch import app as patch
     from cca.cli.runs import app as runs
     from cca.cli.task import app as task
     from cca.cli.tinymath import app as tinymath
 
     app.add_typer(runs)
+    app.command()(compare)
     app.add_typer(patch, name="patch")
     app.add_typer(task, name="task")
     app.add_typer(tinymath, name="tinymath")

@@ -1,0 +1,28 @@
+"""The pivot objective's gradient for whatever of a model asks for one: adapters, or every weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from transformers import PreTrainedModel
+
+from cca.amplify.objective import objective
+from cca.amplify.pivot_gradient import add_pivot_gradient
+from cca.models.anatomy import Anatomy
+from cca.pivots.pivot import Pivot
+
+
+class _AsItIs:
+    """What is trained is part of the model already."""
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        yield
+
+
+def add_gradient_of_pivots(
+    model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], name: str, batch_size: int
+) -> tuple[float, float]:
+    """Add the gradient of the mean objective to every parameter that asks; returns (objective, mean logit gap)."""
+    return add_pivot_gradient(model, anatomy, _AsItIs(), pivots, objective(name), batch_size)

@@ -1,0 +1,182 @@
+"""Every way to locate a circuit, by name: one line each. All give a `Circuit` of the same components.
+
+`Site` is where circuits are located: model, pivots, what to spare. It keeps what several localisers share (prefix KV,
+the gate gradient), so that comparing them costs each of them only what is its own. Circuits combine as sets:
+``attribution & dcm``, ``selective - random``, read from left to right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cca.circuits.attribution import attribution_circuit, gate_gradient
+from cca.circuits.circuit import Circuit, load_circuit
+from cca.circuits.controls import random_circuit, whole_model
+from cca.circuits.masking import MaskSettings, learn_mask
+from cca.circuits.pivot_forward import PivotForward
+from cca.circuits.size import Size
+from cca.engines.engine import Progress, Tokens
+from cca.errors import CcaError
+from cca.models.anatomy import Anatomy
+from cca.pivots.pivot import Pivot
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to locate; the names are those of a run's ``circuit`` section."""
+
+    localiser: str = "attribution"
+    sign: str = "absolute"
+    kinds: tuple[str, ...] = ("neuron",)
+    size: str | int = "0.5% of parameters"
+    file: Path | None = None
+    gate: str = "double"
+    learning_rate: float = 5e-3
+    decay_every: int = 5
+    decay: float = 0.9
+    epochs: int = 50
+    batch_size: int = 8
+    penalty: float = 0.01
+    initial: float = 1.0
+    threshold: float = 0.5
+
+    @staticmethod
+    def of(settings: Any) -> Choice:
+        """From any object with attributes of these names."""
+        return Choice(
+            **{f.name: getattr(settings, f.name) for f in fields(Choice) if hasattr(settings, f.name)}
+        )
+
+
+@dataclass
+class Site:
+    """``spared``: (prompt, solution) tokens of other skills, for localisers that look at what to leave alone."""
+
+    model: PreTrainedModel
+    anatomy: Anatomy
+    pivots: Sequence[Pivot]
+    spared: Sequence[tuple[Tokens, Tokens]] = ()
+    rows: str = "paper"
+    seed: int = 0
+    batch_size: int = 32
+    progress: Progress | None = None
+    _shared: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def forward(self) -> PivotForward:
+        return self.remembered(
+            "forward", lambda: PivotForward(self.model, self.anatomy, self.pivots, self.batch_size)
+        )
+
+    @property
+    def gradient(self) -> Tensor:
+        """d mean(logit gap) / d gate factor at "no change", (anatomy.size,)."""
+        return self.remembered(
+            "gradient",
+            lambda: gate_gradient(self.model, self.anatomy, self.pivots, self.batch_size, self.progress),
+        )
+
+    def remembered(self, key: str, make: Callable[[], T]) -> T:
+        """The value made the first time this key was asked for, here or at a site made of this one."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
+    def with_rows(self, rows: str) -> Site:
+        """The same site for another row mode: what it has computed does not depend on that."""
+        return replace(self, rows=rows)
+
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+
+Localiser = Callable[[Site, Choice], Circuit]
+
+
+def locate(site: Site, choice: Choice) -> Circuit:
+    """The circuit of ``choice``. Raises CcaError for an unknown name, and when nothing is chosen."""
+    first, *rest = choice.localiser.split()
+    circuit = _one(first, site, choice)
+    if len(rest) % 2:
+        raise CcaError(f"localiser: expected names joined by |, & or -, got {choice.localiser!r}")
+    for sign, name in zip(rest[::2], rest[1::2], strict=True):
+        other = _one(name, site, choice)
+        match sign:
+            case "|":
+                circuit = circuit | other
+            case "&":
+                circuit = circuit & other
+            case "-":
+                circuit = circuit - other
+            case _:
+                raise CcaError(f"localiser: expected names joined by |, & or -, got {choice.localiser!r}")
+    if not len(circuit):
+        raise CcaError(
+            f"circuit: {choice.localiser} chose no component; lower circuit.penalty or ask for a larger size"
+        )
+    return circuit
+
+
+def check_localiser(text: str) -> None:
+    """Raise CcaError unless ``text`` names localisers, joined by set operations."""
+    parts = text.split()
+    for name in parts[::2] or [text]:
+        if name not in LOCALISERS:
+            raise CcaError(f"localiser: expected one of {', '.join(LOCALISERS)}, got {name!r}")
+    if len(parts) % 2 == 0 or any(sign not in ("|", "&", "-") for sign in parts[1::2]):
+        raise CcaError(f"localiser: expected names joined by |, & or -, got {text!r}")
+
+
+def _one(name: str, site: Site, choice: Choice) -> Circuit:
+    check_localiser(name)
+    return LOCALISERS[name](site, choice)
+
+
+def _attribution(site: Site, choice: Choice) -> Circuit:
+    size = Size.parse(choice.size)
+    return attribution_circuit(site.gradient, site.anatomy, choice.sign, choice.kinds, size, site.rows)
+
+
+def _dcm(site: Site, choice: Choice) -> Circuit:
+    own = {f.name: getattr(choice, f.name) for f in fields(MaskSettings) if f.name != "seed"}
+    mask = learn_mask(
+        site.model, site.anatomy, site.pivots, MaskSettings(seed=site.seed, **own), site.progress
+    )
+    return mask.circuit(site.anatomy, choice.threshold)
+
+
+def _random(site: Site, choice: Choice) -> Circuit:
+    counts = Size.parse(choice.size).counts(site.anatomy, choice.kinds, site.rows)
+    first = [c for kind, count in counts.items() for c in list(site.anatomy.components([kind]))[:count]]
+    return random_circuit(site.anatomy, Circuit.of(first, "size"), site.generator())
+
+
+def _all(site: Site, choice: Choice) -> Circuit:
+    del choice
+    return whole_model(site.anatomy)
+
+
+def _file(site: Site, choice: Choice) -> Circuit:
+    if choice.file is None:
+        raise CcaError("circuit.localiser file: expected circuit.file to name a circuit file, got none")
+    given = load_circuit(choice.file)
+    site.anatomy.rows(given.components)  # refuses components the model lacks
+    return given
+
+
+LOCALISERS: dict[str, Localiser] = {
+    "attribution": _attribution,
+    "dcm": _dcm,
+    "random": _random,
+    "all": _all,
+    "file": _file,
+}

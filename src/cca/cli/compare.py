@@ -1,0 +1,26 @@
+"""``cca compare``: arms on the same traces and pivots, held against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cca.cli.console import ConsoleNarrator, console
+
+Config = Annotated[Path, typer.Argument(help="The compare.yaml.")]
+
+
+def compare(config: Config) -> None:
+    """Compare localisers, objectives and baselines on the same traces. The same command resumes."""
+    from cca.compare.grid import load_compare
+    from cca.compare.pipeline import compare as compare_arms
+    from cca.compare.table import terminal_table
+
+    wanted = load_compare(config)
+    result = compare_arms(wanted, ConsoleNarrator())
+    console.print(terminal_table(result))
+    console.print(
+        f"{wanted.out / 'compare.json'} and {wanted.out / 'compare.html'} are written", highlight=False
+    )

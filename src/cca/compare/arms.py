@@ -1,0 +1,203 @@
+"""One arm on one model and seed: trained, judged step by step, and written down as a row.
+
+Circuits go through the very `amplify` of a run. Every arm is judged by the same `Judge`, and its account is kept alike:
+seconds of locating and of training without the judging, and tokens that went through a pass with gradient.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cca.amplify.update import StepRecord, UpdateSettings, amplify
+from cca.baselines.finetune import unfrozen
+from cca.baselines.lora import lora
+from cca.baselines.pivots import add_gradient_of_pivots
+from cca.baselines.scaling import scaled, scaled_rows
+from cca.baselines.settings import BaselineSettings, baseline_settings
+from cca.baselines.texts import TrainingText, batches, completion_loss, gold_texts, own_right_texts
+from cca.baselines.tuning import tune
+from cca.circuits.circuit import Circuit, shares
+from cca.compare.bench import Bench, Located
+from cca.compare.edits import Edit
+from cca.compare.grid import Arm
+from cca.compare.judging import Judge
+from cca.errors import CcaError
+from cca.evaluation.accuracy import per_template
+from cca.files import Row
+from cca.models.weight_rows import row_shape
+from cca.pivots.pivot import Pivot
+from cca.runs import stages
+from cca.runs.config import Config
+
+
+@dataclass(frozen=True)
+class Control:
+    """``draw`` counts from 1."""
+
+    kind: str
+    draw: int
+
+
+class ArmRun:
+    """What one arm does on one bench; `row` is all that is known of it afterwards."""
+
+    def __init__(self, bench: Bench, arm: Arm, run: Config, control: Control | None) -> None:
+        self.bench, self.arm, self.run, self.control = bench, arm, run, control
+        self.session = bench.session
+        self.steps: list[Row] = []
+        self.step_tokens = 0
+        """Tokens that go through a pass with gradient at each step."""
+        self.began = time.perf_counter()
+
+    def row(self) -> Row:
+        """Train and judge. An arm that cannot be run says why in ``failed``."""
+        try:
+            self.bench.prepare()
+            return {"failed": None, **self._measured()}
+        except CcaError as error:
+            return {"failed": str(error)}
+
+    def _measured(self) -> Row:
+        pivots = self.bench.pivots(self.run, self.arm)
+        if self.arm.baseline is not None and self.arm.baseline != "scaling":
+            return self._tuned(self.arm.baseline, baseline_settings(self.arm.options), pivots)
+        located = self.bench.circuit(self.run, pivots)
+        if self.control is not None:
+            located = Located(self.bench.control(self.control.kind, self.control.draw, located.circuit), 0.0)
+        if self.arm.baseline == "scaling":
+            return self._scaled(located, baseline_settings(self.arm.options), pivots)
+        return self._amplified(located, pivots)
+
+    def _amplified(self, located: Located, pivots: list[Pivot]) -> Row:
+        session, settings = self.session, self.run.amplify
+        rows = session.anatomy.rows(located.circuit.components, settings.rows)
+        judge = self._judge(lambda: Edit.of_rows(session.model, rows))
+        wanted = UpdateSettings(
+            **{f.name: getattr(settings, f.name) for f in fields(UpdateSettings) if hasattr(settings, f.name)}
+        )
+        self._starts(sum(len(pivot.tokens) for pivot in pivots))
+        done = amplify(
+            session.model, session.anatomy, located.circuit, pivots, wanted, judge,
+            on_step=lambda record: self._step(record, judge),
+        )  # fmt: skip
+        return self._finish(judge, pivots) | {
+            "circuit": self._circuit(located.circuit),
+            "parameters": sum(_size(self.bench, row) for row in rows),
+            "seconds": {"locate": located.seconds, "train": self.steps[-1]["seconds"]},
+            "coefficient": done.coefficient,
+        }
+
+    def _tuned(self, name: str, settings: BaselineSettings, pivots: list[Pivot]) -> Row:
+        session = self.session
+        how, _, data = name.partition("-")
+        seed = session.config.seed
+        adapted = (
+            lora(session.model, settings.rank, settings.alpha, seed)
+            if how == "lora"
+            else unfrozen(session.model)
+        )
+        texts = self._texts(data)
+        with adapted as tensors:
+            judge = self._judge(lambda: Edit.of_tensors(tensors))
+            add_gradient = self._text_gradient(texts, settings) if texts else self._pivot_gradient(pivots)
+            self._starts(self.step_tokens)
+            tune(tensors, add_gradient, settings, judge, lambda record: self._step(record, judge))
+            measured = self._finish(judge, pivots)
+            parameters = sum(tensor.numel() for tensor in tensors.values())
+        return measured | {
+            "circuit": None,
+            "texts": len(texts),
+            "parameters": parameters,
+            "seconds": {"locate": 0.0, "train": self.steps[-1]["seconds"]},
+        }
+
+    def _scaled(self, located: Located, settings: BaselineSettings, pivots: list[Pivot]) -> Row:
+        session, circuit = self.session, located.circuit
+        rows = scaled_rows(session.anatomy, circuit)
+        judge = self._judge(lambda: Edit.of_rows(session.model, rows))
+        self._starts(0)
+        self._step(StepRecord(0, None, None, judge()), judge)
+        for step, factor in enumerate(settings.factors, start=1):
+            with scaled(session.model, session.anatomy, circuit, factor):
+                self._step(StepRecord(step, None, None, judge()), judge)
+        return self._finish(judge, pivots) | {
+            "circuit": self._circuit(circuit),
+            "parameters": sum(_size(self.bench, row) for row in rows),
+            "seconds": {"locate": located.seconds, "train": self.steps[-1]["seconds"]},
+        }
+
+    def _judge(self, keep: Callable[[], Edit]) -> Judge:
+        return Judge(self.bench.yardstick, self.run.amplify.budget, keep)
+
+    def _starts(self, step_tokens: int) -> None:
+        self.step_tokens = step_tokens
+        self.began = time.perf_counter()
+
+    def _step(self, record: StepRecord, judge: Judge) -> None:
+        seconds = time.perf_counter() - self.began - judge.seconds
+        known = {"step": record.step, "objective": record.objective, "logit_gap": record.logit_gap}
+        account = {"seconds": round(seconds, 3), "tokens": record.step * self.step_tokens}
+        self.steps.append({**known, **judge.steps[-1], **account})
+
+    def _finish(self, judge: Judge, pivots: list[Pivot]) -> Row:
+        """The row's common part; the model must still be built as the edit expects it."""
+        assert judge.best_results is not None, "an arm is judged at least at step 0"
+        tested = None
+        if self.bench.config.test:
+            with judge.best_edit.applied() if judge.best_edit else nullcontext():
+                tested = self.bench.tested.against_base()
+        return {
+            "base": self.bench.yardstick.base.accuracy,
+            "pivots": len(pivots),
+            "history": self.steps,
+            "templates": per_template(self.bench.yardstick.base, judge.best_results),
+            "total_parameters": self.session.anatomy.total_parameters,
+            "test": tested,
+        }
+
+    def _circuit(self, circuit: Circuit) -> Row:
+        return {
+            "method": circuit.method,
+            "components": len(circuit),
+            "fingerprint": circuit.fingerprint,
+            "kinds": {kind: circuit.count(kind) for kind in ("q", "k", "v", "neuron")},
+            "shares": shares(circuit, self.session.anatomy, self.run.amplify.rows),
+        }
+
+    def _texts(self, data: str) -> list[TrainingText]:
+        session = self.session
+        if data == "gold":
+            return gold_texts(session.task.train, session.grader, session.model)
+        if data == "own":
+            return own_right_texts(session.task.train, stages.traces(session), session.grader)
+        return []
+
+    def _text_gradient(
+        self, texts: list[TrainingText], settings: BaselineSettings
+    ) -> Callable[[], tuple[float, float | None]]:
+        drawn = batches(texts, settings.texts, self.session.config.seed)
+        mean_length = sum(len(text.prompt) + len(text.completion) for text in texts) / len(texts)
+        self.step_tokens = round(mean_length * min(settings.texts, len(texts)))
+
+        def add_gradient() -> tuple[float, float | None]:
+            loss = completion_loss(self.session.model, next(drawn))
+            loss.backward()
+            return float(loss.detach()), None
+
+        return add_gradient
+
+    def _pivot_gradient(self, pivots: list[Pivot]) -> Callable[[], tuple[float, float | None]]:
+        self.step_tokens = sum(len(pivot.tokens) for pivot in pivots)
+        settings = self.run.amplify
+        return lambda: add_gradient_of_pivots(
+            self.session.model, self.session.anatomy, pivots, settings.objective, settings.batch_size
+        )
+
+
+def _size(bench: Bench, row: Any) -> int:
+    shape = bench.session.anatomy.shapes[row.parameter]
+    return len(row.indices) * row_shape(shape, row.axis)[1]

@@ -1,0 +1,119 @@
+"""Judging the steps of an arm: validation accuracy by template, drift on every other skill, and what is kept of a step.
+
+A `Judge` follows one arm. It never stops an arm for what it costs elsewhere (an arm is to reach the matched gain if it
+can), but notes for each step whether the run's budget would have taken it, and keeps the edit of the best such step.
+Budget and best step are those of `cca run`; retention accuracy is measured where it can decide, at steps that would be
+the best so far.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cca.amplify.update import Validation, better
+from cca.compare.edits import Edit
+from cca.compare.grid import LimitsEntry
+from cca.evaluation.accuracy import Results
+from cca.evaluation.retention import DriftProbe, solution_texts
+from cca.problems.problem import Problem
+from cca.problems.sources import halves
+from cca.runs.config import BudgetConfig
+from cca.runs.session import Session
+from cca.runs.validating import answers, retention_tokens
+
+
+class Yardstick:
+    """What every step of one model and seed is measured with; made while the model is untouched.
+
+    Of each other skill's guarding half, every other problem may tell a localiser what to spare (``spared``) and the
+    rest judges, so that no arm is judged on text it was fitted to.
+    """
+
+    def __init__(self, session: Session, limits: LimitsEntry) -> None:
+        self.session = session
+        self.validation = spread(session.task.validation, limits.validation)
+        guards = {name: halves(problems)[0] for name, problems in session.task.retention.items()}
+        self.spared = {name: spread(own[::2], limits.retention) for name, own in guards.items()}
+        self.guards = {name: spread(own[1::2], limits.retention) for name, own in guards.items()}
+        self.probes = {
+            name: DriftProbe(session.model, solution_texts(own, session.grader))
+            for name, own in self.guards.items()
+        }
+        self.base = self.answered()
+        self.base_retention = self.retention()
+
+    def answered(self) -> Results:
+        return answers(self.session, self.validation, self.session.max_new_tokens)
+
+    def retention(self) -> dict[str, float]:
+        return {
+            name: answers(self.session, own, retention_tokens(self.session, own)).accuracy
+            for name, own in self.guards.items()
+        }
+
+    def drifts(self) -> dict[str, float]:
+        """Mean token KL(base || now) of each other skill, in nats."""
+        return {name: probe.drift() for name, probe in self.probes.items()}
+
+    def mean_drift(self, drifts: dict[str, float]) -> float:
+        tokens = {name: probe.tokens for name, probe in self.probes.items()}
+        total = sum(tokens.values())
+        return sum(drifts[name] * tokens[name] for name in drifts) / total if total else 0.0
+
+    def keeps_retention(self, retention: dict[str, float], points: float) -> bool:
+        """As the budget of a run counts: whole problems, one of each skill always allowed."""
+        for name, own in self.guards.items():
+            lost = round((self.base_retention[name] - retention[name]) * len(own))
+            if lost > max(1, math.floor(points / 100 * len(own))):
+                return False
+        return True
+
+
+@dataclass
+class Judge:
+    """Call it whenever a step is to be judged, with the edit in the model. ``keep`` takes a copy of that edit."""
+
+    yardstick: Yardstick
+    budget: BudgetConfig
+    keep: Callable[[], Edit]
+    seconds: float = 0.0
+    """Time spent judging, which is not the arm's."""
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    best: Validation | None = None
+    best_edit: Edit | None = None
+    best_results: Results | None = None
+
+    def __call__(self) -> Validation:
+        """The verdict on the model as it stands. The first call is for the untouched model."""
+        began = time.perf_counter()
+        results = self.yardstick.answered()
+        drifts = self.yardstick.drifts()
+        drift = self.yardstick.mean_drift(drifts)
+        allowed = drift <= self.budget.drift
+        hopeful = Validation(results.accuracy, drift, {}, allowed)
+        retention: dict[str, float] = {}
+        if self.best is None:
+            retention = self.yardstick.base_retention
+        elif better(hopeful, self.best):
+            retention = self.yardstick.retention()
+            allowed = self.yardstick.keeps_retention(retention, self.budget.points)
+        judged = Validation(results.accuracy, drift, retention, allowed)
+        if self.best is None or better(judged, self.best):
+            self.best, self.best_results = judged, results
+            self.best_edit = self.keep() if self.steps else None
+        self.steps.append(
+            {"accuracy": results.accuracy, "drift": drift, "drifts": drifts, "in_budget": allowed}
+        )
+        self.seconds += time.perf_counter() - began
+        return Validation(results.accuracy, drift, retention, True)
+
+
+def spread(problems: Sequence[Problem], most: int | None) -> list[Problem]:
+    """At most ``most`` of the problems, evenly over their order, so that every template keeps its share."""
+    if most is None or most >= len(problems):
+        return list(problems)
+    return [problems[place * len(problems) // most] for place in range(most)]

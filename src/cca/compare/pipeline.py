@@ -1,0 +1,114 @@
+"""A whole comparison: every arm on every model and seed, each skipped when its row is there, then compare.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cca.compare.arm_log import ArmLog
+from cca.compare.arms import ArmRun, Control
+from cca.compare.bench import Bench
+from cca.compare.grid import Arm, CompareConfig, ModelEntry, arms_of, base_config
+from cca.compare.page import compare_page
+from cca.compare.results import combined
+from cca.files import Row, fingerprint, write_json, write_text
+from cca.runs.config import Config
+from cca.runs.directory import RunDirectory
+from cca.runs.narrator import Narrator
+from cca.runs.opening import open_session
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the log to be: an arm, or a control of it, on one model and seed."""
+
+    model: ModelEntry
+    seed: int
+    arm: Arm
+    control: Control | None
+    run: Config
+    limits: Row
+    test: bool
+
+    @property
+    def label(self) -> str:
+        return self.arm.label if self.control is None else f"{self.arm.label}: {self.control.kind}"
+
+    @property
+    def key(self) -> str:
+        """Hash of all that decides the row; names and folders do not."""
+        run: dict[str, Any] = self.run.model_dump(mode="json")
+        for name in ("out", "preset", "evaluate"):
+            run.pop(name, None)
+        control = None if self.control is None else [self.control.kind, self.control.draw]
+        arm = [self.arm.pivots, self.arm.balance, self.arm.baseline, self.arm.options]
+        return fingerprint([run, arm, control, self.limits, self.test])
+
+    def row(self, bench: Bench) -> Row:
+        known: Row = {
+            "key": self.key, "model": self.model.label, "seed": self.seed, "label": self.label,
+            "entry": self.arm.entry, "control": self.control and self.control.kind,
+            "draw": self.control and self.control.draw,
+        }  # fmt: skip
+        return {**known, **ArmRun(bench, self.arm, self.run, self.control).row()}
+
+
+def compare(config: CompareConfig, narrator: Narrator) -> Row:
+    """Run or resume a comparison; returns what compare.json holds. Raises CcaError with one line for bad input."""
+    with RunDirectory(config.out):
+        log = ArmLog(config.out / "arms.jsonl")
+        for model in config.models:
+            for seed in config.seeds:
+                _on_one_model(config, model, seed, log, narrator)
+        return write_results(config, log)
+
+
+def cells_of(config: CompareConfig, model: ModelEntry, seed: int) -> Iterator[Cell]:
+    """Every arm, followed by its controls."""
+    controls = {entry.name: entry.controls for entry in config.arms}
+    limits = config.limits.model_dump()
+    for arm in arms_of(config):
+        run = arm.run_config(config, model, seed, work_folder(config, model, seed))
+        cell = Cell(model, seed, arm, None, run, limits, config.test)
+        yield cell
+        wanted = controls[arm.entry]
+        for kind, draws in (("random", wanted.random), ("random-layers", wanted.random_layers)):
+            for draw in range(1, draws + 1):
+                yield replace(cell, control=Control(kind, draw))
+
+
+def work_folder(config: CompareConfig, model: ModelEntry, seed: int) -> Path:
+    return config.out / "work" / f"{model.label}-seed{seed}"
+
+
+def write_results(config: CompareConfig, log: ArmLog) -> Row:
+    """compare.json and compare.html from the rows there are, each under the name the configuration has for it now."""
+    rows: list[Row] = []
+    for model in config.models:
+        for seed in config.seeds:
+            for cell in cells_of(config, model, seed):
+                found = log.get(cell.key)
+                if found is not None:
+                    rows.append({**found, "label": cell.label, "entry": cell.arm.entry, "model": model.label})
+    result = combined(config, rows)
+    write_json(config.out / "compare.json", result)
+    write_text(config.out / "compare.html", compare_page(result))
+    return result
+
+
+def _on_one_model(
+    config: CompareConfig, model: ModelEntry, seed: int, log: ArmLog, narrator: Narrator
+) -> None:
+    owed = [cell for cell in cells_of(config, model, seed) if log.get(cell.key) is None]
+    if not owed:
+        return
+    base = base_config(config, model, seed, work_folder(config, model, seed))
+    with open_session(base, narrator) as session:
+        bench = Bench(config, session)
+        for cell in owed:
+            what = cell.label + (f" {cell.control.draw}" if cell.control else "")
+            with narrator.work(f"{model.label}, seed {seed}: {what}", None):
+                log.append(cell.row(bench))
+            session.interrupts.check()

@@ -1,0 +1,87 @@
+"""The table of a comparison, as plain cells: the terminal, the page and docs/results.md show the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from cca.reports import formats
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cells:
+    heading: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def arm_cells(result: Row, target: str) -> Cells:
+    """One row an arm: its best step inside the budget and at any cost, and its drift where gain is matched."""
+    tested = any(arm["test"] for arm in result["arms"])
+    heading = (
+        "arm", "share trained", "gain in budget", "best gain", "95 % interval", "drift there",
+        f"reach {target}", "drift there", f"over {formats.label(result['reference'], 24)}", "seconds",
+    )  # fmt: skip
+    if tested:
+        heading += ("test gain", "95 % interval")
+    return Cells(heading, tuple(_arm_row(arm, target, tested) for arm in result["arms"]))
+
+
+def _arm_row(arm: Row, target: str, tested: bool) -> tuple[str, ...]:
+    name = formats.label(arm["label"], 80)
+    if arm["any"] is None:
+        why = formats.label(arm["failed"][0]["failed"], 120) if arm["failed"] else formats.UNKNOWN
+        return (name, why, *[formats.UNKNOWN] * (10 if tested else 8))
+    matched, best = arm["matched"][target], arm["any"]
+    cells = (
+        name,
+        formats.share(arm["share"]),
+        formats.points(arm["best"]["gain"]["points"]),
+        formats.points(best["gain"]["points"]),
+        formats.interval(tuple(best["gain"]["interval"])),
+        formats.nats(best["drift"]["mean"]),
+        f"{matched['reached']} of {matched['of']}",
+        formats.nats(matched["drift"]["mean"] if matched["reached"] else None),
+        _ratio(matched.get("ratio")),
+        formats.duration(best["seconds"]),
+    )
+    if not tested:
+        return cells
+    test = arm["test"]
+    if test is None:
+        return (*cells, formats.UNKNOWN, formats.UNKNOWN)
+    return (*cells, formats.points(test["gain"]["points"]), formats.interval(tuple(test["gain"]["interval"])))
+
+
+def _ratio(ratio: Row | None) -> str:
+    if ratio is None:
+        return formats.UNKNOWN
+    times = f"{formats.significant(ratio['median'])}x"
+    if ratio["low"] == ratio["high"]:
+        return times
+    return f"{times} ({formats.significant(ratio['low'])} to {formats.significant(ratio['high'])})"
+
+
+def terminal_table(result: Row) -> Table:
+    cells = arm_cells(result, result["targets"][-1])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, heading in enumerate(cells.heading):
+        table.add_column(heading, justify="right" if place else "left", overflow="fold")
+    for row in cells.rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def markdown_table(cells: Cells) -> str:
+    lines = [_line(cells.heading), _line(["---", *["---:"] * (len(cells.heading) - 1)])]
+    return "\n".join([*lines, *map(_line, cells.rows)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
