@@ -16,15 +16,23 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cca.circuits.attribution import attribution_circuit, gate_gradient
+from cca.circuits.activation_statistics import importance, specific_circuit
+from cca.circuits.attribution import attribution_circuit, gate_gradient, top_scored
 from cca.circuits.circuit import Circuit, load_circuit
 from cca.circuits.controls import random_circuit, whole_model
+from cca.circuits.greedy import greedy_circuit
+from cca.circuits.head_gating import HeadGatingSettings, learn_head_gates
+from cca.circuits.integrated import integrated_gradient
 from cca.circuits.masking import MaskSettings, learn_mask
 from cca.circuits.pivot_forward import PivotForward
+from cca.circuits.relaxed_masking import learn_relaxed_mask
+from cca.circuits.selective import gate_fisher, selective_scores
 from cca.circuits.size import Size
+from cca.circuits.target_size import DualPenalty, FixedPenalty, Penalty
 from cca.engines.engine import Progress, Tokens
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
+from cca.models.components import KINDS
 from cca.pivots.pivot import Pivot
 
 T = TypeVar("T")
@@ -48,6 +56,9 @@ class Choice:
     penalty: float = 0.01
     initial: float = 1.0
     threshold: float = 0.5
+    relaxation: str = "clamp"
+    penalty_for: str = "coefficient"
+    """dcm: keep the penalty at its coefficient, or adapt it until the mask has ``size``."""
 
     @staticmethod
     def of(settings: Any) -> Choice:
@@ -147,10 +158,21 @@ def _attribution(site: Site, choice: Choice) -> Circuit:
 
 
 def _dcm(site: Site, choice: Choice) -> Circuit:
+    """The paper's own mask, or another relaxation of it, or one whose penalty aims at a size."""
     own = {f.name: getattr(choice, f.name) for f in fields(MaskSettings) if f.name != "seed"}
-    mask = learn_mask(
-        site.model, site.anatomy, site.pivots, MaskSettings(seed=site.seed, **own), site.progress
+    settings = MaskSettings(seed=site.seed, **own)
+    if choice.relaxation == "clamp" and choice.penalty_for == "coefficient":
+        mask = learn_mask(site.model, site.anatomy, site.pivots, settings, site.progress)
+        return mask.circuit(site.anatomy, choice.threshold)
+    forward = site.remembered(
+        f"forward {settings.batch_size}",
+        lambda: PivotForward(site.model, site.anatomy, site.pivots, settings.batch_size),
     )
+    penalty: Penalty = FixedPenalty(settings.penalty)
+    if choice.penalty_for == "size":
+        target = sum(Size.parse(choice.size).counts(site.anatomy, KINDS, site.rows).values())
+        penalty = DualPenalty(target, start=max(settings.penalty, 1e-6))
+    mask = learn_relaxed_mask(forward, settings, choice.relaxation, penalty, site.progress)
     return mask.circuit(site.anatomy, choice.threshold)
 
 
@@ -173,9 +195,55 @@ def _file(site: Site, choice: Choice) -> Circuit:
     return given
 
 
+def _integrated(site: Site, choice: Choice) -> Circuit:
+    gradient = site.remembered("integrated", lambda: integrated_gradient(site.forward))
+    scores = gradient.abs() if choice.sign == "absolute" else gradient
+    return _top(site, choice, scores, f"integrated-{choice.sign}")
+
+
+def _selective(site: Site, choice: Choice) -> Circuit:
+    fisher = site.remembered(
+        "fisher", lambda: gate_fisher(site.model, site.anatomy, site.spared, site.generator())
+    )
+    return _top(site, choice, selective_scores(site.gradient, fisher), "selective")
+
+
+def _activation(site: Site, choice: Choice) -> Circuit:
+    def of(texts: Sequence[Tokens]) -> Tensor:
+        return importance(site.model, site.anatomy, texts)
+
+    task = site.remembered("importance here", lambda: of([pivot.tokens for pivot in site.pivots]))
+    other = site.remembered("importance elsewhere", lambda: of([p + s for p, s in site.spared]))
+    counts = Size.parse(choice.size).counts(site.anatomy, choice.kinds, site.rows)
+    return specific_circuit(task, other, site.anatomy, counts)
+
+
+def _head_gating(site: Site, choice: Choice) -> Circuit:
+    """``kinds`` are gated and chosen from; ``epochs`` and the like are its own."""
+    settings = HeadGatingSettings(seed=site.seed)
+    gates = site.remembered(
+        f"head gates {choice.kinds}", lambda: learn_head_gates(site.forward, choice.kinds, settings)
+    )
+    return _top(site, choice, gates.scores(choice.sign), f"head-gating-{choice.sign}")
+
+
+def _greedy(site: Site, choice: Choice) -> Circuit:
+    counts = Size.parse(choice.size).counts(site.anatomy, choice.kinds, site.rows)
+    return greedy_circuit(site.forward, site.gradient, choice.kinds, sum(counts.values()))
+
+
+def _top(site: Site, choice: Choice, scores: Tensor, method: str) -> Circuit:
+    return top_scored(scores, site.anatomy, method, choice.kinds, Size.parse(choice.size), site.rows)
+
+
 LOCALISERS: dict[str, Localiser] = {
     "attribution": _attribution,
+    "integrated": _integrated,
+    "selective": _selective,
     "dcm": _dcm,
+    "activation": _activation,
+    "head-gating": _head_gating,
+    "greedy": _greedy,
     "random": _random,
     "all": _all,
     "file": _file,
