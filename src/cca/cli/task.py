@@ -13,11 +13,46 @@ from cca.files import Row, write_text
 from cca.problems.checking import Check, check_file, distinct_instances, remarks, template_generator
 from cca.problems.templates import Template, read_template, template_files
 
-app = typer.Typer(help="Check templates and sample problems from them.", no_args_is_help=True)
+app = typer.Typer(
+    help="See which tasks there are and what a model sees of them; check and sample templates.",
+    no_args_is_help=True,
+)
 
 Folder = Annotated[
     Path, typer.Argument(help="Folder of GSM-Symbolic templates (*.json, also in inner folders).")
 ]
+
+
+@app.command(name="list")
+def list_tasks() -> None:
+    """Every task, prompt style and judge that run.yaml can name."""
+    from cca.cli.task_preview import listed
+
+    for line in listed():
+        typer.echo(line)
+
+
+@app.command()
+def preview(
+    what: Annotated[
+        str, typer.Argument(help="A run.yaml, a task's name, a problem file or a template folder.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Model whose tokenizer to use; by default run.yaml's.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    count: Annotated[int, typer.Option(min=1, help="Problems to show.")] = 1,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of samples and splits.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key: --set task.prompt=chat", metavar="KEY=VALUE"),
+    ] = None,
+) -> None:
+    """Problems exactly as the model sees them: the whole prompt, special tokens and token ids included."""
+    from cca.cli.task_preview import preview as lines
+
+    for line in lines(what, overrides or [], model, split, count, seed):
+        typer.echo(line)
 
 
 @app.command()
