@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -27,7 +29,7 @@ class ConsoleNarrator:
     """A `Narrator` on the terminal. Each piece of work leaves one line with its time behind."""
 
     def say(self, text: str) -> None:
-        console.print(text, markup=False, highlight=False)
+        say(text)
 
     @contextmanager
     def work(self, what: str, total: int | None) -> Iterator[Tell]:
@@ -46,6 +48,16 @@ class ConsoleNarrator:
 def say(text: str) -> None:
     """Print a line as it is."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """A command that goes on where it was stopped: say so, and exit as a process does that a signal ended."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        fail("stopped; the same command goes on from the last whole chunk")
+        raise typer.Exit(128 + getattr(stop, "signal", signal.SIGINT)) from stop
 
 
 def fail(message: str) -> None:

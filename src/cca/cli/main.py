@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import signal
 import sys
 import warnings
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cca.cli.console import ConsoleNarrator, console, fail
+from cca.cli.console import ConsoleNarrator, console, fail, stoppable
 from cca.errors import CcaError
 
 app = typer.Typer(
@@ -93,7 +93,8 @@ def _run(config: Any, fork_of: Path | None = None) -> None:
     from cca.reports.table import summary_table
     from cca.runs.pipeline import run as run_everything
 
-    report = run_everything(config, ConsoleNarrator(), fork_of)
+    with stoppable():
+        report = run_everything(config, ConsoleNarrator(), fork_of)
     console.print(summary_table(report))
     console.print(
         f"{config.out / 'report.json'} and {config.out / 'report.html'} are written", highlight=False
@@ -104,7 +105,8 @@ def _stage(where: Path, overrides: list[str] | None, stage: str) -> None:
     from cca.runs.pipeline import run_stage
     from cca.runs.reopen import config_at
 
-    run_stage(config_at(where, overrides or []), stage, ConsoleNarrator())
+    with stoppable():
+        run_stage(config_at(where, overrides or []), stage, ConsoleNarrator())
 
 
 def _add_groups() -> None:
@@ -131,11 +133,10 @@ def main() -> None:
         fail(str(error))
         sys.exit(2)
     except OSError as error:
-        fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; make room, and the same command goes on" if full else ""
+        fail(f"{error.filename or 'input or output'}: {error.strerror or error}{advice}")
         sys.exit(2)
-    except KeyboardInterrupt as stop:
-        fail("stopped; the same command goes on from the last whole chunk")
-        sys.exit(128 + getattr(stop, "signal", signal.SIGINT))
 
 
 def _quiet() -> None:

@@ -24,7 +24,9 @@ def report(where: Where) -> None:
     folder = folder_of(where)
     found = write_report(folder)
     if found is None:
-        say(f"{folder / 'report.html'} is written with the stages done so far; report.json comes with the last")
+        say(
+            f"{folder / 'report.html'} is written with the stages done so far; report.json comes with the last"
+        )
         return
     console.print(summary_table(found))
     say(f"{folder / 'report.json'} and {folder / 'report.html'} are written")
