@@ -9,9 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import tiny_world
 import torch
 import yaml
+
+import tiny_world
 
 PATTERN = r"w[3-9]\\b|w1[0-5]"
 SIZES = {"train": 12, "validation": 5, "test": 6, "other": 6}
@@ -40,7 +41,7 @@ def write_config(folder: Path, name: str = "run", **changes: Any) -> Path:
         "out": str(folder / "out"),
         "traces": {"max_new_tokens": 5, "samples": 4, "chunk": 4, "batch_size": 8},
         "circuit": {"size": 6},
-        "amplify": {"steps": 3, "budget": {"points": 100, "drift": 10}},
+        "amplify": {"steps": 3, "predicted_change": 1.0, "budget": {"points": 100, "drift": 10}},
         **changes,
     }
     path = folder / f"{name}.yaml"
