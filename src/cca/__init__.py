@@ -1,1 +1,56 @@
-"""cca: raise one skill of an open-weight language model by editing a sliver of its weights."""
+"""cca: raise one skill of an open-weight language model by editing a sliver of its weights.
+
+The stages are functions, each usable alone on a loaded `transformers` model; docs/python.md walks through them.
+Names are imported on first use, so that ``import cca`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "CcaError": "cca.errors",
+    "Problem": "cca.problems.problem",
+    "read_problems": "cca.problems.problem",
+    "make_judge": "cca.problems.answers",
+    "load_model": "cca.models.loading",
+    "anatomy_of": "cca.models.anatomy",
+    "Grader": "cca.models.grading",
+    "gated": "cca.models.gates",
+    "HFEngine": "cca.engines.hf",
+    "TraceSettings": "cca.pivots.traces",
+    "greedy_traces": "cca.pivots.traces",
+    "paired_traces": "cca.pivots.traces",
+    "opposite": "cca.pivots.traces",
+    "branching_pivots": "cca.pivots.branching",
+    "Circuit": "cca.circuits.circuit",
+    "load_circuit": "cca.circuits.circuit",
+    "gate_gradient": "cca.circuits.attribution",
+    "attribution_circuit": "cca.circuits.attribution",
+    "Size": "cca.circuits.size",
+    "MaskSettings": "cca.circuits.masking",
+    "learn_mask": "cca.circuits.masking",
+    "random_circuit": "cca.circuits.controls",
+    "UpdateSettings": "cca.amplify.update",
+    "Validation": "cca.amplify.update",
+    "Patch": "cca.amplify.patch",
+    "load_patch": "cca.amplify.patch_file",
+    "save_patch": "cca.amplify.patch_file",
+    "DriftProbe": "cca.evaluation.retention",
+    "load_config": "cca.runs.config",
+    "make_config": "cca.runs.config",
+    "run": "cca.runs.pipeline",
+}
+
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cca' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

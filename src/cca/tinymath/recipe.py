@@ -29,7 +29,7 @@ from cca.tinymath.tokenizer import END, PADDING, build_tokenizer, special_id
 class Recipe:
     seed: int = 0
     steps: int = 3200
-    planted_steps: int = 450
+    planted_steps: int = 1000
     batch_size: int = 64
     instances: int = 2000
     """Word problems a template to draw from."""
@@ -44,8 +44,10 @@ class Recipe:
     )
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
-    planted_rate: float = 0.2
+    planted_rate: float = 0.6
     """Learning rate of the second phase, as a fraction of the first's peak."""
+    planted_share: float = 0.65
+    """Share of word problems in the second phase; the other skills keep their proportions."""
 
 
 Encoded = tuple[list[int], list[int]]  # prompt, solution with its end token
@@ -112,11 +114,14 @@ class _Batches:
         self.problems, self.tokenizer = problems, tokenizer
         self.recipe, self.generator = recipe, generator
         self.sources, weights = zip(*recipe.mix, strict=True)
-        self.weights = np.array(weights) / sum(weights)
+        first = np.array(weights) / sum(weights)
+        second = first * (1 - recipe.planted_share) / (1 - first[0])
+        second[0] = recipe.planted_share
+        self.weights = {False: first, True: second}
 
     def draw(self, planted: bool) -> tuple[Tensor, Tensor]:
         """Token ids and labels, (B, T); labels are -100 outside the solutions."""
-        sources = self.generator.choice(len(self.sources), size=self.recipe.batch_size, p=self.weights)
+        sources = self.generator.choice(len(self.sources), size=self.recipe.batch_size, p=self.weights[planted])
         rows = [self._row(self.sources[source], planted) for source in sources]
         width = max(len(ask) + len(solve) for ask, solve in rows)
         token_ids = torch.full((len(rows), width), special_id(self.tokenizer, PADDING))
