@@ -35,7 +35,7 @@ class Relaxation(Protocol):
         """What each component counts for in the circuit's size, in [0, 1], differentiable, (size,)."""
         ...
 
-    def after_step(self) -> None: ...
+    def after_step(self, progress: float) -> None: ...
 
     def final(self) -> Tensor:
         """Gates in [0, 1] without noise, (size,)."""
@@ -54,7 +54,8 @@ class Clamp:
         del progress
         return self.parameters
 
-    def after_step(self) -> None:
+    def after_step(self, progress: float) -> None:
+        del progress
         with torch.no_grad():
             self.parameters.clamp_(0, 1)
 
@@ -83,7 +84,7 @@ class HardConcrete:
         del progress
         return (self.parameters - self.TEMPERATURE * math.log(-self.LOW / self.HIGH)).sigmoid()
 
-    def after_step(self) -> None:
+    def after_step(self, progress: float) -> None:
         pass
 
     def final(self) -> Tensor:
@@ -94,9 +95,12 @@ class HardConcrete:
 
 
 class Annealed:
-    """Temperature from 1 down to 0.02, geometrically."""
+    """Temperature from 1 down to ``LAST``, geometrically.
 
-    LAST = 0.02
+    Parameters stay within ``REACH`` temperatures of 0: further out a sigmoid has no gradient to come back by.
+    """
+
+    LAST, REACH = 0.1, 6.0
 
     def __init__(self, size: int, initial: float, dtype: torch.dtype, device: torch.device) -> None:
         inside = min(max(initial, 0.05), 0.95)  # further out a sigmoid hardly moves
@@ -110,10 +114,10 @@ class Annealed:
     def sizes(self, progress: float) -> Tensor:
         return (self.parameters / self.LAST**progress).sigmoid()
 
-    def after_step(self) -> None:
-        """Keep parameters where the coldest sigmoid still has a gradient when they turn back."""
+    def after_step(self, progress: float) -> None:
+        reach = self.REACH * self.LAST**progress
         with torch.no_grad():
-            self.parameters.clamp_(-4, 4)
+            self.parameters.clamp_(-reach, reach)
 
     def final(self) -> Tensor:
         return (self.parameters.detach() / self.LAST).sigmoid()

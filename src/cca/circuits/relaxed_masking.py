@@ -48,7 +48,7 @@ def learn_relaxed_mask(
                 raise CcaError(f"masking: the objective became {loss.item()}; lower circuit.learning_rate")
             (relaxed.parameters.grad,) = torch.autograd.grad(loss, relaxed.parameters)
             optimiser.step()
-            relaxed.after_step()
+            relaxed.after_step(done)
             penalty.update(float(relaxed.sizes(done).detach().sum()))
             total += float(gaps.detach().sum())
             step += 1

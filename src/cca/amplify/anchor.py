@@ -1,0 +1,84 @@
+"""The KL anchor: what holds the model to its own words while the pivots pull.
+
+The mean over solution tokens of KL(base || now) on given texts (retention text, or the model's own right traces),
+times a weight, is added to the pivot objective. Its gradient is zero at the untouched model: it does not change the
+first step, and resists those after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from cca.amplify.objective import LogitObjective, Objective
+from cca.amplify.pivot_gradient import Trained, add_pivot_gradient
+from cca.engines.engine import Tokens
+from cca.errors import CcaError
+from cca.models.anatomy import Anatomy
+from cca.models.prefixes import buckets, padded
+from cca.pivots.pivot import Pivot
+
+Text = tuple[Tokens, Tokens]  # prompt, solution
+
+
+class KLAnchor:
+    """Remembers what the model says of ``texts`` when it is made. Raises CcaError without texts."""
+
+    def __init__(
+        self, model: PreTrainedModel, texts: Sequence[Text], weight: float, batch_size: int = 16
+    ) -> None:
+        texts = [text for text in texts if text[0] and text[1]]
+        if not texts:
+            raise CcaError(
+                "amplify.anchor: expected texts to hold the model to, got none; add retention sets"
+            )
+        self.model, self.weight = model, weight
+        batches = buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size)
+        self.batches = [[texts[row] for row in batch] for batch in batches]
+        self.tokens = sum(len(solution) for _, solution in texts)
+        with torch.no_grad():
+            self.base = [self._log_probabilities(batch) for batch in self.batches]
+
+    def add_gradient(self, trained: Trained) -> float:
+        """Add the gradient of weight * KL; returns weight * KL, in nats."""
+        total = 0.0
+        with trained.active():
+            for batch, base in zip(self.batches, self.base, strict=True):
+                now = self._log_probabilities(batch)
+                kl = functional.kl_div(now, base, reduction="sum", log_target=True)
+                loss = self.weight * kl / self.tokens
+                loss.backward()
+                total += float(loss.detach())
+        return total
+
+    def _log_probabilities(self, batch: Sequence[Text]) -> Tensor:
+        """(solution tokens of the batch, V), in float32 or wider."""
+        rows = [(*prompt, *solution)[:-1] for prompt, solution in batch]
+        token_ids, _ = padded(rows, self.model.device)
+        keep = torch.zeros_like(token_ids, dtype=torch.bool)
+        for row, (prompt, solution) in enumerate(batch):
+            keep[row, len(prompt) - 1 : len(prompt) - 1 + len(solution)] = True
+        # Right padding: causal attention never looks at it, so no mask is needed.
+        logits = self.model(input_ids=token_ids, use_cache=False).logits[keep]
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+
+
+def gradient_of(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    pivots: Sequence[Pivot],
+    objective: Objective | LogitObjective,
+    batch_size: int,
+    anchor: KLAnchor | None = None,
+) -> Callable[[Trained], tuple[float, float]]:
+    """What adds the gradient of the objective, and of the anchor where there is one, to what is trained."""
+
+    def add(trained: Trained) -> tuple[float, float]:
+        loss, gap = add_pivot_gradient(model, anatomy, trained, pivots, objective, batch_size)
+        return loss + (anchor.add_gradient(trained) if anchor else 0.0), gap
+
+    return add
