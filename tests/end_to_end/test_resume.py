@@ -131,6 +131,31 @@ def test_ctrl_c_twice_stops_now(world: Path, forge: Forge) -> None:
     assert_same(world, folder)
 
 
+def test_status_and_page_of_a_run_under_way(world: Path, forge: Forge) -> None:
+    folder = world / "partial"
+    assert forge.cca(*to(folder), signals=[[f"{folder}/pivots.jsonl", signal.SIGKILL]])[0] == DEAD
+    before = {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+    code, output = forge.cca("status", folder, "--json")
+    assert code == 0, output
+    status = json.loads(output)
+    assert "was killed" in status["state"]
+    assert [stage["state"] for stage in status["stages"].values()][:2] == ["done", "done"]
+    assert status["stages"]["evaluate"] == {"state": "owed", "seconds": 0}
+    assert status["stages"]["traces"]["problems"] == tiny_run.SIZES["train"]
+    assert 0 < status["stages"]["traces"]["greedy_accuracy"] < 1
+    assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
+    with RunDirectory(folder):
+        code, output = forge.cca("status", folder)
+        assert code == 0, output
+        assert f"running: process {os.getpid()} on " in output
+        code, output = forge.cca("report", folder)
+    assert code == 0, output
+    assert "stages done so far" in output
+    assert (folder / "report.html").exists()
+    assert not (folder / "report.json").exists()
+    assert "finished" in forge.cca("status", world / "out")[1]
+
+
 def test_a_second_process_is_refused_and_the_first_unharmed(world: Path, forge: Forge) -> None:
     folder = world / "twice"
     answers = forge.ask(to(folder), children=2)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cca.cli.console import console, say
+from cca.reports.formats import duration
 
 app = typer.Typer()
 
@@ -30,6 +32,40 @@ def report(where: Where) -> None:
         return
     console.print(summary_table(found))
     say(f"{folder / 'report.json'} and {folder / 'report.html'} are written")
+
+
+@app.command()
+def status(
+    where: Where, as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False
+) -> None:
+    """Which stage a run is in, what it found so far and how long it took. The run may be under way."""
+    from cca.runs.reopen import folder_of
+    from cca.runs.status import status as status_of
+
+    found = status_of(folder_of(where))
+    if as_json:
+        say(json.dumps(found, indent=2))
+        return
+    say(f"{found['run']}: {found['state']}")
+    for name, stage in found["stages"].items():
+        facts = ", ".join(
+            _fact(key, value) for key, value in stage.items() if key not in ("state", "seconds")
+        )
+        say(f"  {name:<9} {stage['state']:<10} {duration(stage['seconds']):>8}  {facts}")
+    if now := found["now"]:
+        done = "" if now.get("total") is None else f", {now.get('done')} of {now['total']}"
+        left = "" if now.get("seconds_left") is None else f", about {duration(now['seconds_left'])} left"
+        say(f"now: {now.get('what')}{done}{left}")
+    say(f"time so far: {duration(found['seconds'])}")
+    for line in (*found["notes"], *found["log"]):
+        say(f"  {line}")
+
+
+def _fact(key: str, value: object) -> str:
+    name = key.replace("_", " ")
+    if not isinstance(value, float):
+        return f"{name} {value}"
+    return f"{name} {value:.3g}" if key in ("drift", "gain_points") else f"{name} {value:.1%}"
 
 
 @app.command()

@@ -16,13 +16,13 @@ from cca.files import Row, fingerprint
 
 
 class ChunkLog:
-    """A JSONL file that grows by chunks of ``chunk`` rows; the header row says what it was made from."""
+    """A JSONL file that grows by chunks of ``chunk`` rows to ``total``; the header row says what it was made from."""
 
-    def __init__(self, path: Path, format: str, version: int, made_from: str, chunk: int) -> None:
-        self.path, self.chunk = path, chunk
-        self.header = {"format": format, "version": version, "made_from": made_from}
+    def __init__(self, path: Path, format: str, version: int, made_from: str, chunk: int, total: int) -> None:
+        self.path, self.chunk, self.total = path, chunk, total
+        self.header = {"format": format, "version": version, "made_from": made_from, "rows": total}
 
-    def rows(self, total: int) -> list[Row]:
+    def rows(self) -> list[Row]:
         """The rows of whole chunks (all of them once ``total`` are there); what is left of a torn chunk is cut off.
 
         Raises CcaError for a log made from something else, and for one that is damaged.
@@ -36,9 +36,9 @@ class ChunkLog:
                 f"{self.path}: was made from other data or by another version; delete it to make it again"
             )
         rows = _sound_rows(lines[1:])
-        if len(rows) > total or len(lines) - 1 - len(rows) > self.chunk:
+        if len(rows) > self.total or len(lines) - 1 - len(rows) > self.chunk:
             raise CcaError(f"{self.path}, line {len(rows) + 2}: is damaged; delete the file to make it again")
-        kept = len(rows) if len(rows) == total else len(rows) // self.chunk * self.chunk
+        kept = len(rows) if len(rows) == self.total else len(rows) // self.chunk * self.chunk
         end = sum(len(line) + 1 for line in lines[: kept + 1])
         if end < len(data):
             os.truncate(self.path, end)
@@ -54,6 +54,16 @@ class ChunkLog:
             return json.loads(line) == self.header
         except (ValueError, RecursionError):
             return False
+
+
+def rows_so_far(path: Path) -> tuple[list[Row], int | None]:
+    """The sound rows of a log that another process may be writing, and how many it is to have; it is left as it is."""
+    header, *lines = (path.read_bytes() if path.exists() else b"").split(b"\n")[:-1] or [b"{}"]
+    try:
+        total = json.loads(header).get("rows")
+    except (ValueError, RecursionError, AttributeError):
+        total = None
+    return _sound_rows(lines), total if type(total) is int else None
 
 
 def append_lines(path: Path, lines: Sequence[str]) -> None:

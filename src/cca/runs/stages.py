@@ -41,8 +41,8 @@ def traces(session: Session) -> list[list[Trace]]:
     settings = session.config.traces
     problems = _training_problems(session)
     path, made_from = session.folder / "traces.jsonl", session.made_from("traces")
-    log = ChunkLog(path, TRACES, TRACES_VERSION, made_from, settings.chunk)
-    rows = log.rows(len(problems))
+    log = ChunkLog(path, TRACES, TRACES_VERSION, made_from, settings.chunk, len(problems))
+    rows = log.rows()
     if len(rows) < len(problems):
         wanted = TraceSettings(
             samples=settings.samples,
@@ -63,7 +63,7 @@ def traces(session: Session) -> list[list[Trace]]:
                     [{"problem": own[0].problem, "traces": [trace.to_row() for trace in own]} for own in made]
                 )
                 session.chunk_done()
-        rows = log.rows(len(problems))
+        rows = log.rows()
     loaded = read_traces(path, rows)
     _check_pairable(session, loaded)
     return loaded
@@ -95,8 +95,8 @@ def pivots(session: Session) -> list[Pivot]:
 def _find_pivots(session: Session, pairs: Sequence[Pair], made_from: str) -> list[Pivot]:
     """The pivots of ``pairs``, at most as many as asked for, found chunk by chunk."""
     chunk, most = session.config.traces.chunk, session.config.pivots.most
-    log = ChunkLog(session.folder / PIVOTS_LOG, "cca.pivots-log", 1, made_from, chunk)
-    rows = log.rows(len(pairs))
+    log = ChunkLog(session.folder / PIVOTS_LOG, "cca.pivots-log", 1, made_from, chunk, len(pairs))
+    rows = log.rows()
     found = [Pivot.from_row(row["pivot"]) for row in rows if row["pivot"] is not None]
     with session.timed("pivots"), session.narrator.work("pivots", len(pairs)) as progress:
         progress(len(rows))

@@ -1,0 +1,137 @@
+"""Where a run stands, from its files alone: no lock is taken, no model is loaded, and the run may be under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cca.circuits.circuit import load_circuit
+from cca.errors import CcaError
+from cca.files import Row, read_json, read_sealed
+from cca.pivots.pivot import load_pivots
+from cca.pivots.traces import opposite
+from cca.runs.accounts import FILE as TIMING
+from cca.runs.accounts import Account, read_accounts
+from cca.runs.amplifying import AMPLIFY
+from cca.runs.chunk_log import rows_so_far
+from cca.runs.dependence import PIVOTS_LOG, STAGES
+from cca.runs.directory import RunDirectory
+from cca.runs.evaluating import FORMAT as EVALUATION
+from cca.runs.journal import LOG, STANDING
+from cca.runs.owner import Owner
+from cca.runs.stages import read_traces
+
+LAST_LINES = 3
+
+
+def status(folder: Path) -> Row:
+    """``state``, ``now`` (the work under way), ``stages`` with what each found, ``seconds`` so far, ``log``.
+
+    Raises CcaError for a folder that is no run's, and for a damaged file.
+    """
+    manifest = RunDirectory(folder).manifest()
+    accounts = read_accounts(folder / TIMING)
+    stages = {name: _stage(folder, name, accounts) for name in STAGES}
+    finished = all(stage["state"] == "done" for stage in stages.values())
+    state, alive = _state(folder, finished)
+    return {
+        "run": str(folder),
+        "model": manifest["config"].get("model"),
+        "created": manifest.get("created"),
+        "state": state,
+        "now": _now(folder) if alive else None,
+        "stages": stages,
+        "seconds": sum(account["seconds"] for account in accounts.values()),
+        "notes": manifest.get("notes", []),
+        "log": _log(folder / LOG),
+    }
+
+
+def _state(folder: Path, finished: bool) -> tuple[str, bool]:
+    """What the run is doing, in words, and whether somebody may be at it."""
+    owner = Owner.of(folder)
+    if owner is None:
+        return ("finished" if finished else "stopped; `cca run` goes on"), False
+    match owner.alive:
+        case True:
+            return f"running: {owner}", True
+        case False:
+            return f"stopped: {owner} was killed; `cca run` goes on", False
+    return f"held by {owner} (another machine: whether it lives cannot be told from here)", True
+
+
+def _stage(folder: Path, name: str, accounts: dict[str, Account]) -> Row:
+    stage = STAGES[name]
+    found = FINDINGS[name](folder) if any((folder / file).exists() for file in stage.says) else {}
+    done = all((folder / file).exists() for file in stage.files) and found.get("problems") == found.get("of")
+    own = [
+        accounts[part] for part in (name, *(["controls"] if name == "evaluate" else [])) if part in accounts
+    ]
+    state = "done" if done else "under way" if found or own else "owed"
+    return {"state": state, "seconds": sum(account["seconds"] for account in own), **found}
+
+
+def _traces(folder: Path) -> Row:
+    path = folder / "traces.jsonl"
+    rows, total = rows_so_far(path)
+    traces = read_traces(path, rows)
+    right = sum(own[0].right for own in traces) / max(1, len(traces))
+    paired = sum(opposite(own) is not None for own in traces)
+    return {"problems": len(traces), "of": total, "greedy_accuracy": right, "paired": paired}
+
+
+def _pivots(folder: Path) -> Row:
+    if (folder / "pivots.jsonl").exists():
+        return {"pivots": len(load_pivots(folder / "pivots.jsonl"))}
+    rows, total = rows_so_far(folder / PIVOTS_LOG)
+    return {"pivots": sum(row.get("pivot") is not None for row in rows), "pairs": len(rows), "of": total}
+
+
+def _circuit(folder: Path) -> Row:
+    circuit = load_circuit(folder / "circuit.jsonl")
+    return {"components": len(circuit), "method": circuit.method}
+
+
+def _amplify(folder: Path) -> Row:
+    summary = read_sealed(folder / "amplify.json", AMPLIFY, 1)
+    try:
+        by_step = {record["step"]: record["validation"]["accuracy"] for record in summary["history"]}
+        best = summary["best_step"]
+        return {"best_step": best, "validation_before": by_step[0], "validation_after": by_step[best]}
+    except (KeyError, TypeError) as error:
+        raise CcaError(f"{folder / 'amplify.json'}: expected a history of steps; {error!r}") from error
+
+
+def _evaluate(folder: Path) -> Row:
+    measured = read_sealed(folder / "evaluation.json", EVALUATION, 1)
+    try:
+        accuracies = {name: measured[name]["accuracy"] for name in ("base", "patched")}
+        return {**accuracies, "gain_points": measured["gain"]["points"], "drift": measured["drift"]["kl"]}
+    except (KeyError, TypeError) as error:
+        raise CcaError(
+            f"{folder / 'evaluation.json'}: expected base, patched, gain and drift; {error!r}"
+        ) from error
+
+
+FINDINGS: dict[str, Callable[[Path], Row]] = {
+    "traces": _traces,
+    "pivots": _pivots,
+    "circuit": _circuit,
+    "amplify": _amplify,
+    "evaluate": _evaluate,
+}
+
+
+def _now(folder: Path) -> dict[str, Any] | None:
+    try:
+        standing = read_json(folder / STANDING)
+    except CcaError:
+        return None
+    return standing if isinstance(standing, dict) else None
+
+
+def _log(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    return path.read_bytes().decode("utf-8", "replace").splitlines()[-LAST_LINES:]
