@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
+from cca.amplify.addition import nearest_reachable
 from cca.amplify.patch import Patch
 from cca.amplify.update import Amplified, StepRecord, UpdateSettings, amplify
 from cca.circuits.circuit import Circuit
@@ -12,7 +13,9 @@ from cca.files import Row
 from cca.models.out_of_memory import halving
 from cca.pivots.pivot import Pivot
 from cca.runs.directory import without_out
+from cca.runs.objectives import special_gradient
 from cca.runs.session import Session
+from cca.runs.spared import spared_texts
 from cca.runs.validating import Validator
 
 AMPLIFY = "cca.amplify"
@@ -32,7 +35,10 @@ def run_amplify(
 
         def attempt(batch_size: int) -> Amplified:
             sized = replace(wanted, batch_size=batch_size)
-            return amplify(session.model, session.anatomy, circuit, pivots, sized, validator, told)
+            special = special_gradient(
+                session.model, session.anatomy, pivots, settings, lambda: spared_texts(session), batch_size
+            )
+            return amplify(session.model, session.anatomy, circuit, pivots, sized, validator, told, special)
 
         # From the first step again when memory ran out: a step over all pivots is the same whatever the batch,
         # and steps that were validated are not validated again.
@@ -55,8 +61,9 @@ def _broken_off(amplified: Amplified, settings: UpdateSettings) -> str | None:
 def make_patch(session: Session, circuit: Circuit, amplified: Amplified) -> Patch:
     trained = amplified.trained
     edits = [
-        (name, axis, trained.rows[name, axis].indices, trained.before[name, axis], after)
+        (name, axis, trained.rows[name, axis].indices, trained.before[name, axis], reachable)
         for (name, axis), after in amplified.rows.items()
+        for reachable in [nearest_reachable(trained.before[name, axis], after)]  # adapters add; see addition.py
     ]
     made_by = {"config": without_out(session.config), "best_step": amplified.best_step}
     return Patch.from_edits(

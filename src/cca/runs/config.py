@@ -11,20 +11,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from cca.circuits.size import Size
 from cca.errors import CcaError
 from cca.problems.specification import SHAPES, TaskSpec
 from cca.problems.specification import TaskFiles as TaskFiles
+from cca.runs.circuit_config import CircuitConfig
 from cca.runs.presets import PRESETS
+from cca.runs.section import Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
-
-
-class TracesConfig(_Section):
+class TracesConfig(Section):
     samples: int = Field(default=10, ge=1)
     """Sampled traces a problem at most; sampling stops at the first whose verdict differs from the greedy one's."""
     temperature_when_right: float = Field(default=1.2, gt=0)
@@ -41,82 +38,50 @@ class TracesConfig(_Section):
     """Train only on templates the base does below this accuracy on (paper: 0.8); by default on all."""
 
 
-class PivotsConfig(_Section):
+class PivotsConfig(Section):
     method: Literal["branching", "first-difference"] = "branching"
     """How the pivot between two traces is found."""
     most: int | None = Field(default=None, ge=1)
     """Use at most this many pivots, the first in the order of the problems."""
 
 
-class CircuitConfig(_Section):
-    localiser: Literal["attribution", "dcm", "random", "all", "file"] = "attribution"
-    """What picks the components."""
-    sign: Literal["absolute", "signed"] = "absolute"
-    """attribution: rank by the size of the gate gradient, or by the gradient itself."""
-    kinds: tuple[Literal["q", "k", "v", "neuron"], ...] = ("neuron",)
-    """attribution, random: kinds of components to choose from."""
-    size: str | int = "0.5% of parameters"
-    """attribution, random: a number of components, 'N% of components' or 'N% of parameters'."""
-
-    @field_validator("size")
-    @classmethod
-    def _readable(cls, size: str | int) -> str | int:
-        Size.parse(size)
-        return size
-
-    file: Path | None = None
-    """file: a circuit file to use as it is."""
-    gate: Literal["double", "amplify", "ablate"] = "double"
-    """dcm: what a gate value m does to an activation: 2m, 1+m or m."""
-    learning_rate: float = Field(default=5e-3, gt=0)
-    """dcm: Adam's learning rate."""
-    decay_every: int = Field(default=5, ge=1)
-    """dcm: epochs between two decays of the learning rate."""
-    decay: float = Field(default=0.9, gt=0, le=1)
-    """dcm: factor of each decay."""
-    epochs: int = Field(default=50, ge=1)
-    """dcm: passes over the pivots."""
-    batch_size: int = Field(default=8, ge=1)
-    """dcm: pivots a step."""
-    penalty: float = Field(default=0.01, ge=0)
-    """dcm: L1 coefficient on the gates (paper: swept from 1e-4 to 1e-1)."""
-    initial: float = Field(default=1.0, ge=0, le=1)
-    """dcm: gate value to start from."""
-    threshold: float = Field(default=0.5, ge=0, lt=1)
-    """dcm: a gate above it puts its component into the circuit."""
-
-
-class BudgetConfig(_Section):
+class BudgetConfig(Section):
     points: float = Field(default=1.0, ge=0)
     """A step may lose at most this many points on any retention set's validation half."""
-    drift: float = Field(default=3e-5, gt=0)
+    drift: float = Field(default=4e-5, gt=0)
     """A step may drift at most this many nats a token on the retention sets' validation halves."""
 
 
-class AmplifyConfig(_Section):
-    objective: Literal["softplus", "logit-gap"] = "softplus"
-    """What the steps minimise, of each pivot's logit gap."""
+class AmplifyConfig(Section):
+    objective: Literal["softplus", "logit-gap", "cross-entropy", "dpo"] = "softplus"
+    """What the steps minimise: of each logit gap, of the desired token alone, or of the gap against the base's."""
+    beta: float = Field(default=1.0, gt=0)
+    """dpo: how sharply the gap counts against the base's."""
+    anchor: float = Field(default=0.0, ge=0)
+    """Weight of the token KL from the base added to the objective, on half of the guarding retention problems."""
     optimiser: Literal["gradient-descent", "adam"] = "gradient-descent"
     """How the rows move."""
     rows: Literal["paper", "full", "up"] = "paper"
     """paper: q/k/v and up rows; full: also gate rows, down and o columns; up: up rows alone."""
     steps: int = Field(default=40, ge=1)
     """Most steps to take."""
-    predicted_change: float | None = Field(default=0.05, gt=0)
+    predicted_change: float | None = Field(default=0.1, gt=0)
     """gradient-descent: size the first step to lower the mean objective by this much, and keep its coefficient."""
     coefficient: float | None = Field(default=None, gt=0)
     """A fixed step coefficient (paper: 1e-4), or Adam's learning rate."""
     validate_at: tuple[int, ...] = ()
     """Steps to validate at; empty means every step."""
-    patience: int = Field(default=4, ge=1)
+    patience: int = Field(default=5, ge=1)
     """Stop after this many validations that bring no better step."""
     batch_size: int = Field(default=32, ge=1)
     """Pivots a forward and backward pass; the step is always over all pivots."""
+    gradient_checkpointing: bool = False
+    """Keep no activations inside layers: less memory, about a third more time a step."""
     budget: BudgetConfig = BudgetConfig()
     """What an accepted step may cost elsewhere."""
 
 
-class LmEvalConfig(_Section):
+class LmEvalConfig(Section):
     include_path: Path | None = None
     """A folder of task files of your own, beside lm-evaluation-harness's."""
     limit: int | None = Field(default=None, ge=1)
@@ -129,14 +94,14 @@ class LmEvalConfig(_Section):
     """Put requests through the tokenizer's chat template."""
 
 
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     lm_eval: LmEvalConfig = LmEvalConfig()
     """How the retention entries lm_eval:TASK are run."""
     random_controls: int = Field(default=1, ge=0)
     """Random circuits of equal size and mix, amplified and evaluated the same way."""
 
 
-class Config(_Section):
+class Config(Section):
     model: str
     """Hub id or local folder of the base model; 'tinymath' is the bundled one."""
     task: TaskSpec
@@ -280,12 +245,11 @@ def describe(section: type[BaseModel], indent: str = "") -> str:
                 lines.append(f"{indent}# {field.description}")
             lines += [f"{indent}{name}:", describe(annotation, indent + "  ")]
             continue
-        default = (
-            "(required)"
-            if field.is_required()
-            else yaml.safe_dump(_plain(field.get_default(call_default_factory=True))).splitlines()[0]
-        )
-        lines += [f"{indent}# {field.description}", f"{indent}{name}: {default}"]
+        shown = "(required)"
+        if not field.is_required():
+            default = _plain(field.get_default(call_default_factory=True))
+            shown = yaml.safe_dump(default, default_flow_style=True).splitlines()[0]
+        lines += [f"{indent}# {field.description}", f"{indent}{name}: {shown}"]
         if name == "task":
             lines += [f"# {line}" for shape in SHAPES.values() for line in _or_mapping(shape)]
     return "\n".join(lines)

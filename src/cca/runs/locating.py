@@ -10,18 +10,25 @@ import torch
 from cca.circuits.attribution import attribution_circuit, gate_gradient
 from cca.circuits.circuit import Circuit, load_circuit
 from cca.circuits.controls import random_circuit, whole_model
+from cca.circuits.localisers import Choice, Site
+from cca.circuits.localisers import locate as locate_by_name
 from cca.circuits.masking import Mask, MaskSettings, learn_mask
 from cca.circuits.size import Size
 from cca.errors import CcaError
 from cca.models.out_of_memory import halving
 from cca.pivots.pivot import Pivot
+from cca.runs.config import CircuitConfig
 from cca.runs.session import Session
+from cca.runs.spared import spared_texts
 
 ATTRIBUTION_BATCH = 32
 
 
 def locate(session: Session, pivots: Sequence[Pivot]) -> Circuit:
-    settings, anatomy, rows = session.config.circuit, session.anatomy, session.config.amplify.rows
+    settings, anatomy, rows = settled(session.config.circuit, session), session.anatomy, session.config.amplify.rows
+    special = settings.relaxation != "clamp" or settings.penalty_for != "coefficient"
+    if settings.localiser not in ("attribution", "dcm", "file", "all", "random") or special:
+        return _located(session, pivots, settings)
     match settings.localiser:
         case "dcm":
             return _learned(session, pivots)
@@ -46,6 +53,28 @@ def locate(session: Session, pivots: Sequence[Pivot]) -> Circuit:
             session.note,
         )
     return attribution_circuit(gradient, anatomy, settings.sign, settings.kinds, size, rows)
+
+
+def settled(settings: CircuitConfig, session: Session) -> CircuitConfig:
+    """The settings with ``auto`` made out: sparing other skills takes text of other skills."""
+    if settings.localiser != "auto":
+        return settings
+    return settings.model_copy(update={"localiser": "selective" if session.task.retention else "attribution"})
+
+
+def _located(session: Session, pivots: Sequence[Pivot], settings: CircuitConfig) -> Circuit:
+    """By the localisers that need no more than a `Site`."""
+    what = f"circuit: {settings.localiser}"
+
+    def attempt(batch_size: int) -> Circuit:
+        site = Site(
+            session.model, session.anatomy, pivots, spared_texts(session),
+            session.config.amplify.rows, session.config.seed, batch_size,
+        )  # fmt: skip
+        return locate_by_name(site, Choice.of(settings))
+
+    with session.narrator.work(what, None):
+        return halving(what, ATTRIBUTION_BATCH, attempt, session.note)
 
 
 def _learned(session: Session, pivots: Sequence[Pivot]) -> Circuit:
