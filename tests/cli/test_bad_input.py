@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny_world
 import torch
 import yaml
 
+import tiny_world
 from cca.amplify.patch import Patch
 from cca.amplify.patch_file import save_patch
 from cca.cli.main import main
@@ -78,7 +78,9 @@ def test_unknown_key(cca: Command, config: dict[str, object], tmp_path: Path) ->
 
 
 def test_bad_values(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
-    refused(cca, {**config, "traces": {"samples": 0}}, tmp_path, "traces.samples", "greater than or equal to 1")
+    refused(
+        cca, {**config, "traces": {"samples": 0}}, tmp_path, "traces.samples", "greater than or equal to 1"
+    )
     refused(cca, {**config, "preset": "papr"}, tmp_path, "preset", "paper")
     refused(cca, {**config, "task": "gsm9k"}, tmp_path, "gsm9k")
     refused(cca, {**config, "circuit": {"size": "lots"}}, tmp_path, "size", "lots")
@@ -87,7 +89,9 @@ def test_bad_values(cca: Command, config: dict[str, object], tmp_path: Path) -> 
 
 def test_problem_files(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
     task = dict(config["task"])  # type: ignore[call-overload]
-    refused(cca, {**config, "task": {**task, "train": "nowhere.jsonl"}}, tmp_path, "nowhere.jsonl", "no such file")
+    refused(
+        cca, {**config, "task": {**task, "train": "nowhere.jsonl"}}, tmp_path, "nowhere.jsonl", "no such file"
+    )
 
     broken = tmp_path / "broken.jsonl"
     broken.write_text(json.dumps(rows(1)[0]) + '\n{"id": "x", "prompt": \n')
@@ -97,11 +101,18 @@ def test_problem_files(cca: Command, config: dict[str, object], tmp_path: Path) 
     refused(cca, {**config, "task": {**task, "test": twice}}, tmp_path, "twice.jsonl, line 3", "p0")
 
     empty = write(tmp_path / "empty.jsonl", [])
-    refused(cca, {**config, "task": {**task, "validation": empty}}, tmp_path, "empty.jsonl", "at least one problem")
+    refused(
+        cca,
+        {**config, "task": {**task, "validation": empty}},
+        tmp_path,
+        "empty.jsonl",
+        "at least one problem",
+    )
 
 
 def test_gold_answer_the_judge_cannot_read(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
-    task = {**dict(config["task"]), "train": write(tmp_path / "words.jsonl", rows(3, "many"))}  # type: ignore[call-overload]
+    words = write(tmp_path / "words.jsonl", rows(3, "many"))
+    task = {**dict(config["task"]), "train": words}  # type: ignore[call-overload]
     refused(cca, {**config, "task": task, "judge": "number"}, tmp_path, "train", "p0", "many")
 
 
@@ -126,14 +137,21 @@ def test_everything_is_right(cca: Command, config: dict[str, object], tmp_path: 
         row["answer"] = codec.decode(completion.token_ids)
     task = {**dict(config["task"]), "train": write(tmp_path / "easy.jsonl", problems)}  # type: ignore[call-overload]
     refused(
-        cca, {**config, "task": task, "judge": "exact"}, tmp_path, "nothing to pair", "accuracy is 100.0%", "harder task"
+        cca,
+        {**config, "task": task, "judge": "exact"},
+        tmp_path,
+        "nothing to pair",
+        "accuracy is 100.0%",
+        "harder task",
     )
 
 
 def test_folder_of_another_run(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
     refused(cca, config, tmp_path, "nothing to pair")  # leaves a run folder behind
     kept = (tmp_path / "run" / "traces.jsonl").read_bytes()
-    refused(cca, {**config, "seed": 7, "traces": {"max_new_tokens": 5}}, tmp_path, "seed", "traces.max_new_tokens")
+    refused(
+        cca, {**config, "seed": 7, "traces": {"max_new_tokens": 5}}, tmp_path, "seed", "traces.max_new_tokens"
+    )
     assert (tmp_path / "run" / "traces.jsonl").read_bytes() == kept
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -148,7 +166,7 @@ def test_folder_in_use(cca: Command, config: dict[str, object], tmp_path: Path) 
         refused(cca, config, tmp_path, "in use by process")
 
 
-def test_patch_on_another_base(cca: Command, tmp_path: Path, model_folder: Path) -> None:
+def test_patch_on_another_base(cca: Command, tmp_path: Path) -> None:
     model = tiny_world.model(dtype=torch.float32)
     name = "model.layers.0.mlp.up_proj.weight"
     before = get_rows(model.get_parameter(name).detach(), 0, torch.tensor([1]))
@@ -158,7 +176,12 @@ def test_patch_on_another_base(cca: Command, tmp_path: Path, model_folder: Path)
         model.get_parameter(name)[1] += 1e-3
     model.save_pretrained(tmp_path / "other")
     code, error = cca(
-        "patch", "apply", str(tmp_path / "other"), str(tmp_path / "patch.safetensors"), "--out", str(tmp_path / "out")
+        "patch",
+        "apply",
+        str(tmp_path / "other"),
+        str(tmp_path / "patch.safetensors"),
+        "--out",
+        str(tmp_path / "out"),
     )
     assert code == 2
     assert name in error

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-import tiny_world
 import torch
 
+import tiny_world
 from cca.engines.engine import Request, request_seed
 from cca.engines.hf import HFEngine, context_length
 from cca.errors import CcaError
@@ -40,7 +40,9 @@ def test_sampling_follows_the_softmax() -> None:
     model = tiny_world.model()
     (prompt,) = prompts(1)
     draws = 4000
-    completions = HFEngine(model, batch_size=1000).complete([Request(prompt, 1.0, i) for i in range(draws)], 1)
+    completions = HFEngine(model, batch_size=1000).complete(
+        [Request(prompt, 1.0, i) for i in range(draws)], 1
+    )
     counts = torch.bincount(torch.tensor([c.token_ids[0] for c in completions]), minlength=64)
     expected = model(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(-1)
     error = (counts / draws - expected).abs().max()
@@ -49,7 +51,9 @@ def test_sampling_follows_the_softmax() -> None:
 
 def test_greedy_paths_are_the_argmaxes_along_a_text() -> None:
     model = tiny_world.model()
-    texts = [(p, tuple(int(t) for t in torch.randint(3, 64, (n,)))) for n, p in enumerate(prompts(5), start=1)]
+    texts = [
+        (p, tuple(int(t) for t in torch.randint(3, 64, (n,)))) for n, p in enumerate(prompts(5), start=1)
+    ]
     for (prompt, text), path in zip(texts, HFEngine(model, batch_size=2).greedy_paths(texts), strict=True):
         logits = model(input_ids=torch.tensor([prompt + text])).logits[0]
         assert path.token_ids == tuple(logits[len(prompt) - 1 : -1].argmax(-1).tolist())
@@ -59,7 +63,8 @@ def test_greedy_paths_are_the_argmaxes_along_a_text() -> None:
 
 def test_the_stop_rule_ends_a_text() -> None:
     model = tiny_world.model()
-    (completion,) = HFEngine(model).complete([Request(prompts(1)[0], 1.0, 5)], 40, stop=lambda text: len(text) >= 8)
+    request = Request(prompts(1)[0], 1.0, 5)
+    (completion,) = HFEngine(model).complete([request], 40, stop=lambda text: len(text) >= 8)
     assert completion.finished
     assert len(completion.token_ids) <= 8
 
@@ -71,5 +76,6 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
 
 
 def test_seeds_depend_on_every_part() -> None:
-    assert len({request_seed(0, "a", 1), request_seed(1, "a", 1), request_seed(0, "b", 1), request_seed(0, "a", 2)}) == 4
+    parts = [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2)]
+    assert len({request_seed(*part) for part in parts}) == 4
     assert request_seed(0, "a", 1) == request_seed(0, "a", 1) < 2**63

@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_world
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+import tiny_world
 from cca.errors import CcaError
 from cca.models.loading import Codec, load_model, model_fingerprint
 

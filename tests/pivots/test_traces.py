@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import tiny_world
-
 from cca.engines.hf import HFEngine
 from cca.pivots.pivot import first_difference
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces

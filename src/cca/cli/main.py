@@ -30,7 +30,7 @@ Where = Annotated[Path, typer.Argument(help="A run folder, or the run.yaml of a 
 
 
 DEMO_DRIFT = 4e-4
-"""tinymath's wrong moves were planted four times as often as not, so undoing them moves more than the default allows."""
+"""tinymath makes its wrong moves four times out of five: undoing that moves more than the default budget allows."""
 
 
 @app.command()
@@ -40,7 +40,12 @@ def demo(
     """The bundled model, the whole pipeline, minutes on a laptop CPU."""
     from cca.runs.config import config_of
 
-    given = {"model": "tinymath", "task": "tinymath", "out": str(out), "amplify": {"budget": {"drift": DEMO_DRIFT}}}
+    given = {
+        "model": "tinymath",
+        "task": "tinymath",
+        "out": str(out),
+        "amplify": {"budget": {"drift": DEMO_DRIFT}},
+    }
     _run(config_of(given, overrides or []))
 
 

@@ -5,8 +5,8 @@ Walk the sampled trace y. At the first k where the verdict of the greedy complet
 
 The published code completes every prefix. That is not needed:
 
-1. While y follows the greedy completion of ``y[:j]``, the completions of ``y[:j]`` ... ``y[:k]`` are one text. So only the
-   positions where y leaves it can be pivots: complete ``y[:k+1]`` at the first difference k, and go on from there.
+1. While y follows the greedy completion of ``y[:j]``, the completions of ``y[:j]`` ... ``y[:k]`` are one text. So only
+   the positions where y leaves it can be pivots: complete ``y[:k+1]`` at the first difference k, and go on from there.
 2. Once y follows the greedy path to its end, the completion is y itself, whose verdict is known. One teacher-forced
    forward tells where that begins; where a lead of the greedy token is so small that batching could flip it, the
    completion is generated all the same.

@@ -18,7 +18,7 @@ FORMAT, VERSION = "cca.pivots", 1
 
 @dataclass(frozen=True)
 class Pivot:
-    """After ``prompt`` and ``prefix`` (token ids), ``desired`` leads to a right answer, ``undesired`` to a wrong one."""
+    """After ``prompt`` and ``prefix`` (token ids) ``desired`` leads to a right answer, ``undesired`` to a wrong one."""
 
     problem: str
     template: str

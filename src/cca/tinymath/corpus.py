@@ -4,7 +4,7 @@ Every template carries one planted move with the share of training solutions tha
 or places), low in the others. A model trained on them knows the skill but often follows the wrong move, and where the
 right and the wrong solution part is the true pivot.
 
-One question in ten, by a hash of its text, is reserved: it never enters training, and all problems of the `tinymath` task are
+One question in ten, by a hash of its text, is reserved: it never enters training, and all problems of the task are
 such questions.
 """
 

@@ -4,8 +4,8 @@
 2. A short second phase with the planted wrong moves: the model goes on knowing the skill, and learns to follow the
    wrong move about as often as its texts do.
 
-Hidden matrices train with Muon, the rest with AdamW; only answers carry loss. One thread, so that the order of additions,
-and with it the weights, does not depend on how many cores there are: about 35 minutes.
+Hidden matrices train with Muon, the rest with AdamW; only answers carry loss. One thread, so that the order of
+additions, and with it the weights, does not depend on how many cores there are: about 40 minutes.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ class _Batches:
 
     def draw(self, planted: bool) -> tuple[Tensor, Tensor]:
         """Token ids and labels, (B, T); labels are -100 outside the solutions."""
-        sources = self.generator.choice(len(self.sources), size=self.recipe.batch_size, p=self.weights[planted])
+        sources = self.generator.choice(
+            len(self.sources), size=self.recipe.batch_size, p=self.weights[planted]
+        )
         rows = [self._row(self.sources[source], planted) for source in sources]
         width = max(len(ask) + len(solve) for ask, solve in rows)
         token_ids = torch.full((len(rows), width), special_id(self.tokenizer, PADDING))
