@@ -74,11 +74,14 @@ def gradient_of(
     objective: Objective | LogitObjective,
     batch_size: int,
     anchor: KLAnchor | None = None,
+    checkpointing: bool = False,
 ) -> Callable[[Trained], tuple[float, float]]:
     """What adds the gradient of the objective, and of the anchor where there is one, to what is trained."""
 
     def add(trained: Trained) -> tuple[float, float]:
-        loss, gap = add_pivot_gradient(model, anatomy, trained, pivots, objective, batch_size)
+        loss, gap = add_pivot_gradient(
+            model, anatomy, trained, pivots, objective, batch_size, checkpointing=checkpointing
+        )
         return loss + (anchor.add_gradient(trained) if anchor else 0.0), gap
 
     return add

@@ -13,7 +13,7 @@ from cca.models.anatomy import Anatomy
 from cca.pivots.pivot import Pivot
 
 
-class _AsItIs:
+class AsItIs:
     """What is trained is part of the model already."""
 
     @contextmanager
@@ -25,4 +25,4 @@ def add_gradient_of_pivots(
     model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], name: str, batch_size: int
 ) -> tuple[float, float]:
     """Add the gradient of the mean objective to every parameter that asks; returns (objective, mean logit gap)."""
-    return add_pivot_gradient(model, anatomy, _AsItIs(), pivots, objective(name), batch_size)
+    return add_pivot_gradient(model, anatomy, AsItIs(), pivots, objective(name), batch_size)

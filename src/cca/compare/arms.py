@@ -15,7 +15,7 @@ from typing import Any
 from cca.amplify.update import StepRecord, UpdateSettings, amplify
 from cca.baselines.finetune import unfrozen
 from cca.baselines.lora import lora
-from cca.baselines.pivots import add_gradient_of_pivots
+from cca.baselines.pivots import AsItIs, add_gradient_of_pivots
 from cca.baselines.scaling import scaled, scaled_rows
 from cca.baselines.settings import BaselineSettings, baseline_settings
 from cca.baselines.texts import TrainingText, batches, completion_loss, gold_texts, own_right_texts
@@ -32,6 +32,7 @@ from cca.models.weight_rows import row_shape
 from cca.pivots.pivot import Pivot
 from cca.runs import stages
 from cca.runs.config import Config
+from cca.runs.objectives import AddGradient, special_gradient
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ class ArmRun:
         wanted = UpdateSettings(
             **{f.name: getattr(settings, f.name) for f in fields(UpdateSettings) if hasattr(settings, f.name)}
         )
+        special = self._special_gradient(pivots)
         self._starts(sum(len(pivot.tokens) for pivot in pivots))
         done = amplify(
             session.model, session.anatomy, located.circuit, pivots, wanted, judge,
-            on_step=lambda record: self._step(record, judge),
+            on_step=lambda record: self._step(record, judge), add_gradient=special,
         )  # fmt: skip
         return self._finish(judge, pivots) | {
             "circuit": self._circuit(located.circuit),
@@ -193,8 +195,22 @@ class ArmRun:
     def _pivot_gradient(self, pivots: list[Pivot]) -> Callable[[], tuple[float, float | None]]:
         self.step_tokens = sum(len(pivot.tokens) for pivot in pivots)
         settings = self.run.amplify
+        special = self._special_gradient(pivots)
+        if special is not None:
+            return lambda: special(AsItIs())
         return lambda: add_gradient_of_pivots(
             self.session.model, self.session.anatomy, pivots, settings.objective, settings.batch_size
+        )
+
+    def _special_gradient(self, pivots: list[Pivot]) -> AddGradient | None:
+        settings = self.run.amplify
+        return special_gradient(
+            self.session.model,
+            self.session.anatomy,
+            pivots,
+            settings,
+            lambda: self.bench.spared,
+            settings.batch_size,
         )
 
 

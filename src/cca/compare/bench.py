@@ -21,13 +21,14 @@ from cca.compare.grid import Arm, CompareConfig
 from cca.compare.judging import Yardstick
 from cca.compare.testing import Tested
 from cca.engines.engine import request_seed
-from cca.evaluation.retention import solution_texts
 from cca.files import fingerprint, read_json, write_json
 from cca.pivots.pivot import Pivot
 from cca.runs import stages
 from cca.runs.config import Config
+from cca.runs.locating import settled
 from cca.runs.opening import open_session
 from cca.runs.session import Session
+from cca.runs.spared import spared_texts
 
 CONTROLS = {"random": random_circuit, "random-layers": random_circuit_by_layer}
 
@@ -62,9 +63,8 @@ class Bench:
 
     @cached_property
     def spared(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Text of other skills that localisers may spare, as tokens."""
-        problems = [problem for own in self.yardstick.spared.values() for problem in own]
-        return [(text.prompt, text.solution) for text in solution_texts(problems, self.session.grader)]
+        """Text of other skills that localisers and anchors may spare, as tokens."""
+        return spared_texts(self.session)
 
     def pivots(self, run: Config, arm: Arm) -> list[Pivot]:
         """The pivots of an arm: all that its method found, or a nested draw of them."""
@@ -76,15 +76,15 @@ class Bench:
 
     def circuit(self, run: Config, pivots: Sequence[Pivot]) -> Located:
         """The circuit of an arm, from its file when it was located before."""
-        made_from = fingerprint(
-            [run.circuit.model_dump(mode="json"), run.amplify.rows, run.seed, [p.to_row() for p in pivots]]
-        )
+        settings = settled(run.circuit, self.session)
+        known = settings.model_dump(mode="json")
+        made_from = fingerprint([known, run.amplify.rows, run.seed, [p.to_row() for p in pivots]])
         path = self.session.folder / "circuits" / f"{made_from}.jsonl"
         seconds = path.with_suffix(".json")
         if not seconds.exists():
             began = time.perf_counter()
-            with self.session.narrator.work(f"locating: {run.circuit.localiser}", None):
-                found = locate(self._site(run, pivots), Choice.of(run.circuit))
+            with self.session.narrator.work(f"locating: {settings.localiser}", None):
+                found = locate(self._site(run, pivots), Choice.of(settings))
             save_circuit(path, found, made_from=made_from)
             write_json(seconds, {"seconds": time.perf_counter() - began})
         return Located(load_circuit(path), float(read_json(seconds)["seconds"]))

@@ -29,7 +29,7 @@ from cca.runs.validating import answers, retention_tokens
 class Yardstick:
     """What every step of one model and seed is measured with; made while the model is untouched.
 
-    Of each other skill's guarding half, every other problem may tell a localiser what to spare (``spared``) and the
+    Of each other skill's guarding half, every other problem may tell an arm what to spare (`cca.runs.spared`) and the
     rest judges, so that no arm is judged on text it was fitted to.
     """
 
@@ -37,7 +37,6 @@ class Yardstick:
         self.session = session
         self.validation = spread(session.task.validation, limits.validation)
         guards = {name: halves(problems)[0] for name, problems in session.task.retention.items()}
-        self.spared = {name: spread(own[::2], limits.retention) for name, own in guards.items()}
         self.guards = {name: spread(own[1::2], limits.retention) for name, own in guards.items()}
         self.probes = {
             name: DriftProbe(session.model, solution_texts(own, session.grader))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 from cca.amplify.addition import nearest_reachable
 from cca.amplify.patch import Patch
@@ -63,7 +65,9 @@ def make_patch(session: Session, circuit: Circuit, amplified: Amplified) -> Patc
     edits = [
         (name, axis, trained.rows[name, axis].indices, trained.before[name, axis], reachable)
         for (name, axis), after in amplified.rows.items()
-        for reachable in [nearest_reachable(trained.before[name, axis], after)]  # adapters add; see addition.py
+        for reachable in [
+            nearest_reachable(trained.before[name, axis], after)
+        ]  # adapters add; see addition.py
     ]
     made_by = {"config": without_out(session.config), "best_step": amplified.best_step}
     return Patch.from_edits(
@@ -80,5 +84,12 @@ def amplify_summary(amplified: Amplified) -> Row:
     return {
         "best_step": amplified.best_step,
         "coefficient": amplified.coefficient,
-        "history": [record.to_row() for record in amplified.history],
+        "history": [_finite(record.to_row()) for record in amplified.history],
     }
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with null for numbers that JSON lacks: a step that broke the model drifts by no number."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -50,7 +50,7 @@ STAGES = {
             ("pivots.jsonl", PIVOTS_LOG),
         ),
         Stage(
-            "circuit", ("circuit.jsonl",), ("circuit", "amplify.rows", "seed"), ("circuit_file",), ("pivots.jsonl",),
+            "circuit", ("circuit.jsonl",), ("circuit", "amplify.rows", "seed"), ("circuit_file", "retention"), ("pivots.jsonl",),
             ("circuit.jsonl",),
         ),
         Stage(

@@ -25,7 +25,11 @@ ATTRIBUTION_BATCH = 32
 
 
 def locate(session: Session, pivots: Sequence[Pivot]) -> Circuit:
-    settings, anatomy, rows = settled(session.config.circuit, session), session.anatomy, session.config.amplify.rows
+    settings, anatomy, rows = (
+        settled(session.config.circuit, session),
+        session.anatomy,
+        session.config.amplify.rows,
+    )
     special = settings.relaxation != "clamp" or settings.penalty_for != "coefficient"
     if settings.localiser not in ("attribution", "dcm", "file", "all", "random") or special:
         return _located(session, pivots, settings)

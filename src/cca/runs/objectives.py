@@ -1,0 +1,36 @@
+"""The objective that a configuration names, where the gaps of pivots alone do not give it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from transformers import PreTrainedModel
+
+from cca.amplify.anchor import KLAnchor, Text, gradient_of
+from cca.amplify.objective import OBJECTIVES
+from cca.amplify.pivot_gradient import Trained
+from cca.amplify.pivot_objectives import pivot_objective
+from cca.models.anatomy import Anatomy
+from cca.pivots.pivot import Pivot
+from cca.runs.config import AmplifyConfig
+
+AddGradient = Callable[[Trained], tuple[float, float]]
+
+
+def special_gradient(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    pivots: Sequence[Pivot],
+    settings: AmplifyConfig,
+    anchored: Callable[[], Sequence[Text]],
+    batch_size: int,
+) -> AddGradient | None:
+    """What adds the gradient of the objective, to be made while the model is untouched; None: `amplify` does it itself.
+
+    ``anchored`` gives the texts that the KL anchor holds the model to; asked for only when there is an anchor.
+    """
+    if settings.objective in OBJECTIVES and not settings.anchor:
+        return None
+    objective = pivot_objective(settings.objective, model, anatomy, pivots, settings.beta)
+    anchor = KLAnchor(model, anchored(), settings.anchor) if settings.anchor else None
+    return gradient_of(model, anatomy, pivots, objective, batch_size, anchor, settings.gradient_checkpointing)

@@ -1,0 +1,23 @@
+"""Text of other skills that a circuit or an objective may be told to spare.
+
+Every other problem of each retention set's validation half, so that the rest of that half judges what nothing was
+fitted to. At most `MOST` a skill, spread over the set.
+"""
+
+from __future__ import annotations
+
+from cca.engines.engine import Tokens
+from cca.evaluation.retention import solution_texts
+from cca.problems.sources import halves
+from cca.runs.session import Session
+
+MOST = 100
+
+
+def spared_texts(session: Session) -> list[tuple[Tokens, Tokens]]:
+    """(prompt, solution) tokens."""
+    problems = []
+    for own in session.task.retention.values():
+        spared = halves(own)[0][::2]
+        problems += spared[:: max(1, -(-len(spared) // MOST))]
+    return [(text.prompt, text.solution) for text in solution_texts(problems, session.grader)]
