@@ -12,7 +12,7 @@ from zoo import VOCABULARY
 import tiny_world
 from cca.circuits.gate_functions import GATE_FUNCTIONS
 from cca.circuits.masking import Mask, MaskSettings, learn_mask
-from cca.circuits.pivot_forward import PivotForward, logit_gaps
+from cca.circuits.pivot_forward import PivotForward
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy, anatomy_of
 from cca.models.gates import gated
@@ -144,10 +144,3 @@ def test_nothing_to_learn_from_and_a_wild_objective_are_refused() -> None:
         model.get_output_embeddings().weight.fill_(float("nan"))
     with pytest.raises(CcaError, match="objective became nan"):
         learnt(model, pivots)
-
-
-def test_logit_gaps_are_wide() -> None:
-    logits = torch.tensor([[1.0, 2.0, 4.0], [0.5, 0.25, 8.0]], dtype=torch.bfloat16)
-    gaps = logit_gaps(logits, torch.tensor([2, 0]), torch.tensor([0, 1]))
-    assert gaps.dtype == torch.float32
-    assert gaps.tolist() == [3.0, 0.25]

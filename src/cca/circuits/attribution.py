@@ -20,6 +20,7 @@ from cca.engines.engine import Progress
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
 from cca.models.components import Component
+from cca.models.frozen import frozen
 from cca.pivots.pivot import Pivot
 
 SIGNS = ("absolute", "signed")
@@ -41,12 +42,13 @@ def gate_gradient(
     )
     factors.requires_grad_()
     total = torch.zeros_like(factors)
-    for batch in range(forward.batches):
-        gaps = forward.gaps(batch, factors)
-        (gradient,) = torch.autograd.grad(gaps.sum(), factors)
-        total += gradient
-        if progress:
-            progress(len(gaps))
+    with frozen(model):
+        for batch in range(forward.batches):
+            gaps = forward.gaps(batch, factors)
+            (gradient,) = torch.autograd.grad(gaps.sum(), factors)
+            total += gradient
+            if progress:
+                progress(len(gaps))
     if not bool(total.isfinite().all()):
         raise CcaError(
             "attribution: expected finite gradients, got some that are not; is the model itself sound?"

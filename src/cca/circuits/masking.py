@@ -12,6 +12,7 @@ are visited in a new random order each epoch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from cca.circuits.pivot_forward import PivotForward
 from cca.engines.engine import Progress
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
+from cca.models.frozen import frozen
 from cca.pivots.pivot import Pivot
 
 
@@ -82,22 +84,25 @@ def learn_mask(
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, settings.decay_every, settings.decay)
     generator = torch.Generator().manual_seed(settings.seed)
     history: list[float] = []
-    for _ in range(settings.epochs):
-        total = 0.0
-        for batch in torch.randperm(forward.batches, generator=generator).tolist():
-            gaps = gaps_of(batch, function.factor(gates))
-            loss = settings.penalty * gates.abs().sum() - gaps.mean()
-            if not torch.isfinite(loss):
-                raise CcaError(f"masking: the objective became {loss.item()}; lower circuit.learning_rate")
-            (gates.grad,) = torch.autograd.grad(loss, gates)
-            optimiser.step()
-            with torch.no_grad():
-                gates.clamp_(0, 1)
-            total += float(gaps.detach().sum())
-        schedule.step()
-        history.append(total / len(pivots))
-        if progress:
-            progress(1)
+    with frozen(model):
+        for _ in range(settings.epochs):
+            total = 0.0
+            for batch in torch.randperm(forward.batches, generator=generator).tolist():
+                gaps = gaps_of(batch, function.factor(gates))
+                loss = settings.penalty * gates.abs().sum() - gaps.mean()
+                if not math.isfinite(loss.item()):
+                    raise CcaError(
+                        f"masking: the objective became {loss.item()}; lower circuit.learning_rate"
+                    )
+                (gates.grad,) = torch.autograd.grad(loss, gates)
+                optimiser.step()
+                with torch.no_grad():
+                    gates.clamp_(0, 1)
+                total += float(gaps.detach().sum())
+            schedule.step()
+            history.append(total / len(pivots))
+            if progress:
+                progress(1)
     return Mask(gates.detach().cpu(), tuple(history))
 
 

@@ -7,31 +7,52 @@ After that a forward pass takes one token per pivot, whatever the prompt's lengt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cca.circuits.one_token import OneTokenPrefixes
 from cca.models.anatomy import Anatomy
 from cca.models.gates import gated
-from cca.models.prefixes import common_prefix, logits_at, prefill, prefill_own
+from cca.models.prefix_storage import Place
+from cca.models.prefixes import buckets, common_prefix, logits_at, prefill, prefill_own
+from cca.models.routes import routed
 from cca.pivots.pivot import Pivot
 
 
 class PivotForward:
-    """Logit gaps of pivots under gate factors, by batches of pivots of similar length."""
+    """Logit gaps of pivots under gate factors, by batches of pivots of similar length.
+
+    storage: where the prefixes are kept between steps; "auto" is the first place with room for them.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], batch_size: int
+        self,
+        model: PreTrainedModel,
+        anatomy: Anatomy,
+        pivots: Sequence[Pivot],
+        batch_size: int,
+        storage: Place | Literal["auto"] = "auto",
     ) -> None:
         self.model, self.anatomy = model, anatomy
         tokens = [pivot.tokens for pivot in pivots]
         shared = common_prefix(tokens)
         self.shared = prefill(model, anatomy, tokens[0][:shared]) if shared else None
-        self.own = prefill_own(model, anatomy, [row[shared:-1] for row in tokens], self.shared, batch_size)
-        self.last = torch.tensor([[row[-1]] for row in tokens], device=model.device)  # (P, 1)
-        self.desired = torch.tensor([pivot.desired for pivot in pivots], device=model.device)
-        self.undesired = torch.tensor([pivot.undesired for pivot in pivots], device=model.device)
+        between = [row[shared:-1] for row in tokens]
+        self.own = prefill_own(model, anatomy, between, self.shared, batch_size, storage)
+        device = model.device
+        self.last = torch.tensor([[row[-1]] for row in tokens], device=device)  # (P, 1)
+        self.desired = torch.tensor([pivot.desired for pivot in pivots], device=device)
+        self.undesired = torch.tensor([pivot.undesired for pivot in pivots], device=device)
+        self._batches = [
+            torch.tensor(rows, device=device) for rows in buckets(list(map(len, between)), batch_size)
+        ]
+        self._direct = all(parts.interface for parts in anatomy.layers)
+        # prefixes that are kept elsewhere, as the device has no room for all of them, are fetched for each step
+        self._in_place = cache(self._prefixes) if self.own.place == "device" else self._prefixes
 
     @property
     def batches(self) -> int:
@@ -39,14 +60,24 @@ class PivotForward:
 
     def gaps(self, batch: int, factors: Tensor) -> Tensor:
         """logit(desired) - logit(undesired), (B,), of one batch with components scaled by ``factors`` (size,)."""
-        rows = torch.tensor(self.own[batch].rows, device=self.last.device)
+        rows = self.rows(batch)
         return logit_gaps(self.logits(batch, factors), self.desired[rows], self.undesired[rows])
 
     def logits(self, batch: int, factors: Tensor) -> Tensor:
         """Logits (B, V) after the last tokens of one batch; ``factors`` are (size,) or one row a pivot, (B, size)."""
-        own = self.own[batch]
+        last = self.last[self.rows(batch)]
         with gated(self.model, self.anatomy, factors):
-            return logits_at(self.model, self.anatomy, self.last[list(own.rows)], shared=self.shared, own=own)
+            if not self._direct:
+                return logits_at(self.model, self.anatomy, last, shared=self.shared, own=self.own[batch])
+            with routed(self.model, self.anatomy, prefixes=self._in_place(batch)):
+                return logits_at(self.model, self.anatomy, last)
+
+    def rows(self, batch: int) -> Tensor:
+        """Which pivots are in one batch, (B,)."""
+        return self._batches[batch]
+
+    def _prefixes(self, batch: int) -> OneTokenPrefixes:
+        return OneTokenPrefixes(self.model, self.shared, self.own[batch])
 
 
 def logit_gaps(logits: Tensor, desired: Tensor, undesired: Tensor) -> Tensor:
