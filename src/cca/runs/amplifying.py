@@ -45,19 +45,9 @@ def run_amplify(
         # From the first step again when memory ran out: a step over all pivots is the same whatever the batch,
         # and steps that were validated are not validated again.
         amplified = halving(what, wanted.batch_size, attempt, session.note)
-    if (reason := _broken_off(amplified, wanted)) is not None:
-        session.note(f"{what}: {reason}; the best step before it is kept")
+    if " at step " in amplified.stopped:  # neither all steps taken nor patience at an end
+        session.note(f"{what}: {amplified.stopped}; the best step before it is kept")
     return amplified
-
-
-def _broken_off(amplified: Amplified, settings: UpdateSettings) -> str | None:
-    """Why the steps ended before the last, where patience did not end them."""
-    validated = [record.step for record in amplified.history]
-    after_best = sum(step > amplified.best_step for step in validated)
-    planned = [step for step in settings.validate_at or range(settings.steps + 1) if step <= settings.steps]
-    if after_best >= settings.patience or validated[-1] >= max(planned, default=0):
-        return None
-    return f"after step {validated[-1]} the gradient was zero or not finite"
 
 
 def make_patch(session: Session, circuit: Circuit, amplified: Amplified) -> Patch:
@@ -84,6 +74,7 @@ def amplify_summary(amplified: Amplified) -> Row:
     return {
         "best_step": amplified.best_step,
         "coefficient": amplified.coefficient,
+        "stopped": amplified.stopped,
         "history": [_finite(record.to_row()) for record in amplified.history],
     }
 

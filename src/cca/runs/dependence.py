@@ -50,8 +50,8 @@ STAGES = {
             ("pivots.jsonl", PIVOTS_LOG),
         ),
         Stage(
-            "circuit", ("circuit.jsonl",), ("circuit", "amplify.rows", "seed"), ("circuit_file", "retention"), ("pivots.jsonl",),
-            ("circuit.jsonl",),
+            "circuit", ("circuit.jsonl",), ("circuit", "amplify.rows", "seed"), ("circuit_file", "retention"),
+            ("pivots.jsonl",), ("circuit.jsonl",),
         ),
         Stage(
             "amplify", ("amplify.json", "patch.safetensors"), ("amplify",), ("validation", "retention"),

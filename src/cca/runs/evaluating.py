@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -184,7 +185,14 @@ def _control_row(tested: _Tested, amplified: Amplified, circuit: Circuit, target
     with trained.written():
         measured = tested.against_base(weights_key(rows))
     reached = next(
-        (r for r in amplified.history if r.step and r.validation.accuracy >= target["accuracy"]), None
+        (
+            record
+            for record in amplified.history
+            if record.step
+            and record.validation.accuracy >= target["accuracy"]
+            and isfinite(record.validation.drift)
+        ),
+        None,
     )
     keep = ("patched", "gain", "unseen_templates", "drift", "retention")
     return {

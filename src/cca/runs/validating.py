@@ -76,7 +76,7 @@ class Validator:
     def _in_budget(self, drift: float, retention: dict[str, float]) -> bool:
         """Losses are counted in whole problems: one problem is always allowed, or noise would decide."""
         budget = self.session.config.amplify.budget
-        if drift > budget.drift:
+        if not drift <= budget.drift:  # not a number is over any budget
             return False
         for name, guard in self.guards.items():
             lost = round((self.base[name] - retention[name]) * len(guard))
