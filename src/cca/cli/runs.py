@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from cca.cli.console import console, say
+from cca.errors import CcaError
+from cca.files import write_text
 from cca.reports.formats import duration
 
 app = typer.Typer()
@@ -69,8 +71,49 @@ def _fact(key: str, value: object) -> str:
 
 
 @app.command()
-def config() -> None:
+def config(
+    key: Annotated[str | None, typer.Argument(help="Only this key or section, as traces.samples.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="A JSON schema instead, for editors.")] = False,
+) -> None:
     """Every key of run.yaml, what it means and its default."""
-    from cca.runs.config import Config, describe
+    from cca.runs import config_text
 
-    say(describe(Config))
+    say(json.dumps(config_text.schema(), indent=2) if schema else config_text.describe(key))
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
+    model: Annotated[
+        str, typer.Option(help="Hub id or local folder; 'tinymath' is the bundled one.")
+    ] = "tinymath",
+    task: Annotated[
+        str, typer.Option(help="A name of `cca task list`, or TRAIN,VALIDATION,TEST files.")
+    ] = "tinymath",
+    retention: Annotated[
+        list[str] | None,
+        typer.Option(help="Problem file of another skill, or lm_eval:TASK; may be repeated."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/MODEL-TASK.")] = None,
+    preset: Annotated[str | None, typer.Option(help="default or paper.")] = None,
+) -> None:
+    """Write a run.yaml with every key: yours set, the others commented out at their defaults."""
+    from cca.runs.config_text import starter
+
+    files = task.split(",")
+    if len(files) not in (1, 3):
+        raise CcaError(
+            f"--task: expected a name or TRAIN,VALIDATION,TEST, got {len(files)} parts in {task!r}"
+        )
+    name = "-".join((Path(model).name, Path(files[0]).stem)) if model != task else model
+    given = {
+        "model": model,
+        "task": task if len(files) == 1 else dict(zip(("train", "validation", "test"), files, strict=True)),
+        "out": str(out or Path("runs") / name),
+        **({"retention": retention} if retention else {}),
+        **({"preset": preset} if preset else {}),
+    }
+    if path.exists():
+        raise CcaError(f"{path}: is there already; name another file or remove it")
+    write_text(path, starter(given))
+    say(f"{path} is written; next: cca plan {path}, then cca run {path}")

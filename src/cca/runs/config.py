@@ -149,8 +149,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CcaError(f"{path}: no such file; write one like the example in the README") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CcaError(f"{path}: no such file; `cca init` writes one") from error
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: UTF-8, and dates that are none
         raise CcaError(f"{path}: expected YAML, got {' '.join(str(error).split())[:200]}") from error
     except OSError as error:
         raise CcaError(f"{path}: cannot be read ({error.strerror})") from error
@@ -170,12 +174,23 @@ def config_of(given: Mapping[str, Any], overrides: Sequence[str]) -> Config:
 def make_config(given: Mapping[str, Any]) -> Config:
     """Build a Config from a mapping, over its preset. Raises CcaError for the first fault, naming the key."""
     preset = given.get("preset", "default")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise CcaError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     try:
-        return Config.model_validate(_merged(PRESETS[preset], given))
+        return Config.model_validate(_merged(PRESETS[preset], _filled(Config, given)))
     except ValidationError as error:
         raise CcaError(_first_fault(error)) from error
+
+
+def _filled(section: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` with ``{}`` for sections that have a heading and no key, as `cca init` leaves them."""
+    filled = dict(given)
+    for name, field in section.model_fields.items():
+        model = field.annotation
+        if name in filled and isinstance(model, type) and issubclass(model, BaseModel):
+            inner = {} if filled[name] is None else filled[name]
+            filled[name] = _filled(model, inner) if isinstance(inner, Mapping) else inner
+    return filled
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,13 +210,13 @@ def _override(given: dict[str, Any], override: str) -> None:
     *parents, leaf = key.strip().split(".")
     place = given
     for parent in parents:
-        nested = place.setdefault(parent, {})
+        nested = place[parent] = {} if place.get(parent) is None else place[parent]
         if not isinstance(nested, dict):
             raise CcaError(f"--set {key}: {parent!r} holds a single value, not keys")
         place = nested
     try:
         place[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CcaError(f"--set {key}: expected a YAML value, got {text!r}") from error
 
 
@@ -214,12 +229,16 @@ def _first_fault(error: ValidationError) -> str:
     )
     if fault["type"] == "extra_forbidden":
         known = known_keys(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"unknown config key {where!r}; {hint}"
+        return f"unknown config key {where!r}; {nearest(path[-1], known)}"
     if fault["type"] == "missing":
         return f"config key {where!r} is missing; `cca config` says what it means"
     return f"config key {where!r}: {fault['msg'].lower().removeprefix('value error, ')}, got {fault['input']!r:.80}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint for who mistyped ``name``: the known key like it, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
 
 
 def known_keys(path: Sequence[str]) -> list[str]:
@@ -233,31 +252,3 @@ def known_keys(path: Sequence[str]) -> list[str]:
         assert issubclass(annotation, BaseModel), annotation
         section = annotation
     return list(section.model_fields)
-
-
-def describe(section: type[BaseModel], indent: str = "") -> str:
-    """The keys of a section as commented YAML: meaning, default, and the keys below."""
-    lines: list[str] = []
-    for name, field in section.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            if field.description:
-                lines.append(f"{indent}# {field.description}")
-            lines += [f"{indent}{name}:", describe(annotation, indent + "  ")]
-            continue
-        shown = "(required)"
-        if not field.is_required():
-            default = _plain(field.get_default(call_default_factory=True))
-            shown = yaml.safe_dump(default, default_flow_style=True).splitlines()[0]
-        lines += [f"{indent}# {field.description}", f"{indent}{name}: {shown}"]
-        if name == "task":
-            lines += [f"# {line}" for shape in SHAPES.values() for line in _or_mapping(shape)]
-    return "\n".join(lines)
-
-
-def _or_mapping(section: type[BaseModel]) -> list[str]:
-    return ["task:", *describe(section, "  ").splitlines()]
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
