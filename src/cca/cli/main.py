@@ -136,7 +136,7 @@ def evaluate(
             )
         _stage(where, overrides, "evaluate")
         return
-    from cca.cli.evaluate import Asked, listed, numbers
+    from cca.cli.evaluate import Asked, listed, numbers, told
     from cca.cli.evaluate import evaluate as measure
     from cca.reports.table import summary_table
 
@@ -144,7 +144,10 @@ def evaluate(
         task, model, patch, against, split, numbers("--seeds", seeds), max_new_tokens, listed(lm_eval), include_path,
         limit, tuple(overrides or ()), out,
     )  # fmt: skip
-    console.print(summary_table(measure(wanted, ConsoleNarrator())))
+    row = measure(wanted, ConsoleNarrator())
+    console.print(summary_table(row))
+    for line in told(row):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{out} is written", highlight=False)
 
 

@@ -16,9 +16,13 @@ RESAMPLES = 10_000
 
 
 def paired_gain_interval(
-    base: Sequence[bool], patched: Sequence[bool], clusters: Sequence[str], seed: int = 0, level: float = 0.95
+    base: Sequence[float],
+    patched: Sequence[float],
+    clusters: Sequence[str],
+    seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[float, float]:
-    """Interval of accuracy(patched) - accuracy(base), as fractions, by bootstrap over clusters.
+    """Interval of mean(patched) - mean(base), as fractions, by bootstrap over clusters. Right and wrong are 1 and 0.
 
     With fewer than two clusters the problems themselves are resampled.
     """

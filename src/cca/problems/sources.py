@@ -62,6 +62,15 @@ def open_task(
     )
 
 
+def whole_file(spec: TaskSource, tokenizer: Any = None) -> Task:
+    """All problems of a problem file as a test split, for measuring only."""
+    _check_keys(spec, frozenset())
+    prompts = _prompts(spec, "zero-shot", tokenizer)
+    problems = tuple(read_problems(Path(spec.source), prompts))
+    origin = {"task": spec.model_dump(mode="json", exclude_unset=True), "prompt": prompts.described()}
+    return Task(Path(spec.source).stem, (), (), problems, prompts=prompts, origin=origin)
+
+
 def built_in_task(name: str, seed: int) -> Task:
     """A task by its name alone."""
     return open_task(name, seed)

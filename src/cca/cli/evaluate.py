@@ -1,0 +1,187 @@
+"""``cca evaluate`` on any model, patch or pair of models, without a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cca.amplify.patch_file import digest, load_patch
+from cca.cli.asked import NO_MODEL, asked, model_place
+from cca.errors import CcaError
+from cca.evaluation.examination import Answers, Examination, results
+from cca.evaluation.harness import HarnessSettings
+from cca.files import Row, write_json, write_rows
+from cca.models.loading import LoadedModel, load_model
+from cca.problems.sources import open_task, whole_file
+from cca.problems.specification import SPLITS, TaskSource
+from cca.problems.task import Task, lm_eval_tasks, task_judge, with_retention
+from cca.runs.config import Config
+from cca.runs.narrator import Narrator
+from cca.runs.provenance import versions
+
+FORMAT, VERSION = "cca.comparison", 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says. Exactly one model, and at most one other thing to hold against it."""
+
+    task: str | None = None
+    model: str | None = None
+    patch: Path | None = None
+    against: str | None = None
+    split: str | None = None
+    seeds: tuple[int, ...] = ()
+    max_new_tokens: int | None = None
+    lm_eval: tuple[str, ...] = ()
+    include_path: Path | None = None
+    limit: int | None = None
+    overrides: tuple[str, ...] = ()
+    out: Path = Path("results.json")
+
+
+def evaluate(wanted: Asked, narrator: Narrator) -> Row:
+    """Measure, and write the results, every answer beside them, and lm-eval's own files in a folder beside them.
+
+    Raises CcaError for what is missing, unknown, or cannot be loaded, asked or judged.
+    """
+    config = _config(wanted)
+    examination = _examination(wanted, config)
+    patch = None if wanted.patch is None else load_patch(wanted.patch)
+    models = [_loaded(config, config.model, narrator)]
+    sides = {"base": _about(models[0])}
+    measured = [examination.of(models[0], "base", narrator.work, _harness_folder(wanted, "base"))]
+    if patch is not None or wanted.against is not None:
+        if wanted.against is not None:
+            models.clear()  # one model in memory at a time
+            models.append(_loaded(config, wanted.against, narrator))
+        sides["patched"] = _about(models[0])
+        with nullcontext() if patch is None else patch.applied(models[0].model):
+            measured.append(
+                examination.of(models[0], "patched", narrator.work, _harness_folder(wanted, "patched"))
+            )
+        if patch is not None:
+            sides["patched"] |= {"patch": str(wanted.patch), "patch_digest": digest(patch)}
+    row = {
+        "format": FORMAT,
+        "version": VERSION,
+        "models": sides,
+        **measured[0].about,
+        "split": examination.split,
+        "seeds": sorted(measured[0].task),
+        **results(measured[0], measured[1] if len(measured) > 1 else None, config.seed),
+        "versions": versions(),
+    }
+    write_json(wanted.out, row)
+    _write_answers(wanted.out, dict(zip(sides, measured, strict=True)))
+    return row
+
+
+def told(row: Row) -> Iterator[str]:
+    """What the table leaves out: each side's own interval and unreadable answers, and the spread over seeds."""
+    for side, about in row["models"].items():
+        own = row.get(side)
+        if own:
+            low, high = own["interval"]
+            yield (
+                f"{side}: {about['name']}{' with ' + about['patch'] if 'patch' in about else ''}: "
+                f"{own['accuracy']:.1%} (95 %: {low:.1%} to {high:.1%}) of {own['problems']} problems right, "
+                f"{own['unreadable']:.1%} unreadable"
+            )
+    for key, unit in (("base", 100), ("patched", 100), ("points", 1)):
+        spread = row.get("by_seed", {}).get(key)
+        if spread:
+            yield f"over seeds, {key}: {unit * spread['mean']:.1f} ± {unit * spread['sd']:.1f} (mean, sd)"
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """The words of "a, b"."""
+    return tuple(word for word in (part.strip() for part in (text or "").split(",")) if word)
+
+
+def numbers(option: str, text: str | None) -> tuple[int, ...]:
+    """The whole numbers of "0, 1, 2", each once. Raises CcaError naming the option for anything else."""
+    words = listed(text)
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise CcaError(f"{option}: expected whole numbers from 0, separated by commas, got {text!r}")
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def _config(wanted: Asked) -> Config:
+    if wanted.task is None and not wanted.lm_eval:
+        raise CcaError("evaluate: expected --task, --lm-eval or both, or a run folder; got none of them")
+    if wanted.patch is not None and wanted.against is not None:
+        raise CcaError("evaluate: expected --patch or --against, got both")
+    if wanted.split not in (None, *SPLITS):
+        raise CcaError(f"--split: expected {', '.join(SPLITS)}, got {wanted.split!r}")
+    if wanted.task is None and wanted.seeds:
+        raise CcaError("--seeds: lm-eval's tasks have no seeds of ours; they go with --task")
+    config = asked(wanted.task or "none", wanted.overrides, model=wanted.model)
+    if config.model == NO_MODEL:
+        raise CcaError("evaluate: expected --model, or a run.yaml that names one")
+    return config
+
+
+def _examination(wanted: Asked, config: Config) -> Examination:
+    retention = config.retention if wanted.task else ()
+    whole = wanted.task is not None and Path(wanted.task).suffix == ".jsonl"
+    if whole and (wanted.split or wanted.seeds):
+        raise CcaError(f"{wanted.task}: all of a problem file is measured; --split and --seeds are for tasks")
+
+    def tasks(tokenizer: Any) -> dict[int, Task]:
+        if wanted.task is None:
+            return {}
+        if whole and isinstance(config.task, TaskSource):
+            return {config.seed: with_retention(whole_file(config.task, tokenizer), retention)}
+        opened = {
+            seed: open_task(config.task, seed, tokenizer=tokenizer, allow_code=config.allow_code)
+            for seed in wanted.seeds or (config.seed,)
+        }
+        return {seed: with_retention(task, retention) for seed, task in opened.items()}
+
+    given = config.evaluate.lm_eval
+    return Examination(
+        tasks,
+        lambda task: task_judge(task, config.judge, allow_code=config.allow_code),
+        wanted.split or "test",
+        wanted.max_new_tokens or config.traces.max_new_tokens,
+        config.traces.batch_size,
+        tuple(dict.fromkeys([*wanted.lm_eval, *lm_eval_tasks(retention)])),
+        HarnessSettings(
+            wanted.include_path or given.include_path,
+            wanted.limit or given.limit,
+            given.num_fewshot,
+            given.batch_size,
+            given.chat_template,
+        ),
+    )
+
+
+def _loaded(config: Config, model: str, narrator: Narrator) -> LoadedModel:
+    revision = config.revision if model == config.model else None
+    with narrator.work(f"loading {model}", None):
+        return load_model(
+            model_place(model), revision, config.dtype, config.device_map, config.trust_remote_code
+        )
+
+
+def _about(loaded: LoadedModel) -> Row:
+    return {
+        "name": loaded.name,
+        "revision": loaded.revision,
+        "fingerprint": loaded.fingerprint,
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+    }
+
+
+def _harness_folder(wanted: Asked, side: str) -> Path:
+    return wanted.out.with_suffix(".lm_eval") / side
+
+
+def _write_answers(out: Path, answers: dict[str, Answers]) -> None:
+    rows: Sequence[Row] = [row for side, own in answers.items() for row in own.rows(side)]
+    if rows:
+        write_rows(out.with_suffix(".answers.jsonl"), "cca.answers", 1, rows)
