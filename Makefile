@@ -14,7 +14,7 @@ test: check unit integration
 check: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(READY)
 	$(BIN)/pytest -m "not integration and not slow" --durations=10

@@ -53,7 +53,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "task": {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")},
         "retention": [str(folder / "facts.jsonl"), str(folder / "sorting.jsonl")],
         "out": str(folder / "out"),
-        "amplify": {"budget": {"drift": 4e-4}},  # as in the demo: tinymath's wrong moves take more than the default
+        "amplify": {
+            "budget": {"drift": 4e-4}
+        },  # as in the demo: tinymath's wrong moves take more than the default
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     cca("run", folder / "run.yaml")

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-import tiny_world
 import torch
 
+import tiny_world
 from cca.evaluation.retention import DriftProbe, Text, solution_texts
 
 
@@ -29,4 +29,6 @@ def test_drift_is_the_mean_kl_over_solution_tokens() -> None:
 def test_solutions_stand_in_for_answers() -> None:
     grader = tiny_world.grader()
     problems = tiny_world.problems(2)
-    assert [text.prompt for text in solution_texts(problems, grader)] == [grader.prompt_ids(p) for p in problems]
+    assert [text.prompt for text in solution_texts(problems, grader)] == [
+        grader.prompt_ids(p) for p in problems
+    ]

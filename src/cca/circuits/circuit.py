@@ -18,7 +18,7 @@ LONGEST_NAME = 40
 
 @dataclass(frozen=True)
 class Circuit:
-    """``components`` are sorted and unique; ``scores`` has a number for those that were scored, higher = chosen first."""
+    """``components`` are sorted and unique; ``scores`` has the number of each that was scored, higher = first."""
 
     components: tuple[Component, ...]
     method: str

@@ -147,18 +147,23 @@ class ArmRun:
 
     def _finish(self, judge: Judge, pivots: list[Pivot]) -> Row:
         """The row's common part; the model must still be built as the edit expects it."""
-        assert judge.best_results is not None, "an arm is judged at least at step 0"
-        tested = None
+        kept = {"best": judge.best, "any": judge.any}
+        tests: dict[int, Row] = {}
+        sound = {name: step for name, step in kept.items() if step is not None}
+        assert len(sound) == 2, "an arm is judged at least at step 0"
         if self.bench.config.test:
-            with judge.best_edit.applied() if judge.best_edit else nullcontext():
-                tested = self.bench.tested.against_base()
+            for step in {id(step.edit): step for step in sound.values()}.values():
+                with step.edit.applied() if step.edit else nullcontext():
+                    tests[id(step.edit)] = self.bench.tested.against_base()
         return {
             "base": self.bench.yardstick.base.accuracy,
             "pivots": len(pivots),
             "history": self.steps,
-            "templates": per_template(self.bench.yardstick.base, judge.best_results),
+            "templates": {
+                name: per_template(self.bench.yardstick.base, step.results) for name, step in sound.items()
+            },
             "total_parameters": self.session.anatomy.total_parameters,
-            "test": tested,
+            "test": {name: tests[id(step.edit)] for name, step in sound.items()} if tests else None,
         }
 
     def _circuit(self, circuit: Circuit) -> Row:

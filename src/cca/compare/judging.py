@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cca.amplify.update import Validation, better
@@ -72,6 +72,15 @@ class Yardstick:
         return True
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A step worth going back to; ``edit`` is None for the untouched model."""
+
+    validation: Validation
+    results: Results
+    edit: Edit | None
+
+
 @dataclass
 class Judge:
     """Call it whenever a step is to be judged, with the edit in the model. ``keep`` takes a copy of that edit."""
@@ -82,9 +91,10 @@ class Judge:
     seconds: float = 0.0
     """Time spent judging, which is not the arm's."""
     steps: list[dict[str, Any]] = field(default_factory=list)
-    best: Validation | None = None
-    best_edit: Edit | None = None
-    best_results: Results | None = None
+    best: Kept | None = None
+    """The best step inside the budget, as `cca run` would choose it."""
+    any: Kept | None = None
+    """The best step whatever it cost."""
 
     def __call__(self) -> Validation:
         """The verdict on the model as it stands. The first call is for the untouched model."""
@@ -97,18 +107,21 @@ class Judge:
         retention: dict[str, float] = {}
         if self.best is None:
             retention = self.yardstick.base_retention
-        elif better(hopeful, self.best):
+        elif better(hopeful, self.best.validation):
             retention = self.yardstick.retention()
             allowed = self.yardstick.keeps_retention(retention, self.budget.points)
         judged = Validation(results.accuracy, drift, retention, allowed)
-        if self.best is None or better(judged, self.best):
-            self.best, self.best_results = judged, results
-            self.best_edit = self.keep() if self.steps else None
+        free = replace(judged, in_budget=True)
+        if self.any is None or better(free, self.any.validation):
+            self.any = Kept(free, results, self.keep() if self.steps else None)
+        if self.best is None or better(judged, self.best.validation):
+            edit = self.any.edit if self.any.results is results else self.keep()
+            self.best = Kept(judged, results, edit)
         self.steps.append(
             {"accuracy": results.accuracy, "drift": drift, "drifts": drifts, "in_budget": allowed}
         )
         self.seconds += time.perf_counter() - began
-        return Validation(results.accuracy, drift, retention, True)
+        return free
 
 
 def spread(problems: Sequence[Problem], most: int | None) -> list[Problem]:

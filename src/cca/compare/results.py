@@ -88,17 +88,27 @@ def _arm(rows: Sequence[Row], goals: Goals) -> Row:
     ]
     arm: Row = {**known, "failed": failed, "runs": runs}
     if not runs:
-        return {**arm, "any": None, "best": None, "matched": {}, "test": None, "share": None, "curve": []}
+        return {
+            **arm,
+            "any": None,
+            "best": None,
+            "matched": {},
+            "test": {"best": None, "any": None},
+            "share": None,
+            "curve": [],
+        }
     names = list(runs[0]["matched"])
     return {
         **arm,
         "share": mean(run["share"] for run in runs),
         "components": mean(run["components"] for run in runs) if runs[0]["components"] else None,
         "pivots": mean(row["pivots"] for row in sound),
-        "best": _summary([run["best"] for run in runs], None),
-        "any": _summary([run["any"] for run in runs], [row["templates"] for row in sound]),
+        "best": _summary([run["best"] for run in runs], [row["templates"]["best"] for row in sound]),
+        "any": _summary([run["any"] for run in runs], [row["templates"]["any"] for row in sound]),
         "matched": {name: _matched([run["matched"][name] for run in runs], runs, name) for name in names},
-        "test": _tested([row["test"] for row in sound if row["test"]]),
+        "test": {
+            name: _tested([row["test"][name] for row in sound if row["test"]]) for name in ("best", "any")
+        },
         "curve": cost_curve([run["history"] for run in runs]),
     }
 

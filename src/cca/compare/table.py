@@ -23,21 +23,30 @@ class Cells:
 
 def arm_cells(result: Row, target: str) -> Cells:
     """One row an arm: its best step inside the budget and at any cost, and its drift where gain is matched."""
-    tested = any(arm["test"] for arm in result["arms"])
+    tested = any(arm["test"]["any"] for arm in result["arms"])
     heading = (
         "arm", "share trained", "gain in budget", "best gain", "95 % interval", "drift there",
         f"reach {target}", "drift there", f"over {formats.label(result['reference'], 24)}", "seconds",
     )  # fmt: skip
     if tested:
-        heading += ("test gain", "95 % interval")
+        heading += ("test, in budget", "95 % interval", "test, best", "95 % interval")
     return Cells(heading, tuple(_arm_row(arm, target, tested) for arm in result["arms"]))
+
+
+def short_cells(result: Row, target: str) -> Cells:
+    """What fits a terminal."""
+    whole, keep = arm_cells(result, target), (0, 1, 2, 3, 5, 6, 7, 8)
+    return Cells(_picked(whole.heading, keep), tuple(_picked(row, keep) for row in whole.rows))
+
+
+def _picked(row: tuple[str, ...], keep: Sequence[int]) -> tuple[str, ...]:
+    return tuple(row[place] for place in keep)
 
 
 def _arm_row(arm: Row, target: str, tested: bool) -> tuple[str, ...]:
     name = formats.label(arm["label"], 80)
     if arm["any"] is None:
-        why = formats.label(arm["failed"][0]["failed"], 120) if arm["failed"] else formats.UNKNOWN
-        return (name, why, *[formats.UNKNOWN] * (10 if tested else 8))
+        return (name, "could not be run", *[formats.UNKNOWN] * (12 if tested else 8))
     matched, best = arm["matched"][target], arm["any"]
     cells = (
         name,
@@ -51,12 +60,13 @@ def _arm_row(arm: Row, target: str, tested: bool) -> tuple[str, ...]:
         _ratio(matched.get("ratio")),
         formats.duration(best["seconds"]),
     )
-    if not tested:
-        return cells
-    test = arm["test"]
+    return cells + (_test_cells(arm["test"]["best"]) + _test_cells(arm["test"]["any"]) if tested else ())
+
+
+def _test_cells(test: Row | None) -> tuple[str, str]:
     if test is None:
-        return (*cells, formats.UNKNOWN, formats.UNKNOWN)
-    return (*cells, formats.points(test["gain"]["points"]), formats.interval(tuple(test["gain"]["interval"])))
+        return formats.UNKNOWN, formats.UNKNOWN
+    return formats.points(test["gain"]["points"]), formats.interval(tuple(test["gain"]["interval"]))
 
 
 def _ratio(ratio: Row | None) -> str:
@@ -69,10 +79,10 @@ def _ratio(ratio: Row | None) -> str:
 
 
 def terminal_table(result: Row) -> Table:
-    cells = arm_cells(result, result["targets"][-1])
+    cells = short_cells(result, result["targets"][-1])
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, heading in enumerate(cells.heading):
-        table.add_column(heading, justify="right" if place else "left", overflow="fold")
+        table.add_column(heading, justify="right" if place else "left", overflow="fold", no_wrap=place > 0)
     for row in cells.rows:
         table.add_row(*map(Text, row))
     return table
