@@ -1,0 +1,75 @@
+"""A comparison on the bundled model, from compare.yaml to the page: finished arms are kept, owed ones are run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cca.compare.grid import compare_config
+from cca.compare.markdown import read_result, results_page
+from cca.compare.pipeline import compare
+from cca.problems.problem import write_problems
+from cca.runs.narrator import Silent
+from cca.tinymath import BUNDLED_MODEL
+from cca.tinymath.task import load
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder, task = tmp_path_factory.mktemp("compare"), load(5)
+    splits = {"train": task.train[::6], "validation": task.validation[::12], "test": task.test[::80]}
+    splits["facts"] = task.retention["facts"][:24]
+    for name, problems in splits.items():
+        write_problems(folder / f"{name}.jsonl", problems)
+    model = {
+        "name": "small", "model": str(BUNDLED_MODEL), "retention": [str(folder / "facts.jsonl")],
+        "task": {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")},
+    }  # fmt: skip
+    return {
+        "out": str(folder / "out"),
+        "models": [model],
+        "base": {"traces.samples": 3, "amplify.steps": 2},
+        "test": True,
+        "arms": [
+            {
+                "name": "ours",
+                "set": {"circuit.localiser": "selective", "circuit.size": 20},
+                "controls": {"random": 1},
+            },
+            {"name": "too much", "set": {"circuit.localiser": "attribution - attribution"}},
+            {"name": "lora", "baseline": "lora-pivots", "options": {"steps": 1}},
+            {"name": "gold", "baseline": "finetune-gold", "options": {"steps": 1, "texts": 4}},
+        ],
+    }
+
+
+def test_arms_are_run_once_and_named_anew(given: dict[str, Any]) -> None:
+    result = compare(compare_config(given), Silent())
+    out = Path(given["out"])
+    arms = {arm["label"]: arm for arm in result["arms"]}
+    assert list(arms) == ["ours", "ours: random", "too much", "lora", "gold"]
+    assert "chose no component" in arms["too much"]["failed"][0]["failed"]
+    run = arms["ours"]["runs"][0]
+    assert run["circuit"]["components"] == 20
+    assert run["steps"] == 2
+    assert arms["ours: random"]["runs"][0]["circuit"]["kinds"] == run["circuit"]["kinds"]
+    assert arms["gold"]["share"] == pytest.approx(1.0)
+    assert arms["ours"]["test"]["best"]["runs"] == 1
+    assert {arm["runs"][0]["base"] for label, arm in arms.items() if label != "too much"} == {run["base"]}
+
+    logged = (out / "arms.jsonl").read_bytes()
+    given["arms"][0]["name"] = "renamed"
+    given["arms"].append({"name": "more", "set": {"circuit.size": 10, "amplify.steps": 1}})
+    again = compare(compare_config(given), Silent())
+    rows = (out / "arms.jsonl").read_bytes()
+    assert rows.startswith(logged)
+    assert len(rows[len(logged) :].splitlines()) == 1, "only the arm that was added is run"
+    assert [arm["label"] for arm in again["arms"]][0] == "renamed"
+    assert json.loads((out / "compare.json").read_text())["arms"][0]["runs"][0]["circuit"] == run["circuit"]
+    assert "renamed" in (out / "compare.html").read_text()
+    assert "| renamed |" in results_page({"t": read_result(out / "compare.json")}, "# r")
