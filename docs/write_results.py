@@ -1,4 +1,4 @@
-"""Write docs/results.md from compare.json files: python docs/write_results.py --title "Small" runs/compare/compare.json ...
+"""Write docs/results.md from compare.json files: python docs/write_results.py --title Small runs/compare/compare.json
 
 The prose comes from docs/results_preface.md where there is one; every number comes from the files.
 """

@@ -69,7 +69,7 @@ def test_arms_are_run_once_and_named_anew(given: dict[str, Any]) -> None:
     rows = (out / "arms.jsonl").read_bytes()
     assert rows.startswith(logged)
     assert len(rows[len(logged) :].splitlines()) == 1, "only the arm that was added is run"
-    assert [arm["label"] for arm in again["arms"]][0] == "renamed"
+    assert again["arms"][0]["label"] == "renamed"
     assert json.loads((out / "compare.json").read_text())["arms"][0]["runs"][0]["circuit"] == run["circuit"]
     assert "renamed" in (out / "compare.html").read_text()
     assert "| renamed |" in results_page({"t": read_result(out / "compare.json")}, "# r")
