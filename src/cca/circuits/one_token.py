@@ -120,8 +120,8 @@ class _Attention(torch.autograd.Function):
         KV, B, R, D = q.shape
         out = gradients[0].view(B, KV, R, -1).transpose(0, 1).contiguous()  # (KV, B, R, D)
         by_weight = _to_keys(out, ctx.shared and ctx.shared[1], ctx.own[1], v).to(weights.dtype)
-        # what the sink's weight would get back is zero, so it may be left out of the sum
-        scores = torch.sub(by_weight, (by_weight * weights).sum(dim=-1, keepdim=True)).mul_(weights)
+        # the weight of a sink gets nothing back, so it may be left out of the sum that softmax subtracts
+        scores = torch.ops.aten._softmax_backward_data(by_weight, weights, -1, weights.dtype)
         if ctx.softcap is not None:
             scores.mul_(1 - ctx.tanh.square())
         scores = scores.to(q.dtype)
@@ -135,11 +135,15 @@ class _Attention(torch.autograd.Function):
 def _to_keys(q: Tensor, shared: Tensor | None, own: Tensor, new: Tensor) -> Tensor:
     """q (KV, B, R, D) times every key: shared (KV, S0, D), own (KV, B, S1, D), new (KV, B, 1, D) -> (KV, B, R, S)."""
     KV, B, R, D = q.shape
-    parts = [q @ own.transpose(2, 3), (q * new).sum(dim=-1, keepdim=True)]
+    S0 = 0 if shared is None else shared.shape[1]
+    S = S0 + own.shape[2] + 1
+    scores = q.new_empty(KV, B, R, S)  # filled part by part: joining parts would copy the long ones
     if shared is not None:
-        together = torch.bmm(q.view(KV, B * R, D), shared.transpose(1, 2))
-        parts.insert(0, together.view(KV, B, R, -1))
-    return torch.cat(parts, dim=-1)
+        into = scores.view(KV, B * R, S)[..., :S0]
+        torch.bmm(q.view(KV, B * R, D), shared.transpose(1, 2), out=into)
+    scores[..., S0 : S - 1] = q @ own.transpose(2, 3)
+    scores[..., S - 1] = (q * new).sum(dim=-1)
+    return scores
 
 
 def _through_values(weights: Tensor, shared: Tensor | None, own: Tensor, new: Tensor) -> Tensor:
