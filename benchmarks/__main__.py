@@ -14,7 +14,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-NAMES = ("masking",)
+NAMES = ("branching", "masking", "amplify", "memory")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 

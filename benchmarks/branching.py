@@ -1,0 +1,110 @@
+"""Branching: complete only where a trace leaves the greedy path, all problems together, against one full completion per
+token, one at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel
+
+from benchmarks.measuring import Measured, Row
+from cca.engines.hf import HFEngine
+from cca.errors import CcaError
+from cca.models.grading import Grader
+from cca.models.loading import load_model
+from cca.pivots.branching import branching_pivots
+from cca.pivots.pivot import Pivot, make_pivot
+from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
+from cca.problems.answers import Verdict, make_judge
+from cca.problems.problem import Problem
+from cca.tinymath import BUNDLED_MODEL
+from cca.tinymath.task import load
+
+PAIRS, TRACES = 3, 8
+"""Pairs of runs, each on as many traces of its own."""
+NEW_TOKENS = 96
+TraceOf = tuple[Problem, Trace, Trace]
+
+
+@dataclass
+class Naive:
+    """The definition, read out loud: complete every prefix to its end, compare neighbouring verdicts."""
+
+    model: PreTrainedModel
+    grader: Grader
+    generated_tokens: int = field(default=0, init=False)
+
+    def pivot(self, problem: Problem, sampled: Trace) -> Pivot | None:
+        prompt, text = self.grader.prompt_ids(problem), sampled.token_ids
+        before = self.completed(prompt, ())
+        for k in range(len(text)):
+            after = self.completed(prompt, text[: k + 1])
+            right = [self.grader.judgement(problem, t).verdict is Verdict.RIGHT for t in (before, after)]
+            if right[0] != right[1]:
+                return make_pivot(
+                    problem.id, problem.template, prompt, text[:k], text[k], before[k],
+                    greedy_right=right[0], method="branching", sample=sampled.sample,
+                )  # fmt: skip
+            before = after
+        return None
+
+    def completed(self, prompt: tuple[int, ...], text: tuple[int, ...]) -> tuple[int, ...]:
+        end = self.model.generation_config.eos_token_id
+        if len(text) >= NEW_TOKENS or (text and text[-1] == end):
+            return text
+        prefix = torch.tensor([prompt + text])
+        out = self.model.generate(
+            prefix,
+            attention_mask=torch.ones_like(prefix),
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS - len(text),
+        )
+        self.generated_tokens += out.shape[1] - prefix.shape[1]
+        return tuple(out[0, len(prompt) :].tolist())
+
+
+def measure() -> list[Row]:
+    if not BUNDLED_MODEL.exists():
+        raise CcaError(
+            f"benchmarks: expected the bundled model in {BUNDLED_MODEL}; cca tinymath train makes it"
+        )
+    loaded = load_model(str(BUNDLED_MODEL), dtype="float32")
+    grader = Grader(loaded.codec, make_judge("number"))
+    traces = some_traces(loaded.model, grader)
+    times, tokens, same = [], [], 0
+    for start in range(0, PAIRS * TRACES, TRACES):
+        pairs = traces[start : start + TRACES]
+        naive, engine = Naive(loaded.model, grader), HFEngine(loaded.model)
+        began = time.perf_counter()
+        expected = [naive.pivot(problem, sampled) for problem, _, sampled in pairs]
+        between = time.perf_counter()
+        found = branching_pivots(pairs, grader, engine, NEW_TOKENS)
+        ended = time.perf_counter()
+        times.append((between - began) / (ended - between))
+        tokens.append(engine.generated_tokens / naive.generated_tokens)
+        same += sum(ours == theirs for ours, theirs in zip(found, expected, strict=True))
+    details = f"tinymath, {TRACES} traces a pair, {same} of {PAIRS * TRACES} pivots the same"
+    against = "one full completion per token, one at a time"
+    sound = same == PAIRS * TRACES
+    return [
+        Row("branching, generated tokens", against, Measured(tuple(tokens)), ("<=", 1 / 20), details, sound),
+        Row("branching, time", against, Measured(tuple(times)), (">=", 40), details, sound),
+    ]
+
+
+def some_traces(model: PreTrainedModel, grader: Grader) -> Sequence[TraceOf]:
+    """Greedy traces with a sampled one of the opposite verdict, from training problems of every template in turn."""
+    problems = load(0).train
+    problems = problems[::7] + problems[3::7]
+    settings = TraceSettings(samples=4, max_new_tokens=NEW_TOKENS)
+    traces = paired_traces(problems, grader, HFEngine(model), settings)
+    pairs = [
+        (problem, own[0], sampled)
+        for problem, own in zip(problems, traces, strict=True)
+        if (sampled := opposite(own)) is not None
+    ]
+    assert len(pairs) >= PAIRS * TRACES, len(pairs)
+    return pairs[: PAIRS * TRACES]
