@@ -14,7 +14,7 @@ from lm_eval_tasks import model_and_patch, write_tasks
 import tiny_world
 from cca.amplify.patch_file import save_patch
 from cca.errors import CcaError
-from cca.evaluation.harness import HarnessSettings, compared, metrics_of, run_tasks, score_of
+from cca.evaluation.harness import HarnessSettings, Outcome, compared, run_tasks
 from cca.models.loading import load_model
 
 pytest.importorskip("lm_eval")
@@ -48,13 +48,12 @@ def test_patched_object_and_merged_checkpoint_get_the_same_numbers(place: Path) 
     assert all(torch.equal(value, weights[name]) for name, value in base.model.state_dict().items())
     rows = compared(before, after)
     for task in TASKS:
-        assert metrics_of(after[task], task) == metrics_of(theirs[task], task)
-        assert score_of(after[task], task).documents == score_of(theirs[task], task).documents
+        assert after[task] == theirs[task] == Outcome.from_row(json.loads(json.dumps(after[task].to_row())))
         assert rows[task]["points"] == pytest.approx(100 * (rows[task]["patched"] - rows[task]["base"]))
         assert rows[task]["interval"][0] <= rows[task]["points"] <= rows[task]["interval"][1]
         assert 0 <= rows[task]["p_value"] <= 1
     assert rows["cca_choice"]["metrics"]["acc,none"]["base"] == rows["cca_choice"]["base"]
-    assert before["cca_choice"]["results"] != after["cca_choice"]["results"]  # the patch did something
+    assert before["cca_choice"] != after["cca_choice"]  # the patch did something
 
 
 @pytest.mark.integration
@@ -62,7 +61,9 @@ def test_a_group_is_one_task_with_the_documents_of_all(place: Path) -> None:
     base = load_model(str(place / "base"))
     settings = HarnessSettings(include_path=place / "tasks", limit=5)
     found = run_tasks(base.model, base.codec.tokenizer, ["cca_both"], settings)
-    assert set(found["cca_both"]["samples"]) == set(TASKS)
+    assert {leaf: len(values) for leaf, values in found["cca_both"].documents.items()} == dict.fromkeys(
+        TASKS, 5
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,3 +124,38 @@ def test_cca_evaluate_says_what_lm_evals_own_command_says(place: Path) -> None:
             files = list((place / "results.lm_eval" / side).rglob("results_*.json"))
             same = [json.loads(file.read_text())["results"] for file in files]
             assert {**theirs["results"][task]} in [own.get(task) for own in same]
+
+
+def results(metric: str, values: dict[str, list[float]], **aggregate: float) -> dict[str, object]:
+    """lm-eval's results, as much of them as is read."""
+    samples = {
+        leaf: [
+            {"doc_id": n, "filter": "none", "metrics": [metric], metric: value} for n, value in enumerate(own)
+        ]
+        for leaf, own in values.items()
+    }
+    return {"results": {"task": aggregate}, "samples": samples}
+
+
+def test_pairs_intervals_and_tests_of_a_group_resample_its_tasks() -> None:
+    before = Outcome.of(results("acc", {"a": [0, 0, 1, 1], "b": [0, 1, 0, 0]}), "task")
+    after = Outcome.of(results("acc", {"a": [1, 1, 1, 1], "b": [0, 1, 0, 0]}), "task")
+    row = compared({"task": before}, {"task": after})["task"]
+    assert (row["base"], row["patched"], row["points"], row["problems"]) == (3 / 8, 5 / 8, 25.0, 8)
+    assert row["interval"] == [0.0, 50.0]  # of two tasks one gained 50 points and one nothing
+    assert row["p_value"] == 0.5
+    assert compared({"task": before})["task"]["base"] == 3 / 8
+
+
+def test_a_metric_that_is_no_fraction_has_no_points() -> None:
+    outcome = Outcome.of(
+        results("word_perplexity", {"a": [3.5, 9.0]}, **{"word_perplexity,none": 5.0}), "task"
+    )
+    row = compared({"task": outcome}, {"task": outcome})["task"]
+    assert row["metrics"] == {"word_perplexity,none": {"base": 5.0, "patched": 5.0}}
+    assert "points" not in row
+    with pytest.raises(CcaError, match="expected a metric with a number"):
+        Outcome.of(
+            {"results": {}, "samples": {"a": [{"doc_id": 0, "filter": "none", "metrics": ["x"], "x": "?"}]}},
+            "t",
+        )

@@ -84,7 +84,7 @@ class Answers:
 
     task: dict[int, Measured] = field(default_factory=dict)
     retention: dict[str, Measured] = field(default_factory=dict)
-    harness: dict[str, Row] = field(default_factory=dict)
+    harness: dict[str, harness.Outcome] = field(default_factory=dict)
     about: Row = field(default_factory=dict)
 
     def rows(self, side: str) -> list[Row]:
@@ -115,14 +115,7 @@ def results(base: Answers, patched: Answers | None, seed: int) -> Row:
         name: _retention(own, None if patched is None else patched.retention[name], seed)
         for name, own in base.retention.items()
     }
-    if patched is not None:
-        row["retention"] |= harness.compared(base.harness, patched.harness, seed)
-    else:
-        row["retention"] |= {
-            name: {"base": score.value, "metric": score.metric, "metrics": harness.metrics_of(found, name)}
-            for name, found in base.harness.items()
-            if (score := harness.score_of(found, name))
-        }
+    row["retention"] |= harness.compared(base.harness, None if patched is None else patched.harness, seed)
     return row
 
 

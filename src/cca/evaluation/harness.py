@@ -11,7 +11,7 @@ import copy
 import difflib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import import_module
 from numbers import Real
@@ -45,16 +45,51 @@ DEFAULTS = HarnessSettings()
 
 
 @dataclass(frozen=True)
-class Score:
-    """The metric that speaks for a task: its value, and each document's by (leaf task, document)."""
+class Outcome:
+    """What lm-eval says of one task, or of a group as one."""
 
+    metrics: dict[str, float]
+    """Every number, under lm-eval's own keys ("acc,none", "acc_stderr,none")."""
     metric: str
+    """The metric that speaks for the task."""
     value: float
-    documents: dict[tuple[str, int], float]
+    documents: dict[str, list[float]]
+    """That metric of every document, by leaf task, in the order of the documents."""
 
     @property
     def is_fraction(self) -> bool:
-        return all(0 <= value <= 1 for value in self.documents.values())
+        return all(0 <= value <= 1 for values in self.documents.values() for value in values)
+
+    def to_row(self) -> Row:
+        return asdict(self)
+
+    @staticmethod
+    def from_row(row: Row) -> Outcome:
+        return Outcome(**row)
+
+    @staticmethod
+    def of(results: Row, task: str) -> Outcome:
+        """From lm-eval's results. Raises CcaError for a task without a metric that each document has."""
+        rows = [(leaf, row) for leaf, own in results["samples"].items() for row in own]
+        names = [
+            name for name in rows[0][1]["metrics"] if all(isinstance(row.get(name), Real) for _, row in rows)
+        ]
+        metric = next((name for name in PREFERRED if name in names), names[0] if names else None)
+        if metric is None:
+            raise CcaError(
+                f"lm-eval task {task}: expected a metric with a number for each document, got none"
+            )
+        chosen = rows[0][1]["filter"]
+        documents: dict[str, list[float]] = {}
+        for leaf, row in sorted(rows, key=lambda pair: (pair[0], pair[1]["doc_id"])):
+            if row["filter"] == chosen:
+                documents.setdefault(leaf, []).append(float(row[metric]))
+        own = results["results"].get(task, {})
+        metrics = {key: float(value) for key, value in own.items() if isinstance(value, Real) and "," in key}
+        values = [value for leaf in documents.values() for value in leaf]
+        return Outcome(
+            metrics, metric, metrics.get(f"{metric},{chosen}", sum(values) / len(values)), documents
+        )
 
 
 def run_tasks(
@@ -64,8 +99,8 @@ def run_tasks(
     settings: HarnessSettings = DEFAULTS,
     name: str = "model",
     save_to: Path | None = None,
-) -> dict[str, Row]:
-    """lm-eval's results of each task (a group counts as one), for the model as it stands.
+) -> dict[str, Outcome]:
+    """The outcome of each task (a group counts as one), for the model as it stands.
 
     ``save_to`` is a folder that gets lm-eval's own results and samples files, as its ``--output_path`` does, under
     ``name``. Raises CcaError when lm-eval is not installed, for an unknown task, and where lm-eval refuses one.
@@ -77,7 +112,7 @@ def run_tasks(
         raise CcaError(f"{include}: expected a folder of lm-eval task files, got no folder")
     manager = _manager(None if include is None else str(include.resolve()))
     _check_names(tasks, manager.all_tasks)
-    found: dict[str, Row] = {}
+    found: dict[str, Outcome] = {}
     for task in tasks:
         # A copy: lm-eval may give the tokenizer a padding token.
         adapter = huggingface.HFLM(
@@ -104,68 +139,41 @@ def run_tasks(
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise CcaError(f"lm-eval task {task}: {reason}") from error
         assert results is not None, "one process has the results"
-        found[task] = dict(results)
+        found[task] = Outcome.of(results, task)
         if tracker is not None and save_to is not None:
             _save(tracker, save_to, dict(results))
     return found
 
 
-def metrics_of(results: Row, task: str) -> dict[str, float]:
-    """Every number lm-eval gives for a task, under its own keys ("acc,none", "acc_stderr,none")."""
-    own = results["results"].get(task, {})
-    return {key: float(value) for key, value in own.items() if isinstance(value, Real) and "," in key}
-
-
-def score_of(results: Row, task: str) -> Score:
-    """The metric that speaks for a task. Raises CcaError for a task without a metric that each document has."""
-    samples: Mapping[str, Sequence[Row]] = results["samples"]
-    rows = [(leaf, row) for leaf in samples for row in samples[leaf]]
-    usual = [
-        metric
-        for metric in rows[0][1]["metrics"]
-        if all(isinstance(row.get(metric), Real) for _, row in rows)
-    ]
-    metric = next((m for m in PREFERRED if m in usual), usual[0] if usual else None)
-    if metric is None:
-        raise CcaError(f"lm-eval task {task}: expected a metric with a number for each document, got none")
-    chosen = rows[0][1]["filter"]
-    documents = {
-        (leaf, int(row["doc_id"])): float(row[metric]) for leaf, row in rows if row["filter"] == chosen
-    }
-    mean = sum(documents.values()) / len(documents)
-    return Score(metric, metrics_of(results, task).get(f"{metric},{chosen}", mean), documents)
-
-
-def compared(base: Mapping[str, Row], patched: Mapping[str, Row], seed: int = 0) -> dict[str, Row]:
-    """For each task what lm-eval says of both, and the paired change of the metric that speaks for it.
+def compared(
+    base: Mapping[str, Outcome], patched: Mapping[str, Outcome] | None = None, seed: int = 0
+) -> dict[str, Row]:
+    """For each task what lm-eval says, of one model or of both, and the paired change of the metric that speaks for it.
 
     ``base`` and ``patched`` are fractions and ``points`` percentage points; a task whose metric is no fraction has its
     ``metrics`` alone.
     """
     rows: dict[str, Row] = {}
-    for task in base:
-        before, after = score_of(base[task], task), score_of(patched[task], task)
-        metrics = {
-            key: {"base": value, "patched": metrics_of(patched[task], task)[key]}
-            for key, value in metrics_of(base[task], task).items()
-        }
-        rows[task] = {"metrics": metrics, "metric": before.metric, "problems": len(before.documents)}
-        if before.is_fraction and after.is_fraction:
-            rows[task] |= _change(before, after, seed)
+    for task, before in base.items():
+        after = None if patched is None else patched[task]
+        sides = {"base": before} if after is None else {"base": before, "patched": after}
+        metrics = {key: {side: own.metrics[key] for side, own in sides.items()} for key in before.metrics}
+        count = sum(map(len, before.documents.values()))
+        rows[task] = {"metrics": metrics, "metric": before.metric, "problems": count}
+        if all(own.is_fraction for own in sides.values()):
+            rows[task] |= {side: own.value for side, own in sides.items()}
+            rows[task] |= {} if after is None else _change(before, after, seed)
     return rows
 
 
-def _change(before: Score, after: Score, seed: int) -> Row:
+def _change(before: Outcome, after: Outcome, seed: int) -> Row:
     """Documents are paired; of a group, whole tasks are resampled."""
-    pairs = [(before.documents[key], after.documents[key]) for key in before.documents]
-    old, new = ([pair[side] for pair in pairs] for side in (0, 1))
-    low, high = paired_gain_interval(old, new, [leaf for leaf, _ in before.documents], seed)
-    row: Row = {
-        "base": before.value,
-        "patched": after.value,
-        "points": 100 * (after.value - before.value),
-        "interval": [100 * low, 100 * high],
-    }
+    leaves = [leaf for leaf, values in before.documents.items() for _ in values]
+    old, new = (
+        [value for leaf in before.documents for value in side.documents[leaf]] for side in (before, after)
+    )
+    low, high = paired_gain_interval(old, new, leaves, seed)
+    row: Row = {"points": 100 * (after.value - before.value), "interval": [100 * low, 100 * high]}
     if set(old) | set(new) <= {0.0, 1.0}:
         row["p_value"] = mcnemar_p([value == 1 for value in old], [value == 1 for value in new])
     return row

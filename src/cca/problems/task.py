@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cca.errors import CcaError
+from cca.files import fingerprint
 from cca.problems.answers import Judge, make_judge
 from cca.problems.judges.stopping import StoppingJudge
 from cca.problems.problem import Problem, problems_fingerprint, read_problems
@@ -44,6 +45,12 @@ class Task:
             *(self.retention[name] for name in sorted(self.retention)),
         ]
         return problems_fingerprint(problem for problems in sets for problem in problems)
+
+    @property
+    def asking(self) -> str:
+        """The fingerprint of what decides verdicts beside the problems: the task's own judge, where completions end."""
+        own = self.judge if isinstance(self.judge, str | None) else self.judge.name
+        return fingerprint([own, self.prompts.stop, self.prompts.thinking])
 
 
 def with_retention(task: Task, retention: Sequence[str]) -> Task:
