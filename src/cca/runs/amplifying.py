@@ -33,6 +33,7 @@ def run_amplify(
 
         def told(record: StepRecord) -> None:
             progress(1 if record.step else 0)
+            session.track({what: record.to_row()}, record.step)
             session.chunk_done()
 
         def attempt(batch_size: int) -> Amplified:

@@ -134,6 +134,8 @@ class Config(Section):
     """Where to put the model, as transformers takes it ('auto', 'cuda:0')."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models you trust."""
+    trackers: tuple[str, ...] = ()
+    """Where else the numbers go, through accelerate: tensorboard, wandb, ... May change while a run goes on."""
     traces: TracesConfig = TracesConfig()
     pivots: PivotsConfig = PivotsConfig()
     circuit: CircuitConfig = CircuitConfig()

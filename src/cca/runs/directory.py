@@ -110,8 +110,8 @@ class RunDirectory:
 
 
 def without_out(config: Config) -> dict[str, Any]:
-    """What was asked for, wherever it is kept."""
-    return config.model_dump(mode="json", exclude={"out"})
+    """What was asked for, wherever it is kept and whoever is told."""
+    return config.model_dump(mode="json", exclude={"out", "trackers"})
 
 
 def differences(old: Any, new: Any, where: str = "") -> set[str]:
@@ -125,7 +125,7 @@ def differences(old: Any, new: Any, where: str = "") -> set[str]:
 
 
 def _ours(name: str) -> bool:
-    return name.startswith(".") or name == "run.log"
+    return name.startswith(".") or name in ("run.log", "plan.json")
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -60,7 +60,11 @@ def evaluation(session: Session) -> Row:
             measured["controls"] = _controls(session, tested, own_circuit, own_pivots)
         write_sealed(path, FORMAT, 1, {"made_from": made_from, **measured})
     stages.check_made_from(path, made_from)
-    return read_sealed(path, FORMAT, 1)
+    measured = read_sealed(path, FORMAT, 1)
+    session.track(
+        {"test": {key: measured[key] for key in ("base", "patched", "gain", "drift", "retention", "share")}}
+    )
+    return measured
 
 
 def _counts(session: Session, layer: int) -> dict[str, int]:

@@ -10,13 +10,14 @@ from cca.errors import CcaError
 from cca.files import write_bytes
 from cca.runs.config import Config
 from cca.runs.dependence import STAGES, claim
-from cca.runs.directory import RunDirectory
+from cca.runs.directory import RunDirectory, without_out
 from cca.runs.interrupts import Interrupts
 from cca.runs.journal import Journal
 from cca.runs.measurements import FILE as MEASUREMENTS
 from cca.runs.narrator import Narrator
 from cca.runs.provenance import versions
 from cca.runs.session import Session
+from cca.runs.trackers import tracking
 
 
 @contextmanager
@@ -49,7 +50,8 @@ def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None
         if fork_of is not None:
             _take_over(fork_of, session)
         try:
-            yield session
+            with tracking(config.trackers, folder.path, without_out(config)) as session.track:
+                yield session
         except BaseException as error:
             journal.log(f"stopped: {type(error).__name__}: {error}")
             raise

@@ -18,6 +18,7 @@ from cca.runs.evaluating import FORMAT as EVALUATION
 from cca.runs.evaluating import evaluation
 from cca.runs.narrator import Narrator
 from cca.runs.opening import open_session
+from cca.runs.plan import held_against, read_plan
 from cca.runs.session import Session
 
 RUN: dict[str, Callable[[Session], object]] = {
@@ -56,6 +57,9 @@ def write_report(path: Path) -> Row | None:
         amplified = read_sealed(folder / "amplify.json", AMPLIFY, 1)
         report = make_report(manifest, measured, amplified, read_accounts(folder / TIMING))
         report |= {key: manifest[key] for key in ("notes", "forked_from") if key in manifest}
+        plan = read_plan(path, manifest["config"])
+        if plan is not None:
+            report["plan"] = held_against(plan, read_accounts(folder / TIMING))
         write_json(folder / "report.json", report)
     write_text(folder / "report.html", render_page(path))
     return report

@@ -27,6 +27,7 @@ from cca.runs.interrupts import Interrupts
 from cca.runs.measurements import Measurements
 from cca.runs.narrator import Narrator
 from cca.runs.provenance import tokenizer_fingerprint
+from cca.runs.trackers import Track, track_nothing
 from cca.tinymath import BUNDLED_MODEL
 
 DEFAULT_NEW_TOKENS = 512
@@ -40,6 +41,8 @@ class Session:
     folder: RunDirectory
     narrator: Narrator
     interrupts: Interrupts = field(default_factory=Interrupts)
+    track: Track = track_nothing
+    """Tells the experiment trackers."""
 
     @cached_property
     def task(self) -> Task:

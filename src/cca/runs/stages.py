@@ -65,6 +65,10 @@ def traces(session: Session) -> list[list[Trace]]:
                 session.chunk_done()
         rows = log.rows()
     loaded = read_traces(path, rows)
+    right = sum(own[0].right for own in loaded) / len(loaded)
+    session.track(
+        {"traces": {"greedy_accuracy": right, "paired": sum(opposite(own) is not None for own in loaded)}}
+    )
     _check_pairable(session, loaded)
     return loaded
 
