@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cca.cli.console import console, say
+from cca.cli.console import ConsoleNarrator, console, say
 from cca.errors import CcaError
 from cca.files import write_text
 from cca.reports.formats import duration
@@ -68,6 +68,25 @@ def _fact(key: str, value: object) -> str:
     if not isinstance(value, float):
         return f"{name} {value}"
     return f"{name} {value:.3g}" if key in ("drift", "gain_points") else f"{name} {value:.1%}"
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="The run.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a config key.", metavar="KEY=VALUE")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to rehearse.")] = 20,
+) -> None:
+    """What a run will take in tokens, memory and time, before it starts; warns of what will not fit."""
+    from cca.cli.plan_table import plan_lines
+    from cca.runs.config import load_config
+    from cca.runs.plan import make_plan
+
+    wanted = load_config(config, overrides or [])
+    for line in plan_lines(make_plan(wanted, ConsoleNarrator(), seconds)):
+        say(line)
+    say(f"{wanted.out / 'plan.json'} is written; the report holds it against what happens")
 
 
 @app.command()

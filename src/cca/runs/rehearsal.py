@@ -1,0 +1,260 @@
+"""A rehearsal: every stage on a few problems, metered, so that `cca.runs.plan` can foretell the whole.
+
+Costs do not depend on what the texts say. Where the sample has too few pivots to meter the later stages on, places in
+its greedy traces stand in for them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from cca.amplify.update import Validation
+from cca.circuits.circuit import Circuit
+from cca.engines.engine import Request
+from cca.pivots.branching import branching_pivots
+from cca.pivots.pivot import Pivot
+from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
+from cca.problems.problem import Problem
+from cca.runs.amplifying import run_amplify
+from cca.runs.config import Config
+from cca.runs.decoding_cost import Call, MeteredEngine, Speed
+from cca.runs.directory import RunDirectory
+from cca.runs.locating import locate
+from cca.runs.memory import held_memory, peak_memory, reset_peak_memory
+from cca.runs.narrator import Narrator, Silent
+from cca.runs.session import Session
+from cca.runs.validating import Validator, make_probe, retention_tokens
+
+T = TypeVar("T")
+FIRST, MOST = 4, 128
+"""Problems to begin with, and at most."""
+METERED_STEPS = 2
+EPOCHS = 2
+LARGE = 0.05
+"""Share of the components that a mask rarely keeps more than."""
+
+
+@dataclass
+class Rehearsal:
+    """What was metered. ``seconds`` of a piece are (at half the pivots, at all of them): two points of a line."""
+
+    session: Session
+    problems: int = 0
+    right: float = 0.0
+    pairs: int = 0
+    found: int = 0
+    traced: list[Call] = field(default_factory=list)
+    walked: list[Call] = field(default_factory=list)
+    retention: dict[str, Call] = field(default_factory=dict)
+    speed: Speed = field(default_factory=lambda: Speed((0.0, 0.0, 0.0, 0.0)))
+    beside: float = 0.0
+    """Seconds a traced problem beside decoding: prompts, judging."""
+    pivots: int = 0
+    pivot_tokens: float = 0.0
+    locating: tuple[float, float] = (0.0, 0.0)
+    stepping: tuple[float, float] = (0.0, 0.0)
+    probing: float = 0.0
+    """Seconds a problem whose solution drift is measured on."""
+    base_bytes: dict[str, int] = field(default_factory=dict)
+    piece_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Bytes each piece took at its peak beside the base, by device."""
+
+
+class _RehearsalSession(Session):
+    """A session that keeps nothing: there is no run folder yet."""
+
+    @cached_property
+    def engine(self) -> MeteredEngine:  # type: ignore[override]
+        return MeteredEngine(self.model, self.config.traces.batch_size, self.note)
+
+    def chunk_done(self) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self.narrator.say(text)
+
+
+class _NoValidation(Validator):
+    """Steps are metered without what judges them."""
+
+    def __init__(self) -> None:
+        pass
+
+    def prepare(self, rows: object = None) -> None:
+        pass
+
+    def __call__(self) -> Validation:
+        return Validation(0.0, 0.0, {}, True)
+
+
+@contextmanager
+def rehearsed(config: Config, narrator: Narrator, seconds: float) -> Iterator[Rehearsal]:
+    """Rehearse for about ``seconds`` beyond loading the model. Raises CcaError for what a run would refuse."""
+    with tempfile.TemporaryDirectory() as nowhere:
+        session = _RehearsalSession(config, RunDirectory(Path(nowhere)), narrator)
+        _ = session.task, session.anatomy
+        with narrator.work("rehearsing each stage on a few problems", None):
+            session.narrator = Silent()
+            yield _Rehearsing(session, seconds).all()
+
+
+class _Rehearsing:
+    def __init__(self, session: Session, seconds: float) -> None:
+        self.session, self.seconds = session, seconds
+        self.engine: MeteredEngine = session.engine  # type: ignore[assignment]
+        self.found = Rehearsal(session)
+
+    def all(self) -> Rehearsal:
+        traces = self._traces()
+        pivots = self._pivots(traces)
+        self._retention()
+        self._later_stages(pivots)
+        self.found.speed = Speed.fitted(self.engine.calls)
+        return self.found
+
+    def _traces(self) -> list[tuple[Problem, list[Trace]]]:
+        problems = self.session.task.train
+        prompts = [self.session.grader.prompt_ids(problem) for problem in problems[:FIRST]]
+        self.engine.complete(
+            [Request(prompt) for prompt in prompts], 2
+        )  # the first call pays for what is loaded late
+        self.engine.calls.clear()
+        self.found.base_bytes = {
+            "cpu": held_memory(),
+            **{k: v for k, v in peak_memory().items() if k != "cpu"},
+        }
+        self._trace(_spread(problems, FIRST))
+        pace = (sum(call.seconds for call in self.engine.calls) + 1e-6) / FIRST
+        count = int(max(2 * FIRST, min(MOST, len(problems), self.seconds / 2 / pace)))
+        before = len(self.engine.calls)
+        began = time.perf_counter()
+        made = self._metered("generation", lambda: self._trace(_spread(problems, count)))
+        took = time.perf_counter() - began
+        self.found.traced = self.engine.calls[before:]
+        self.found.beside = max(0.0, took - sum(call.seconds for call in self.found.traced)) / max(
+            1, len(made)
+        )
+        self.found.problems = len(made)
+        self.found.right = sum(own[0].right for _, own in made) / len(made)
+        self.found.pairs = sum(opposite(own) is not None for _, own in made)
+        return made
+
+    def _trace(self, problems: Sequence[Problem]) -> list[tuple[Problem, list[Trace]]]:
+        given = self.session.config.traces
+        settings = TraceSettings(
+            samples=given.samples,
+            temperature_when_right=given.temperature_when_right,
+            temperature_when_wrong=given.temperature_when_wrong,
+            max_new_tokens=self.session.max_new_tokens,
+            seed=self.session.config.seed,
+        )
+        traces = paired_traces(problems, self.session.grader, self.engine, settings)
+        return list(zip(problems, traces, strict=True))
+
+    def _pivots(self, traces: Sequence[tuple[Problem, list[Trace]]]) -> list[Pivot]:
+        pairs = [
+            (problem, own[0], sample) for problem, own in traces if (sample := opposite(own)) is not None
+        ]
+        found: list[Pivot] = []
+        if self.session.config.pivots.method == "branching":
+            before = len(self.engine.calls)
+            walked = branching_pivots(pairs, self.session.grader, self.engine, self.session.max_new_tokens)
+            self.found.walked = self.engine.calls[before:]
+            found = [pivot for pivot in walked if pivot is not None]
+            self.found.found = len(found)
+        else:
+            self.found.found = len(pairs)
+        wanted = 2 * self.session.config.amplify.batch_size
+        stand_ins = (pivot for problem, own in traces for pivot in _stand_ins(problem, own[0], self.session))
+        while len(found) < wanted and (pivot := next(stand_ins, None)) is not None:
+            found.append(pivot)
+        return found[:wanted]
+
+    def _retention(self) -> None:
+        for name, problems in self.session.task.retention.items():
+            sample = _spread(problems, 2 * FIRST)
+            limit = retention_tokens(self.session, problems)
+            requests = [Request(self.session.grader.prompt_ids(problem)) for problem in sample]
+            self.engine.complete(requests, limit, self.session.grader.finished)
+            self.found.retention[name] = self.engine.calls[-1]
+
+    def _later_stages(self, pivots: list[Pivot]) -> None:
+        session, half = self.session, max(1, len(pivots) // 2)
+        self.found.pivots = len(pivots)
+        self.found.pivot_tokens = sum(len(pivot.tokens) for pivot in pivots) / len(pivots)
+        config = session.config
+        session.config = _shortened(config)
+        try:
+            half_time, _ = self._timed("circuit", lambda: locate(session, pivots[:half]))
+            full_time, circuit = self._timed("circuit", lambda: locate(session, pivots))
+            self.found.locating = half_time, full_time
+            if len(circuit) > LARGE * session.anatomy.size and config.circuit.localiser == "dcm":
+                circuit = self._small_circuit()  # a mask of few epochs has not let go of anything yet
+
+            def steps(own: list[Pivot]) -> None:
+                run_amplify(session, circuit, own, _NoValidation(), "rehearsal")
+
+            self.found.stepping = (
+                self._timed("amplify", lambda: steps(pivots[:half]))[0] / METERED_STEPS,
+                self._timed("amplify", lambda: steps(pivots))[0] / METERED_STEPS,
+            )
+        finally:
+            session.config = config
+        probed = [
+            problem for problems in session.task.retention.values() for problem in _spread(problems, FIRST)
+        ]
+        if probed:
+            make_probe(session, probed)
+            self.found.probing = self._timed("probe", lambda: make_probe(session, probed))[0] / len(probed)
+
+    def _small_circuit(self) -> Circuit:
+        anatomy = self.session.anatomy
+        step = max(1, round(1 / LARGE))
+        return Circuit.of((anatomy.component(index) for index in range(0, anatomy.size, step)), "rehearsal")
+
+    def _timed(self, what: str, work: Callable[[], T]) -> tuple[float, T]:
+        began = time.perf_counter()
+        made = self._metered(what, work)
+        return time.perf_counter() - began, made
+
+    def _metered(self, what: str, work: Callable[[], T]) -> T:
+        """Run ``work`` and keep the memory it took beside what was held before."""
+        held = held_memory()
+        reset_peak_memory()
+        made = work()
+        for device, peak in peak_memory().items():
+            took = peak - (held if device == "cpu" else self.found.base_bytes.get(device, 0))
+            known = self.found.piece_bytes.setdefault(what, {})
+            known[device] = max(0, took, known.get(device, 0))
+        return made
+
+
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` items, spread over all."""
+    return list(items[:: max(1, len(items) // count)][:count])
+
+
+def _stand_ins(problem: Problem, trace: Trace, session: Session) -> Iterator[Pivot]:
+    """Two places of a trace as if they were pivots."""
+    prompt, tokens = session.grader.prompt_ids(problem), trace.token_ids
+    for place in sorted({len(tokens) // 3, 2 * len(tokens) // 3}):
+        if place < len(tokens):
+            other = (tokens[place] + 1) % session.model.config.get_text_config().vocab_size
+            yield Pivot(
+                problem.id, problem.template, prompt, tokens[:place], tokens[place], other,
+                greedy_right=True, method="stand-in", sample=0,
+            )  # fmt: skip
+
+
+def _shortened(config: Config) -> Config:
+    """The configuration with no more epochs and steps than are metered."""
+    few = {"steps": METERED_STEPS, "patience": METERED_STEPS + 1, "validate_at": (METERED_STEPS + 1,)}
+    circuit = config.circuit.model_copy(update={"epochs": min(EPOCHS, config.circuit.epochs)})
+    return config.model_copy(update={"amplify": config.amplify.model_copy(update=few), "circuit": circuit})

@@ -1,0 +1,51 @@
+"""What `cca plan` foretells of a run, held against the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tiny_run
+from cca.cli.plan_table import plan_lines
+from cca.runs.config import load_config
+from cca.runs.narrator import Silent
+from cca.runs.pipeline import run
+from cca.runs.plan import make_plan
+
+pytestmark = pytest.mark.integration
+
+STAGES = ["traces", "pivots", "circuit", "amplify", "evaluate", "controls"]
+
+
+def test_tokens_and_memory_come_out_as_planned(tmp_path: Path) -> None:
+    # 16 problems, all in the sample, and as many steps as are assumed: what is left is the expectation itself.
+    amplify = {"steps": 4, "patience": 2, "validate_at": [1, 2], "predicted_change": 1.0, "budget": {"points": 100, "drift": 10}}
+    config = load_config(tiny_run.make(tmp_path, amplify=amplify))
+    plan = make_plan(config, Silent(), 20)
+    assert list(plan["stages"]) == STAGES
+    assert plan["sample"]["problems"] == tiny_run.SIZES["train"]
+    assert plan["warnings"] == []
+    report = run(config, Silent())
+    held = report["plan"]
+    assert list(held) == [*STAGES, "total"]
+    for stage in ("traces", "amplify", "evaluate", "controls", "total"):
+        assert 1 / 1.5 < held[stage]["tokens"]["ratio"] < 1.5, (stage, held[stage])
+    for stage in STAGES:
+        assert 1 / 1.5 < held[stage]["peak_cpu_bytes"]["ratio"] < 1.5, (stage, held[stage])
+    assert plan["expected"]["pivots"] == pytest.approx(report["pivots"]["count"], rel=0.5)
+    assert any("warning" in line for line in plan_lines({**plan, "warnings": ["too much"]}))
+
+
+def test_a_plan_of_another_configuration_is_not_held_against_the_run(tmp_path: Path) -> None:
+    path = tiny_run.make(tmp_path)
+    make_plan(load_config(path, ["traces.samples=2"]), Silent(), 1)
+    assert "plan" not in run(load_config(path), Silent())
+
+
+def test_what_will_not_fit_is_said_with_the_knob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(tiny_run.make(tmp_path, judge={"name": "regex", "pattern": "nothing"}))
+    monkeypatch.setattr("cca.runs.plan_memory.free_memory", lambda _: -200_000_000)
+    warnings = "\n".join(make_plan(config, Silent(), 1)["warnings"])
+    assert "amplify.batch_size, or amplify.gradient_checkpointing" in warnings
+    assert "there may be nothing to pair (greedy accuracy 0%)" in warnings
