@@ -20,7 +20,13 @@ STAGES = ["traces", "pivots", "circuit", "amplify", "evaluate", "controls"]
 
 def test_tokens_and_memory_come_out_as_planned(tmp_path: Path) -> None:
     # 16 problems, all in the sample, and as many steps as are assumed: what is left is the expectation itself.
-    amplify = {"steps": 4, "patience": 2, "validate_at": [1, 2], "predicted_change": 1.0, "budget": {"points": 100, "drift": 10}}
+    amplify = {
+        "steps": 4,
+        "patience": 2,
+        "validate_at": [1, 2],
+        "predicted_change": 1.0,
+        "budget": {"points": 100, "drift": 10},
+    }
     config = load_config(tiny_run.make(tmp_path, amplify=amplify))
     plan = make_plan(config, Silent(), 20)
     assert list(plan["stages"]) == STAGES
