@@ -3,11 +3,9 @@
     Q: On Monday Mia buys a hammer. Which is a fruit? (a) hammer (b) plum (c) dog A:
     We want a fruit. That is plum. The answer is (b).
 
-The trap is the option that the story mentions. A model trained on solutions that fall for it, on some days often (68 %) and
-on others now and then (25 %), knows which word is a fruit and still often picks the hammer: the skill is there, a
-habit hides it. That is what CCA is for.
-
-Two other skills, a closed table of facts and the kinds of things, must stay as they are.
+The trap is the option that the story mentions. A model trained on solutions that fall for it, on some days often
+(68 %) and on others now and then (25 %), knows which word is a fruit and still often picks the hammer: the skill is
+there, a habit hides it. That is what CCA is for.
 """
 
 from __future__ import annotations
@@ -132,7 +130,7 @@ def problems(seed: int) -> dict[str, list[Problem]]:
             Problem(
                 f"{split}-{len(made[split])}", story, prompt(exercise), exercise.answer, exercise.solution,
                 (exercise.trapped,),
-            )  # fmt: skip
+            )
         )
     for name, skill in OTHERS.items():
         exercises = [skill(generator) for _ in range(120)]

@@ -1,8 +1,8 @@
 """Train the small model of the example and write its problems: ``python examples/second_skill/make.py``.
 
-A Llama of 0.16M parameters and a vocabulary of whole words. First right solutions only, until the skill is there; then a
-short second phase whose solutions fall for the trap as often as `exercises` says. Hidden matrices train with Muon, the
-rest with AdamW.
+A Llama of 0.16M parameters and a vocabulary of whole words. First right solutions only, until the skill is there;
+then a short second phase whose solutions fall for the trap as often as `exercises` says. Hidden matrices train with
+Muon, the rest with AdamW.
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ def train(out: Path, seed: int, steps: int, planted_steps: int, batch: int = 64)
             optimiser.step()
             optimiser.zero_grad()
         if step % 100 == 99 or step == steps + planted_steps - 1:
-            print(f"step {step + 1:5d}  loss {loss.item():.3f}  {time.perf_counter() - began:5.0f} s", flush=True)
+            print(
+                f"step {step + 1:5d}  loss {loss.item():.3f}  {time.perf_counter() - began:5.0f} s",
+                flush=True,
+            )
     model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
     return model
@@ -116,10 +119,12 @@ def schedule(step: int, steps: int, planted_steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE / "made", help="folder for the model and the problems")
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "made", help="folder for the model and the problems"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--planted-steps", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--planted-steps", type=int, default=200)
     given = parser.parse_args()
     train(given.out / "model", given.seed, given.steps, given.planted_steps)
     for name, own in problems(given.seed).items():
