@@ -7,9 +7,9 @@ The published code completes every prefix. That is not needed:
 
 1. While y follows the greedy completion of ``y[:j]``, the completions of ``y[:j]`` ... ``y[:k]`` are one text. So only
    the positions where y leaves it can be pivots: complete ``y[:k+1]`` at the first difference k, and go on from there.
-2. Once y follows the greedy path to its end, the completion is y itself, whose verdict is known. One teacher-forced
-   forward tells where that begins; where a lead of the greedy token is so small that batching could flip it, the
-   completion is generated all the same.
+2. One teacher-forced forward over y tells how far that completion follows y itself: those tokens need no generating,
+   and where they reach the end of y the completion is y, whose verdict is known. Where a lead of the greedy token is so
+   small that batching could flip it, the token is generated all the same.
 3. All problems walk together, one batch a round, and a prefix that occurs twice is completed once.
 
 Completions are made by the engine that made the traces, so that ties fall the same way.
@@ -40,8 +40,8 @@ class _Walk:
     sampled: Trace
     greedy_right: bool
     current: Tokens
-    settled: int
-    """From this position on, the sampled trace follows the greedy path beyond doubt."""
+    path: GreedyPath
+    """Along the sampled trace."""
     position: int | None = None
     pivot: Pivot | None = None
 
@@ -52,9 +52,14 @@ class _Walk:
 
     @property
     def prefix(self) -> Tokens:
-        """The trace up to and including the token at the position."""
+        """The trace up to and including the token at the position, and on as far as it is greedy beyond doubt."""
         assert self.position is not None
-        return self.sampled.token_ids[: self.position + 1]
+        text, end = self.sampled.token_ids, self.position + 1
+        while (
+            end < len(text) and self.path.token_ids[end] == text[end] and self.path.margins[end] > TIE_MARGIN
+        ):
+            end += 1
+        return text[:end]
 
     def settle(self, right: bool, completion: Tokens) -> bool:
         """Take the verdict on the completion of `prefix`; True when it makes this position the pivot."""
@@ -90,7 +95,7 @@ def branching_pivots(
     texts = [(prompt, sampled.token_ids) for prompt, (_, _, sampled) in zip(prompts, pairs, strict=True)]
     paths = engine.greedy_paths(texts)
     walks = [
-        _Walk(problem, prompt, sampled, greedy.right, greedy.token_ids, _settled(sampled.token_ids, path))
+        _Walk(problem, prompt, sampled, greedy.right, greedy.token_ids, path)
         for prompt, (problem, greedy, sampled), path in zip(prompts, pairs, paths, strict=True)
     ]
     open_ = walks
@@ -106,37 +111,19 @@ def branching_pivots(
 
 def _complete(walks: Sequence[_Walk], grader: Grader, engine: Engine, max_new_tokens: int) -> None:
     """Give every walk the verdict on its prefix, from the trace itself where that is known, else by generating."""
-    unknown: list[_Walk] = []
+    unknown: list[tuple[_Walk, Tokens]] = []
     for walk in walks:
-        assert walk.position is not None
-        if walk.position + 1 >= walk.settled:
-            walk.settle(walk.sampled.right, walk.sampled.token_ids)
+        prefix = walk.prefix
+        if prefix == walk.sampled.token_ids:
+            walk.settle(walk.sampled.right, prefix)
         else:
-            unknown.append(walk)
-    wanted = list(dict.fromkeys(walk.prompt + walk.prefix for walk in unknown))
-    completions = dict(zip(wanted, _generate(wanted, unknown, grader, engine, max_new_tokens), strict=True))
-    for walk in unknown:
-        text = (walk.prefix + completions[walk.prompt + walk.prefix])[:max_new_tokens]
+            unknown.append((walk, prefix))
+    if not unknown:
+        return
+    wanted = list(dict.fromkeys(walk.prompt + prefix for walk, prefix in unknown))
+    longest = max_new_tokens - min(len(prefix) for _, prefix in unknown)
+    made = engine.complete([Request(whole) for whole in wanted], max(1, longest), grader.finished)
+    completions = {whole: completion.token_ids for whole, completion in zip(wanted, made, strict=True)}
+    for walk, prefix in unknown:
+        text = (prefix + completions[walk.prompt + prefix])[:max_new_tokens]
         walk.settle(grader.judgement(walk.problem, text).verdict is Verdict.RIGHT, text)
-
-
-def _generate(
-    wanted: Sequence[Tokens], walks: Sequence[_Walk], grader: Grader, engine: Engine, max_new_tokens: int
-) -> list[Tokens]:
-    if not wanted:
-        return []
-    longest = max_new_tokens - min(len(walk.prefix) for walk in walks)
-    completions = engine.complete([Request(prefix) for prefix in wanted], max(1, longest), grader.finished)
-    return [completion.token_ids for completion in completions]
-
-
-def _settled(text: Tokens, path: GreedyPath) -> int:
-    """The first position from which every token of the text is the greedy one by a safe margin."""
-    position = len(text)
-    while (
-        position
-        and path.token_ids[position - 1] == text[position - 1]
-        and path.margins[position - 1] > TIE_MARGIN
-    ):
-        position -= 1
-    return position
