@@ -49,16 +49,22 @@ def test_sampling_follows_the_softmax() -> None:
     assert float(error) < 4 * (0.25 / draws) ** 0.5
 
 
-def test_greedy_paths_are_the_argmaxes_along_a_text() -> None:
-    model = tiny_world.model()
-    texts = [
-        (p, tuple(int(t) for t in torch.randint(3, 64, (n,)))) for n, p in enumerate(prompts(5), start=1)
-    ]
+@pytest.mark.parametrize("shared", [0, 20])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+def test_greedy_paths_are_the_argmaxes_along_a_text(name: str, shared: int) -> None:
+    model, generator = tiny_world.model(name), torch.Generator().manual_seed(0)
+
+    def drawn(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 64, (count,), generator=generator).tolist())
+
+    texts = [(p, drawn(n)) for n, p in enumerate(prompts(5, drawn(shared)), start=1)]
     for (prompt, text), path in zip(texts, HFEngine(model, batch_size=2).greedy_paths(texts), strict=True):
-        logits = model(input_ids=torch.tensor([prompt + text])).logits[0]
-        assert path.token_ids == tuple(logits[len(prompt) - 1 : -1].argmax(-1).tolist())
-        best = logits[len(prompt) - 1 : -1].topk(2).values
-        assert path.margins == pytest.approx((best[:, 0] - best[:, 1]).tolist())
+        logits = model(input_ids=torch.tensor([prompt + text])).logits[0, len(prompt) - 1 : -1]
+        best = logits.topk(2)
+        assert [path.token_ids, path.second] == [tuple(row) for row in best.indices.T.tolist()]
+        assert path.margins == pytest.approx((best.values[:, 0] - best.values[:, 1]).tolist())
+        of_text = logits.log_softmax(-1).gather(1, torch.tensor(text)[:, None])[:, 0]
+        assert path.log_probs == pytest.approx(of_text.tolist())
 
 
 def test_the_stop_rule_ends_a_text() -> None:

@@ -66,12 +66,15 @@ class HFEngine:
         return [results[index] for index in range(len(requests))]
 
     def greedy_paths(self, texts: Sequence[tuple[Tokens, Tokens]]) -> list[GreedyPath]:
+        shared = self._shared_length([prefix for prefix, _ in texts])
         order = sorted(range(len(texts)), key=lambda index: sum(map(len, texts[index])))
         paths: dict[int, GreedyPath] = {}
         with torch.inference_mode():
+            prefix_cache = self._prefill(texts[0][0][:shared]) if shared else None
 
             def read(indices: Sequence[int]) -> None:
-                paths.update(zip(indices, self._greedy_batch([texts[i] for i in indices]), strict=True))
+                batch = self._greedy_batch([texts[i] for i in indices], shared, prefix_cache)
+                paths.update(zip(indices, batch, strict=True))
 
             self._by_batches("reading traces", order, read)
         return [paths[index] for index in range(len(texts))]
@@ -91,24 +94,33 @@ class HFEngine:
                 self.batch_size = done
             start += done
 
-    def _greedy_batch(self, texts: Sequence[tuple[Tokens, Tokens]]) -> Iterator[GreedyPath]:
-        rows = [prefix + text[:-1] for prefix, text in texts]
-        token_ids, attention_mask = _pad_left(rows, self.model.device)
+    def _greedy_batch(
+        self, texts: Sequence[tuple[Tokens, Tokens]], shared: int, prefix_cache: DynamicCache | None
+    ) -> Iterator[GreedyPath]:
+        rows = [prefix[shared:] + text[:-1] for prefix, text in texts]
+        token_ids, own_mask = _pad_left(rows, self.model.device)
+        attention_mask = torch.cat([own_mask.new_ones(len(rows), shared), own_mask], dim=1)
         longest = max(len(text) for _, text in texts)
         logits = self.model(
             input_ids=token_ids,
             attention_mask=attention_mask,
-            position_ids=_positions(attention_mask),
-            use_cache=False,
+            position_ids=_positions(attention_mask)[:, shared:],
+            past_key_values=_expanded(prefix_cache, len(rows)) if prefix_cache else None,
+            use_cache=prefix_cache is not None,
             logits_to_keep=longest,
         ).logits  # (B, longest, V): rows end together, so every text is in the last `longest` positions
-        best = _wide(logits).topk(2, dim=-1)
         for row, (_, text) in enumerate(texts):
-            values, tokens = (
-                best.values[row, longest - len(text) :],
-                best.indices[row, longest - len(text) :, 0],
+            own = _wide(logits[row, longest - len(text) :])  # (T, V), a row at a time: vocabularies are large
+            best, tokens = own.topk(2, dim=-1)
+            taken = own.gather(1, torch.tensor(text, device=own.device)[:, None])[:, 0]
+            log_probs = taken - own.logsumexp(dim=-1)
+            greedy, second = tokens.T.tolist()
+            yield GreedyPath(
+                tuple(greedy),
+                tuple((best[:, 0] - best[:, 1]).tolist()),
+                tuple(second),
+                tuple(log_probs.tolist()),
             )
-            yield GreedyPath(tuple(tokens.tolist()), tuple((values[:, 0] - values[:, 1]).tolist()))
 
     def _shared_length(self, prefixes: Sequence[Tokens]) -> int:
         """Length of the prefix to compute once; 0 where it is short or padding would upset a sliding window."""
