@@ -2,8 +2,8 @@
 
 Notable decisions:
 
-* Sampling draws one uniform number a token from a generator seeded per request (inverse CDF), so batch order and
-  batch size do not change what is sampled; only the kernels' rounding can.
+* Sampling follows the request's own seed (`cca.engines.sampling`), so batch order and batch size do not change what
+  is sampled; only the kernels' rounding can.
 * Requests are sorted by length, padded on the left within a batch, and rows that have ended leave the batch.
 * A prefix that all requests share (few-shot examples) is computed once.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
+from cca.engines.sampling import choose, uniforms
 from cca.errors import CcaError
 from cca.models.out_of_memory import halving
 
@@ -42,17 +43,23 @@ class HFEngine:
         max_new_tokens: int,
         stop: StopRule | None = None,
         progress: Progress | None = None,
+        shared: int | None = None,
     ) -> list[Completion]:
-        """Complete every request. Raises CcaError for an empty prefix or one that fills the model's context."""
+        """Complete every request. Raises CcaError for an empty prefix or one that fills the model's context.
+
+        ``shared``: tokens at the beginning that all prefixes have in common and that are to be computed once; by
+        default `shared_length` of them.
+        """
         limit = context_length(self.model)
         for request in requests:
             if not 0 < len(request.prefix) < limit:
                 raise CcaError(f"expected a prefix of 1 to {limit - 1} tokens, got {len(request.prefix)}")
-        shared = self._shared_length([request.prefix for request in requests])
+        if shared is None:
+            shared = shared_length([request.prefix for request in requests], self.model)
         results: dict[int, Completion] = {}
         with torch.inference_mode():
             prefix_cache = self._prefill(requests[0].prefix[:shared]) if shared else None
-            order = sorted(range(len(requests)), key=lambda index: -len(requests[index].prefix))
+            order = decoding_order(requests)
 
             def decode(indices: Sequence[int]) -> None:
                 batch = _Decoding(self.model, [requests[index] for index in indices], shared, prefix_cache)
@@ -65,9 +72,12 @@ class HFEngine:
             self._by_batches("generation", order, decode)
         return [results[index] for index in range(len(requests))]
 
-    def greedy_paths(self, texts: Sequence[tuple[Tokens, Tokens]]) -> list[GreedyPath]:
-        shared = self._shared_length([prefix for prefix, _ in texts])
-        order = sorted(range(len(texts)), key=lambda index: sum(map(len, texts[index])))
+    def greedy_paths(
+        self, texts: Sequence[tuple[Tokens, Tokens]], shared: int | None = None
+    ) -> list[GreedyPath]:
+        if shared is None:
+            shared = shared_length([prefix for prefix, _ in texts], self.model)
+        order = reading_order(texts)
         paths: dict[int, GreedyPath] = {}
         with torch.inference_mode():
             prefix_cache = self._prefill(texts[0][0][:shared]) if shared else None
@@ -122,16 +132,6 @@ class HFEngine:
                 tuple(log_probs.tolist()),
             )
 
-    def _shared_length(self, prefixes: Sequence[Tokens]) -> int:
-        """Length of the prefix to compute once; 0 where it is short or padding would upset a sliding window."""
-        config = self.model.config.get_text_config()
-        if len(prefixes) < 2 or getattr(config, "sliding_window", None):
-            return 0
-        first, last = min(prefixes), max(prefixes)
-        shortest = min(map(len, prefixes)) - 1  # at least one token stays outside
-        shared = next((i for i in range(shortest) if first[i] != last[i]), shortest)
-        return shared if shared >= MIN_SHARED else 0
-
     def _prefill(self, prefix: Tokens) -> DynamicCache:
         cache = DynamicCache(config=self.model.config)
         token_ids = torch.tensor([prefix], device=self.model.device)
@@ -165,10 +165,10 @@ class _Decoding:
         rows = list(range(len(self.requests)))
         budgets = [min(max_new_tokens, limit - len(request.prefix)) for request in self.requests]
         texts: list[list[int]] = [[] for _ in self.requests]
-        uniforms = self._uniforms(max(budgets))
+        places = self._places(max(budgets))
         for step in range(max(budgets)):
             logits = self._forward()
-            chosen = _choose(logits, self.temperatures, None if uniforms is None else uniforms[rows, step])
+            chosen = choose(logits, self.temperatures, None if places is None else places[rows, step])
             keep: list[int] = []
             for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
                 texts[row].append(token)
@@ -184,15 +184,11 @@ class _Decoding:
             rows = [rows[place] for place in keep]
             self._advance(chosen, keep)
 
-    def _uniforms(self, steps: int) -> Tensor | None:
+    def _places(self, steps: int) -> Tensor | None:
         """(B, steps) numbers in [0, 1), each row from its request's seed; None when all requests are greedy."""
         if not any(request.temperature for request in self.requests):
             return None
-        drawn = [
-            torch.rand(steps, dtype=torch.float64, generator=torch.Generator().manual_seed(request.seed))
-            for request in self.requests
-        ]
-        return torch.stack(drawn).to(self.model.device)
+        return torch.stack([uniforms(request.seed, steps) for request in self.requests]).to(self.model.device)
 
     def _forward(self) -> Tensor:
         output = self.model(
@@ -216,15 +212,25 @@ class _Decoding:
         self.positions = self.positions[:, -1:] + 1
 
 
-def _choose(logits: Tensor, temperatures: Tensor, uniforms: Tensor | None) -> Tensor:
-    """(B, V) -> (B,): the greedy token where the temperature is 0, else the one at the uniform's place in the CDF."""
-    greedy = logits.argmax(dim=-1)
-    if uniforms is None:
-        return greedy
-    scaled = logits.double() / temperatures.clamp_min(1e-6)[:, None]
-    cumulative = scaled.softmax(dim=-1).cumsum(dim=-1)
-    sampled = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)[:, 0]
-    return torch.where(temperatures > 0, sampled.clamp_max(logits.shape[-1] - 1), greedy)
+def decoding_order(requests: Sequence[Request]) -> list[int]:
+    """Indices of the requests in the order in which they are batched: long prefixes first."""
+    return sorted(range(len(requests)), key=lambda index: -len(requests[index].prefix))
+
+
+def reading_order(texts: Sequence[tuple[Tokens, Tokens]]) -> list[int]:
+    """Indices of (prefix, text) pairs in the order in which they are batched: short ones first."""
+    return sorted(range(len(texts)), key=lambda index: sum(map(len, texts[index])))
+
+
+def shared_length(prefixes: Sequence[Tokens], model: PreTrainedModel) -> int:
+    """Length of the prefix to compute once; 0 where it is short or padding would upset a sliding window."""
+    config = model.config.get_text_config()
+    if len(prefixes) < 2 or getattr(config, "sliding_window", None):
+        return 0
+    first, last = min(prefixes), max(prefixes)
+    shortest = min(map(len, prefixes)) - 1  # at least one token stays outside
+    shared = next((i for i in range(shortest) if first[i] != last[i]), shortest)
+    return shared if shared >= MIN_SHARED else 0
 
 
 def _pad_left(rows: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:

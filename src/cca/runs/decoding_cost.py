@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from cca.engines.engine import Completion, Progress, Request, StopRule
-from cca.engines.hf import HFEngine
+from cca.engines.hf import HFEngine, decoding_order, shared_length
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,19 @@ class MeteredEngine(HFEngine):
         max_new_tokens: int,
         stop: StopRule | None = None,
         progress: Progress | None = None,
+        shared: int | None = None,
     ) -> list[Completion]:
         began = time.perf_counter()
-        completions = super().complete(requests, max_new_tokens, stop, progress)
+        completions = super().complete(requests, max_new_tokens, stop, progress, shared)
         seconds = time.perf_counter() - began
         if requests:
             lengths = tuple(len(completion.token_ids) for completion in completions)
             prefixes = [len(request.prefix) for request in requests]
-            order = sorted(
-                range(len(requests)), key=lambda index: -prefixes[index]
-            )  # as the engine batches them
+            order = decoding_order(requests)
             batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
             steps = sum(max(lengths[index] for index in batch) for batch in batches)
-            shared = self._shared_length([request.prefix for request in requests])
+            if shared is None:
+                shared = shared_length([request.prefix for request in requests], self.model)
             prompts = sum(prefixes) - shared * (len(requests) - 1)
             self.calls.append(Call(lengths, Work(steps, sum(lengths), prompts, len(requests)), seconds))
         return completions
