@@ -3,6 +3,7 @@
 * Gradient descent takes W -= coefficient * gradient, full batch. With ``predicted_change`` c the coefficient is
   c / |gradient|^2 at the first step, so that step is predicted to lower the mean objective by c, whatever the model;
   the coefficient is then kept.
+* A `Precondition` turns the gradients g of a step into the directions d it goes along; c is then held against g . d.
 * Step 0, the untouched model, competes with every validated step. The best accuracy whose retention stays inside the
   budget wins; of equals, the one that drifted least.
 """
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel
 
 from cca.amplify.objective import objective
 from cca.amplify.pivot_gradient import add_pivot_gradient
+from cca.amplify.preconditioner import Precondition
 from cca.circuits.circuit import Circuit
 from cca.errors import CcaError
 from cca.files import Row
@@ -88,12 +90,13 @@ def amplify(
     validate: Callable[[], Validation],
     on_step: Callable[[StepRecord], None] | None = None,
     add_gradient: Callable[[TrainableRows], tuple[float, float]] | None = None,
+    precondition: Precondition | None = None,
 ) -> Amplified:
     """Train the circuit's rows. ``validate`` judges the model as it stands, with the rows written into it.
 
     ``add_gradient`` takes the place of the settings' objective: it adds to the gradients of the rows' masters and
-    returns (objective, mean logit gap). The model's weights are the same afterwards as before. Raises CcaError when
-    there is nothing to train.
+    returns (objective, mean logit gap). ``precondition`` is for gradient descent. The model's weights are the same
+    afterwards as before. Raises CcaError when there is nothing to train.
     """
     if not pivots or not len(circuit):
         raise CcaError(
@@ -104,7 +107,7 @@ def amplify(
         raise CcaError(
             f"amplify: expected components that own rows in mode {settings.rows}, got none that do"
         )
-    stepper = _Stepper(trained, settings)
+    stepper = _Stepper(trained, settings, precondition)
     loss_of = None if add_gradient else objective(settings.objective)
     best = StepRecord(0, None, None, validate())
     best_rows: dict[Key, Tensor] | None = None  # of step 0 the model itself keeps a copy
@@ -160,9 +163,12 @@ def better(new: Validation, old: Validation) -> bool:
 class _Stepper:
     """Gradient descent or Adam on the masters, with the step size as `UpdateSettings` has it."""
 
-    def __init__(self, trained: TrainableRows, settings: UpdateSettings) -> None:
+    def __init__(
+        self, trained: TrainableRows, settings: UpdateSettings, precondition: Precondition | None
+    ) -> None:
         self.trained = trained
-        self.leaves = list(trained.masters.values())
+        self.leaves = trained.masters
+        self.precondition = precondition
         self.coefficient = settings.coefficient
         self.predicted_change = settings.predicted_change
         self.adam: torch.optim.Adam | None = None
@@ -171,7 +177,9 @@ class _Stepper:
                 raise CcaError(
                     "amplify: expected a coefficient (the learning rate) with optimiser adam, got none"
                 )
-            self.adam = torch.optim.Adam(self.leaves, lr=settings.coefficient)
+            if precondition is not None:
+                raise CcaError("amplify.precondition: expected optimiser gradient-descent, got adam")
+            self.adam = torch.optim.Adam(self.leaves.values(), lr=settings.coefficient)
         elif settings.optimiser != "gradient-descent":
             raise CcaError(f"optimiser: expected gradient-descent or adam, got {settings.optimiser!r}")
         elif self.coefficient is None and self.predicted_change is None:
@@ -179,22 +187,26 @@ class _Stepper:
 
     def step(self) -> str | None:
         """Take one step and clear the gradients. Returns what forbids it, with the masters then of no more use."""
-        gradients = [(leaf, leaf.grad) for leaf in self.leaves if leaf.grad is not None]
-        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for _, gradient in gradients]
-        squared = sum(float(norm.square()) for norm in norms)
-        if not math.isfinite(squared):
+        gradients = {key: leaf.grad for key, leaf in self.leaves.items() if leaf.grad is not None}
+        directions = self.precondition(gradients) if self.precondition else gradients
+        promised = sum(_dot(gradients[key], directions[key]) for key in gradients)
+        if not math.isfinite(promised):
             return "the gradient was not finite"
-        if squared == 0.0:
+        if promised == 0.0:
             return "the gradient was zero"
         if self.adam:
             self.adam.step()
         else:
             if self.coefficient is None:
                 assert self.predicted_change is not None
-                self.coefficient = self.predicted_change / squared
+                self.coefficient = self.predicted_change / promised
             with torch.no_grad():
-                for leaf, gradient in gradients:
-                    leaf.sub_(gradient, alpha=self.coefficient)
-        for leaf in self.leaves:
+                for key, direction in directions.items():
+                    self.leaves[key].sub_(direction, alpha=self.coefficient)
+        for leaf in self.leaves.values():
             leaf.grad = None
         return None if self.trained.finite() else "the rows were not finite"
+
+
+def _dot(left: Tensor, right: Tensor) -> float:
+    return float((left.double() * right.double()).sum())

@@ -29,10 +29,6 @@ Set = Annotated[
 Where = Annotated[Path, typer.Argument(help="A run folder, or the run.yaml of a new one.")]
 
 
-DEMO_DRIFT = 4e-4
-"""tinymath makes its wrong moves four times out of five: undoing that moves more than the default budget allows."""
-
-
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"), overrides: Set = None
@@ -40,12 +36,7 @@ def demo(
     """The bundled model, the whole pipeline, minutes on a laptop CPU."""
     from cca.runs.config import config_of
 
-    given = {
-        "model": "tinymath",
-        "task": "tinymath",
-        "out": str(out),
-        "amplify": {"budget": {"drift": DEMO_DRIFT}},
-    }
+    given = {"model": "tinymath", "task": "tinymath", "out": str(out)}
     _run(config_of(given, overrides or []))
 
 

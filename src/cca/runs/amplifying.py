@@ -15,12 +15,13 @@ from cca.files import Row
 from cca.models.out_of_memory import halving
 from cca.pivots.pivot import Pivot
 from cca.runs.directory import without_out
-from cca.runs.objectives import special_gradient
+from cca.runs.objectives import preconditioner, special_gradient
 from cca.runs.session import Session
 from cca.runs.spared import spared_texts
 from cca.runs.validating import Validator
 
 AMPLIFY = "cca.amplify"
+WHITENING_BATCH = 16
 
 
 def run_amplify(
@@ -29,6 +30,14 @@ def run_amplify(
     settings = session.config.amplify
     wanted = UpdateSettings(**{f.name: getattr(settings, f.name) for f in fields(UpdateSettings)})
     validator.prepare(session.anatomy.rows(circuit.components, wanted.rows))
+    shaped = halving(
+        f"{what}: inputs of retention text",
+        WHITENING_BATCH,
+        lambda size: preconditioner(
+            session.model, session.anatomy, circuit, settings, lambda: spared_texts(session), size
+        ),
+        session.note,
+    )
     with session.narrator.work(f"{what}: steps on {len(circuit)} components", settings.steps) as progress:
 
         def told(record: StepRecord) -> None:
@@ -41,7 +50,9 @@ def run_amplify(
             special = special_gradient(
                 session.model, session.anatomy, pivots, settings, lambda: spared_texts(session), batch_size
             )
-            return amplify(session.model, session.anatomy, circuit, pivots, sized, validator, told, special)
+            return amplify(
+                session.model, session.anatomy, circuit, pivots, sized, validator, told, special, shaped
+            )
 
         # From the first step again when memory ran out: a step over all pivots is the same whatever the batch,
         # and steps that were validated are not validated again.

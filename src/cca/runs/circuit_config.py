@@ -30,7 +30,7 @@ class CircuitConfig(Section):
     """Rank by the size of the gate gradient, or by itself; head-gating: also interfering components, or only needed."""
     kinds: tuple[Literal["q", "k", "v", "neuron"], ...] = ("neuron",)
     """Kinds of components to choose from; all, dcm and file do not ask."""
-    size: str | int = "1% of parameters"
+    size: str | int = "2% of parameters"
     """A number of components, 'N% of components' or 'N% of parameters'; all, file and dcm by coefficient do not ask."""
 
     @field_validator("size")

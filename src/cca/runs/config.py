@@ -61,6 +61,10 @@ class AmplifyConfig(Section):
     """Weight of the token KL from the base added to the objective, on half of the guarding retention problems."""
     optimiser: Literal["gradient-descent", "adam"] = "gradient-descent"
     """How the rows move."""
+    precondition: Literal["auto", "inputs", "none"] = "auto"
+    """inputs: steps shun the input directions that retention text uses; auto: inputs, where that can be had."""
+    damping: float = Field(default=1e-3, gt=0)
+    """inputs: added to the mean square of an input direction, in units of the mean over directions."""
     rows: Literal["paper", "full", "up"] = "paper"
     """paper: q/k/v and up rows; full: also gate rows, down and o columns; up: up rows alone."""
     steps: int = Field(default=40, ge=1)

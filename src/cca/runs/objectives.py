@@ -1,4 +1,4 @@
-"""The objective that a configuration names, where the gaps of pivots alone do not give it."""
+"""What a configuration says of the steps of amplify, beyond their settings: special objectives, the preconditioner."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from cca.amplify.anchor import KLAnchor, Text, gradient_of
 from cca.amplify.objective import OBJECTIVES
 from cca.amplify.pivot_gradient import Trained
 from cca.amplify.pivot_objectives import pivot_objective
+from cca.amplify.preconditioner import Precondition, input_whitening
+from cca.circuits.circuit import Circuit
 from cca.models.anatomy import Anatomy
 from cca.pivots.pivot import Pivot
 from cca.runs.config import AmplifyConfig
@@ -34,3 +36,24 @@ def special_gradient(
     objective = pivot_objective(settings.objective, model, anatomy, pivots, settings.beta)
     anchor = KLAnchor(model, anchored(), settings.anchor) if settings.anchor else None
     return gradient_of(model, anatomy, pivots, objective, batch_size, anchor, settings.gradient_checkpointing)
+
+
+def preconditioner(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    circuit: Circuit,
+    settings: AmplifyConfig,
+    spared: Callable[[], Sequence[Text]],
+    batch_size: int = 16,
+) -> Precondition | None:
+    """What shapes the steps on the circuit's rows, measured on the model as it stands; None: nothing does.
+
+    ``spared`` gives texts of other skills; asked for only where they are needed. Raises CcaError where
+    ``precondition: inputs`` has no such texts.
+    """
+    if settings.precondition == "none":
+        return None
+    if settings.precondition == "auto" and (settings.optimiser != "gradient-descent" or not spared()):
+        return None
+    rows = anatomy.rows(circuit.components, settings.rows)
+    return input_whitening(model, rows, spared(), settings.damping, batch_size)
