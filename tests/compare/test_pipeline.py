@@ -17,6 +17,13 @@ from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load
 
 pytestmark = pytest.mark.integration
+GENEROUS = {
+    "circuit.size": 60,
+    "amplify.predicted_change": 0.4,
+    "amplify.budget.drift": 1.0,
+    "amplify.budget.points": 100,
+}
+ROUNDS = ("rounds retrace=True", "rounds retrace=False")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +51,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             {"name": "too much", "set": {"circuit.localiser": "attribution - attribution"}},
             {"name": "lora", "baseline": "lora-pivots", "options": {"steps": 1}},
             {"name": "gold", "baseline": "finetune-gold", "options": {"steps": 1, "texts": 4}},
+            {"name": "rounds", "rounds": 2, "retrace": [True, False], "set": GENEROUS},
         ],
     }
 
@@ -52,7 +60,7 @@ def test_arms_are_run_once_and_named_anew(given: dict[str, Any]) -> None:
     result = compare(compare_config(given), Silent())
     out = Path(given["out"])
     arms = {arm["label"]: arm for arm in result["arms"]}
-    assert list(arms) == ["ours", "ours: random", "too much", "lora", "gold"]
+    assert list(arms) == ["ours", "ours: random", "too much", "lora", "gold", *ROUNDS]
     assert "chose no component" in arms["too much"]["failed"][0]["failed"]
     run = arms["ours"]["runs"][0]
     assert run["circuit"]["components"] == 20
@@ -62,13 +70,23 @@ def test_arms_are_run_once_and_named_anew(given: dict[str, Any]) -> None:
     assert arms["ours"]["test"]["best"]["runs"] == 1
     assert {arm["runs"][0]["base"] for label, arm in arms.items() if label != "too much"} == {run["base"]}
 
+    rows = [json.loads(line) for line in (out / "arms.jsonl").read_text().splitlines()[1:]]
+    told = {
+        row["label"]: [(s["step"], s["accuracy"], s["drift"]) for s in row.get("history", ())] for row in rows
+    }
+    for name in ROUNDS:
+        assert [step for step, _, _ in told[name]] == list(range(5)), name
+        assert 60 <= arms[name]["components"] <= 120
+    assert told[ROUNDS[0]][:3] == told[ROUNDS[1]][:3], "rounds differ from the second on"
+    assert told[ROUNDS[0]][3:] != told[ROUNDS[1]][3:]
+
     logged = (out / "arms.jsonl").read_bytes()
     given["arms"][0]["name"] = "renamed"
     given["arms"].append({"name": "more", "set": {"circuit.size": 10, "amplify.steps": 1}})
     again = compare(compare_config(given), Silent())
-    rows = (out / "arms.jsonl").read_bytes()
-    assert rows.startswith(logged)
-    assert len(rows[len(logged) :].splitlines()) == 1, "only the arm that was added is run"
+    whole = (out / "arms.jsonl").read_bytes()
+    assert whole.startswith(logged)
+    assert len(whole[len(logged) :].splitlines()) == 1, "only the arm that was added is run"
     assert again["arms"][0]["label"] == "renamed"
     assert json.loads((out / "compare.json").read_text())["arms"][0]["runs"][0]["circuit"] == run["circuit"]
     assert "renamed" in (out / "compare.html").read_text()

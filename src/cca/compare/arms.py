@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -28,11 +28,11 @@ from cca.compare.judging import Judge
 from cca.errors import CcaError
 from cca.evaluation.accuracy import per_template
 from cca.files import Row
-from cca.models.weight_rows import row_shape
+from cca.models.weight_rows import WeightRows, row_shape
 from cca.pivots.pivot import Pivot
 from cca.runs import stages
 from cca.runs.config import Config
-from cca.runs.objectives import AddGradient, special_gradient
+from cca.runs.objectives import AddGradient, preconditioner, special_gradient
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class ArmRun:
         self.step_tokens = 0
         """Tokens that go through a pass with gradient at each step."""
         self.began = time.perf_counter()
+        self.steps_before = self.tokens_before = 0
 
     def row(self) -> Row:
         """Train and judge. An arm that cannot be run says why in ``failed``."""
@@ -74,24 +75,54 @@ class ArmRun:
         return self._amplified(located, pivots)
 
     def _amplified(self, located: Located, pivots: list[Pivot]) -> Row:
+        """Rounds of training; what is told of the circuit is of all rounds together."""
+        session, circuit = self.session, located.circuit
+        touched: list[WeightRows] = []
+        judge = self._judge(lambda: Edit.of_rows(session.model, touched))
+        coefficients: list[float | None] = []
+        used = len(pivots)
+        with ExitStack() as earlier:
+            for number in range(1, self.arm.rounds + 1):
+                if number > 1:
+                    if judge.best is None or judge.best.edit is None:
+                        break  # nothing to go on from
+                    earlier.enter_context(judge.best.edit.applied())
+                    if self.arm.retrace:
+                        pivots = self.bench.fresh_pivots(self.run, self.arm, number)
+                    if not pivots:
+                        break  # nothing left to set right
+                    used = max(used, len(pivots))
+                    own = self.bench.fresh_circuit(self.run, pivots)
+                    circuit = Circuit.of({*circuit.components, *own.components}, circuit.method)
+                else:
+                    own = circuit
+                touched += session.anatomy.rows(own.components, self.run.amplify.rows)
+                coefficients.append(self._trained(own, pivots, judge))
+        rows = session.anatomy.rows(circuit.components, self.run.amplify.rows)
+        return self._finish(judge, used) | {
+            "circuit": self._circuit(circuit),
+            "parameters": sum(_size(self.bench, row) for row in rows),
+            "seconds": {"locate": located.seconds, "train": self.steps[-1]["seconds"]},
+            "coefficient": coefficients[0],
+            "rounds": len(coefficients),
+        }
+
+    def _trained(self, circuit: Circuit, pivots: list[Pivot], judge: Judge) -> float | None:
+        """One round; returns the coefficient of its steps."""
         session, settings = self.session, self.run.amplify
-        rows = session.anatomy.rows(located.circuit.components, settings.rows)
-        judge = self._judge(lambda: Edit.of_rows(session.model, rows))
         wanted = UpdateSettings(
             **{f.name: getattr(settings, f.name) for f in fields(UpdateSettings) if hasattr(settings, f.name)}
         )
         special = self._special_gradient(pivots)
         self._starts(sum(len(pivot.tokens) for pivot in pivots))
         done = amplify(
-            session.model, session.anatomy, located.circuit, pivots, wanted, judge,
+            session.model, session.anatomy, circuit, pivots, wanted, judge,
             on_step=lambda record: self._step(record, judge), add_gradient=special,
+            precondition=preconditioner(
+                session.model, session.anatomy, circuit, settings, lambda: self.bench.spared
+            ),
         )  # fmt: skip
-        return self._finish(judge, pivots) | {
-            "circuit": self._circuit(located.circuit),
-            "parameters": sum(_size(self.bench, row) for row in rows),
-            "seconds": {"locate": located.seconds, "train": self.steps[-1]["seconds"]},
-            "coefficient": done.coefficient,
-        }
+        return done.coefficient
 
     def _tuned(self, name: str, settings: BaselineSettings, pivots: list[Pivot]) -> Row:
         session = self.session
@@ -108,7 +139,7 @@ class ArmRun:
             add_gradient = self._text_gradient(texts, settings) if texts else self._pivot_gradient(pivots)
             self._starts(self.step_tokens)
             tune(tensors, add_gradient, settings, judge, lambda record: self._step(record, judge))
-            measured = self._finish(judge, pivots)
+            measured = self._finish(judge, len(pivots))
             parameters = sum(tensor.numel() for tensor in tensors.values())
         return measured | {
             "circuit": None,
@@ -126,7 +157,7 @@ class ArmRun:
         for step, factor in enumerate(settings.factors, start=1):
             with scaled(session.model, session.anatomy, circuit, factor):
                 self._step(StepRecord(step, None, None, judge()), judge)
-        return self._finish(judge, pivots) | {
+        return self._finish(judge, len(pivots)) | {
             "circuit": self._circuit(circuit),
             "parameters": sum(_size(self.bench, row) for row in rows),
             "seconds": {"locate": located.seconds, "train": self.steps[-1]["seconds"]},
@@ -136,16 +167,29 @@ class ArmRun:
         return Judge(self.bench.yardstick, self.run.amplify.budget, keep)
 
     def _starts(self, step_tokens: int) -> None:
+        """Steps of a later round are counted on from those of the round before."""
         self.step_tokens = step_tokens
-        self.began = time.perf_counter()
+        if self.steps:
+            self.steps_before, self.tokens_before = self.steps[-1]["step"], self.steps[-1]["tokens"]
+        else:
+            self.began = time.perf_counter()
 
     def _step(self, record: StepRecord, judge: Judge) -> None:
+        if self.steps and record.step == 0:
+            return  # where a later round starts from is a step that is known
         seconds = time.perf_counter() - self.began - judge.seconds
-        known = {"step": record.step, "objective": record.objective, "logit_gap": record.logit_gap}
-        account = {"seconds": round(seconds, 3), "tokens": record.step * self.step_tokens}
+        known = {
+            "step": self.steps_before + record.step,
+            "objective": record.objective,
+            "logit_gap": record.logit_gap,
+        }
+        account = {
+            "seconds": round(seconds, 3),
+            "tokens": self.tokens_before + record.step * self.step_tokens,
+        }
         self.steps.append({**known, **judge.steps[-1], **account})
 
-    def _finish(self, judge: Judge, pivots: list[Pivot]) -> Row:
+    def _finish(self, judge: Judge, pivots: int) -> Row:
         """The row's common part; the model must still be built as the edit expects it."""
         kept = {"best": judge.best, "any": judge.any}
         tests: dict[int, Row] = {}
@@ -157,7 +201,7 @@ class ArmRun:
                     tests[id(step.edit)] = self.bench.tested.against_base()
         return {
             "base": self.bench.yardstick.base.accuracy,
-            "pivots": len(pivots),
+            "pivots": pivots,
             "history": self.steps,
             "templates": {
                 name: per_template(self.bench.yardstick.base, step.results) for name, step in sound.items()

@@ -19,6 +19,7 @@ from cca.circuits.layer_control import random_circuit_by_layer
 from cca.circuits.localisers import Choice, Site, locate
 from cca.compare.grid import Arm, CompareConfig
 from cca.compare.judging import Yardstick
+from cca.compare.retracing import traced_anew
 from cca.compare.testing import Tested
 from cca.engines.engine import request_seed
 from cca.files import fingerprint, read_json, write_json
@@ -68,11 +69,22 @@ class Bench:
 
     def pivots(self, run: Config, arm: Arm) -> list[Pivot]:
         """The pivots of an arm: all that its method found, or a nested draw of them."""
-        found = self._found(run)
+        return self._drawn(self._found(run), arm)
+
+    def _drawn(self, found: list[Pivot], arm: Arm) -> list[Pivot]:
         seed = self.session.config.seed
         if arm.balance:
             found = balanced(found, seed)
         return nested_draw(found, arm.pivots, seed)
+
+    def fresh_pivots(self, run: Config, arm: Arm, number: int) -> list[Pivot]:
+        """As `pivots`, but of the model as it stands in round ``number``; nothing is kept."""
+        return self._drawn(traced_anew(self.session, run, number), arm)
+
+    def fresh_circuit(self, run: Config, pivots: Sequence[Pivot]) -> Circuit:
+        """As `circuit`, but in the model as it stands; nothing is kept."""
+        site = Site(self.session.model, self.session.anatomy, pivots, self.spared, seed=run.seed)
+        return locate(site.with_rows(run.amplify.rows), Choice.of(settled(run.circuit, self.session)))
 
     def circuit(self, run: Config, pivots: Sequence[Pivot]) -> Located:
         """The circuit of an arm, from its file when it was located before."""

@@ -62,6 +62,10 @@ class ArmEntry(_Section):
     """Use this many pivots, drawn by the seed, smaller draws inside larger ones; by default all."""
     balance: bool | tuple[bool, ...] = False
     """Use as many pivots of problems that the greedy trace had right as of those it had wrong."""
+    rounds: int | tuple[int, ...] = 1
+    """Locate and train this often, each time from the best step inside the budget of the round before."""
+    retrace: bool | tuple[bool, ...] = True
+    """In later rounds: trace the edited model for new pivots; false: keep the pivots, locate anew."""
     baseline: str | None = None
     """Train something other than a circuit's rows; `BASELINES` names what."""
     options: dict[str, Any] = {}
@@ -78,6 +82,11 @@ class ArmEntry(_Section):
             raise ValueError(f"baseline of arm {self.name!r} must be one of {', '.join(BASELINES)}")
         if self.baseline is None and self.options:
             raise ValueError(f"arm {self.name!r} has options, which only a baseline takes")
+        rounds = _tuple(self.rounds)
+        if min(rounds, default=0) < 1:
+            raise ValueError(f"rounds of arm {self.name!r} must be at least 1")
+        if self.baseline is not None and max(rounds) > 1:
+            raise ValueError(f"arm {self.name!r} has rounds, which only a circuit takes")
         if self.baseline is not None and (self.controls.random or self.controls.random_layers):
             raise ValueError(f"arm {self.name!r} has controls, which only a circuit takes")
         return self
@@ -132,6 +141,8 @@ class Arm(_Section):
     """Dotted run keys."""
     pivots: int | None
     balance: bool
+    rounds: int
+    retrace: bool
     baseline: str | None
     options: dict[str, Any]
 
@@ -159,7 +170,10 @@ def arms_of(config: CompareConfig) -> list[Arm]:
     for entry in config.arms:
         axes: dict[str, list[Any]] = {key: _values(key, value) for key, value in entry.set.items()}
         options = {f"option {key}": _values(key, value) for key, value in entry.options.items()}
-        own = {"pivots": _tuple(entry.pivots), "balance": _tuple(entry.balance)}
+        own = {
+            "pivots": _tuple(entry.pivots), "balance": _tuple(entry.balance),
+            "rounds": _tuple(entry.rounds), "retrace": _tuple(entry.retrace),
+        }  # fmt: skip
         every = {**axes, **options, **own}
         varying = [key for key, values in every.items() if len(values) > 1]
         for cell in itertools.product(*every.values()):
@@ -171,7 +185,8 @@ def arms_of(config: CompareConfig) -> list[Arm]:
                 Arm(
                     entry=entry.name, label=" ".join([entry.name, *names]), preset=entry.preset,
                     settings={key: at[key] for key in axes}, pivots=at["pivots"], balance=at["balance"],
-                    baseline=entry.baseline, options={key: at[f"option {key}"] for key in entry.options},
+                    rounds=at["rounds"], retrace=at["retrace"], baseline=entry.baseline,
+                    options={key: at[f"option {key}"] for key in entry.options},
                 )
             )  # fmt: skip
     labels = [arm.label for arm in arms]

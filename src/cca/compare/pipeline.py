@@ -43,7 +43,9 @@ class Cell:
         for name in ("out", "preset", "evaluate"):
             run.pop(name, None)
         control = None if self.control is None else [self.control.kind, self.control.draw]
-        arm = [self.arm.pivots, self.arm.balance, self.arm.baseline, self.arm.options]
+        arm: list[Any] = [self.arm.pivots, self.arm.balance, self.arm.baseline, self.arm.options]
+        if self.arm.rounds > 1:
+            arm += [self.arm.rounds, self.arm.retrace]
         return fingerprint([run, arm, control, self.limits, self.test])
 
     def row(self, bench: Bench) -> Row:
