@@ -42,7 +42,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
+    """Raises CcaError for a text with half a surrogate pair, which no file can hold."""
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise CcaError(f"{path}: expected text to write, got {_half(error)}") from error
+    write_bytes(path, data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -84,7 +89,7 @@ def read_sealed(path: Path, format: str, version: int) -> Row:
 def read_json(path: Path) -> Any:
     """Parse a JSON file. Raises CcaError naming the file when it is missing or malformed."""
     try:
-        return json.loads(_read_text(path))
+        return _parsed(_read_text(path))
     except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise CcaError(f"{path}: expected JSON, got {error}") from error
 
@@ -95,7 +100,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = _parsed(line)
         except (ValueError, RecursionError) as error:
             raise CcaError(f"{path}, line {number}: expected a JSON object, got {error}") from error
         if not isinstance(row, dict):
@@ -137,6 +142,22 @@ def fingerprint(value: Any) -> str:
     """A short content hash (16 hex digits of SHA-256) of any JSON value; key order does not matter."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _parsed(text: str) -> Any:
+    """The JSON value in ``text``. Raises ValueError also for half a surrogate pair, which JSON can spell and no text,
+    tokenizer or file can hold."""
+    value = json.loads(text)
+    if "\\u" in text:  # as an escape is the only way in
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(_half(error)) from error
+    return value
+
+
+def _half(error: UnicodeEncodeError) -> str:
+    return f"half of a surrogate pair, \\u{ord(error.object[error.start]):04x}; write the character itself"
 
 
 def _flush_folder(folder: Path) -> None:

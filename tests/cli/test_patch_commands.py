@@ -103,6 +103,19 @@ def test_apply_verify_and_revert() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_model_and_patch_in_either_order() -> None:
+    assert invoke("verify", "a", "base") == "base: base\n"
+    invoke("merge", "a", "b", "base", "--out", "merged")
+    for path in "ab":
+        load_patch(path).check(loaded("merged"), "after")
+    invoke("revert", "b", "merged", "--in-place")
+    invoke("apply", "b", "merged", "--in-place")
+    assert invoke("verify", "merged", "b") == "merged: patched\n"
+    with pytest.raises(CcaError, match=r"absent\.safetensors: no such patch file"):
+        invoke("verify", "absent.safetensors", "base")
+
+
+@pytest.mark.usefixtures("folder")
 def test_in_place() -> None:
     patch = load_patch("a")
     assert invoke("apply", "base", "a", "--in-place") == "base: patched\n"

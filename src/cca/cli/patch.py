@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cca.amplify.patch import Patch
 from cca.amplify.patch_file import digest, load_patch, save_patch
+from cca.cli.asked import layers_of, model_and_patches
 from cca.cli.console import console
 from cca.errors import CcaError
 
@@ -82,7 +83,7 @@ def verify(model: Model, patch: PatchFile, revision: Revision = None) -> None:
     from cca.patches.hub import local_folder, verify_on_hub
     from cca.patches.verify import verify as verify_folder
 
-    loaded = load_patch(patch)
+    model, (loaded,) = model_and_patches(model, [patch])
     folder = local_folder(model)
     if folder is not None:
         state = verify_folder(folder, loaded)
@@ -101,7 +102,8 @@ def apply(
     revision: Revision = None,
 ) -> None:
     """Write a model with the patch, to a new folder or in place."""
-    _write(model, load_patch(patch), "after", out, in_place, link, revision)
+    model, (loaded,) = model_and_patches(model, [patch])
+    _write(model, loaded, "after", out, in_place, link, revision)
 
 
 @app.command()
@@ -114,7 +116,8 @@ def revert(
     revision: Revision = None,
 ) -> None:
     """Write a patched model without the patch: its base, to the bit."""
-    _write(model, load_patch(patch), "before", out, in_place, link, revision)
+    model, (loaded,) = model_and_patches(model, [patch])
+    _write(model, loaded, "before", out, in_place, link, revision)
 
 
 @app.command()
@@ -130,7 +133,7 @@ def merge(
     """Write a model with one or more patches: a plain checkpoint that any server loads."""
     from cca.patches.algebra import compose as compose_patches
 
-    first, *others = [load_patch(path) for path in patches]
+    model, (first, *others) = model_and_patches(model, patches)
     for other in others:
         first = compose_patches(first, other, allow_sum)
     _write(model, first, "after", out, in_place, link, revision)
@@ -184,7 +187,7 @@ def subset(
     from cca.patches.algebra import subset as subset_patch
 
     wanted = [kind.strip() for kind in kinds.split(",") if kind.strip()]
-    _save(out, subset_patch(load_patch(patch), _layers(layers), wanted))
+    _save(out, subset_patch(load_patch(patch), layers_of(layers), wanted))
 
 
 @app.command()
@@ -277,16 +280,6 @@ def _write(
 def _save(out: Path, patch: Patch) -> None:
     save_patch(out, patch)
     _say(f"{out}: {patch.parameters_changed:,} weights in {len(patch.edits)} tensors of {patch.base}")
-
-
-def _layers(text: str) -> list[int]:
-    layers: list[int] = []
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise CcaError(f"--layers: expected numbers and ranges as 3,5-7, got {part!r}")
-        layers += range(int(first), int(last if dash else first) + 1)
-    return layers
 
 
 def _line(what: str, text: str) -> None:
