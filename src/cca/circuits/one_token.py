@@ -153,6 +153,6 @@ def _through_values(weights: Tensor, shared: Tensor | None, own: Tensor, new: Te
     out = weights[..., S - 1 - S1 : S - 1] @ own
     out.addcmul_(weights[..., -1:], new)
     if shared is not None:
-        flat = weights[..., : S - 1 - S1].reshape(KV, B * R, -1)
+        flat = weights.view(KV, B * R, S)[..., : S - 1 - S1]  # a view: the long part is never copied
         out.view(KV, B * R, -1).baddbmm_(flat, shared)
     return out
