@@ -97,6 +97,12 @@ def test_problem_files(cca: Command, config: dict[str, object], tmp_path: Path) 
     broken.write_text(json.dumps(rows(1)[0]) + '\n{"id": "x", "prompt": \n')
     refused(cca, {**config, "task": {**task, "train": str(broken)}}, tmp_path, "broken.jsonl, line 2")
 
+    half = tmp_path / "half.jsonl"
+    half.write_text('{"prompt": "w4 w5", "answer": "1"}\n{"prompt": "w4 \\ud83d w5", "answer": "1"}\n')
+    refused(
+        cca, {**config, "task": {**task, "train": str(half)}}, tmp_path, "half.jsonl, line 2", "surrogate"
+    )
+
     twice = write(tmp_path / "twice.jsonl", rows(2) + rows(1))
     refused(cca, {**config, "task": {**task, "test": twice}}, tmp_path, "twice.jsonl, line 3", "p0")
 
@@ -123,6 +129,26 @@ def test_model_folders(cca: Command, config: dict[str, object], tmp_path: Path, 
     for file in bare.glob("*token*"):
         file.unlink()
     refused(cca, {**config, "model": str(bare)}, tmp_path, "tokenizer")
+
+
+def test_attention_that_gates_do_not_reach(
+    cca: Command, config: dict[str, object], tmp_path: Path, model_folder: Path
+) -> None:
+    dead = tiny_world.model(dtype=torch.float32)
+    dead.get_submodule("model.layers.1.self_attn.o_proj").weight.data.zero_()  # type: ignore[operator, union-attr]
+    shutil.copytree(model_folder, tmp_path / "dead")
+    dead.save_pretrained(tmp_path / "dead")
+    refused(
+        cca, {**config, "model": str(tmp_path / "dead")}, tmp_path, "layers.1", "gates of q", "set `anatomy`"
+    )
+
+
+def test_declared_anatomies(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+    refused(cca, {**config, "anatomy": {"atention": "x"}}, tmp_path, "'atention'", "'attention'")
+    elsewhere = tmp_path / "elsewhere.yaml"
+    elsewhere.write_text("attention: elsewhere")
+    refused(cca, {**config, "anatomy": str(elsewhere)}, tmp_path, "module elsewhere", "set `attention`")
+    refused(cca, {**config, "anatomy": {"attention": "self_attn"}}, tmp_path, "nothing to pair")
 
 
 def test_nothing_is_ever_right(cca: Command, config: dict[str, object], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import tiny_world
 from cca.engines.engine import Request
 from cca.engines.hf import HFEngine
 from cca.models.grading import Grader
-from cca.pivots.branching import branching_pivots
+from cca.pivots.branching import branching_pivots, several_branching_pivots
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
 from cca.problems.answers import Verdict
@@ -18,11 +18,11 @@ NEW_TOKENS = 14
 PROBLEMS = 260
 
 
-def naive_pivot(
+def naive_pivots(
     problem: Problem, sampled: Trace, grader: Grader, engine: HFEngine, new_tokens: int
-) -> Pivot | None:
+) -> list[Pivot]:
     """The definition, read out loud: complete every prefix, compare neighbouring verdicts."""
-    prompt, text = grader.prompt_ids(problem), sampled.token_ids
+    prompt, text, found = grader.prompt_ids(problem), sampled.token_ids, []
 
     def completed(k: int) -> tuple[int, ...]:
         if k >= new_tokens or (k and text[k - 1] in (2,)):
@@ -35,12 +35,13 @@ def naive_pivot(
         after = completed(k + 1)
         verdicts = [grader.judgement(problem, t).verdict is Verdict.RIGHT for t in (before, after)]
         if verdicts[0] != verdicts[1]:
-            return make_pivot(
+            pivot = make_pivot(
                 problem.id, problem.template, prompt, text[:k], text[k], before[k],
                 greedy_right=verdicts[0], method="branching", sample=sampled.sample,
             )  # fmt: skip
+            found.append(pivot)
         before = after
-    return None
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,12 @@ def test_same_pivots_as_completing_every_prefix(
     found = branching_pivots(pairs, grader, engine, NEW_TOKENS)
     cheap = engine.generated_tokens - before
     one_by_one = HFEngine(engine.model, batch_size=1)
-    expected = [naive_pivot(p, sampled, grader, one_by_one, NEW_TOKENS) for p, _, sampled in pairs]
-    assert found == expected
+    expected = [naive_pivots(p, sampled, grader, one_by_one, NEW_TOKENS) for p, _, sampled in pairs]
+    assert found == [own[0] if own else None for own in expected]
+    for most in (2, 99):
+        several = several_branching_pivots(pairs, grader, engine, NEW_TOKENS, most)
+        assert several == [own[:most] for own in expected]
+    assert max(map(len, expected)) > 2
     assert sum(pivot is not None for pivot in found) >= 150
     # A random model leaves its greedy path far more often than a trained one.
     assert cheap < one_by_one.generated_tokens

@@ -164,8 +164,9 @@ def _loaded(config: Config, model: str, narrator: Narrator) -> LoadedModel:
     revision = config.revision if model == config.model else None
     with narrator.work(f"loading {model}", None):
         return load_model(
-            model_place(model), revision, config.dtype, config.device_map, config.trust_remote_code
-        )
+            model_place(model), revision, config.dtype, config.device_map, config.trust_remote_code,
+            config.attn_implementation,
+        )  # fmt: skip
 
 
 def _about(loaded: LoadedModel) -> Row:

@@ -284,7 +284,7 @@ def _save(out: Path, patch: Patch) -> None:
 
 def _line(what: str, text: str) -> None:
     printable = "".join(sign if sign.isprintable() else " " for sign in text)
-    console.print(f"{what:<16}{printable}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{what:<15} {printable}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _say(text: str) -> None:

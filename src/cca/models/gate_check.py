@@ -29,8 +29,8 @@ def check_gates(model: PreTrainedModel, anatomy: Anatomy) -> None:
     with torch.enable_grad(), gated(model, anatomy, factors):
         logits = _logits(model, tokens)
         (moved,) = torch.autograd.grad(logits[0, -1].float().logsumexp(-1), factors)
-    change = float((logits - plain).abs().max())
-    ask = "declare its anatomy (docs/adding-your-model.md) or load with attn_implementation='eager'"
+    change = float((logits - plain).detach().abs().max())
+    ask = "set `anatomy` (docs/adding-your-model.md) or `attn_implementation: eager`"
     if repeatable and change > 0:
         raise CcaError(
             f"{anatomy.model_type}: expected neutral gates to change no logit, got a change of {change:.3g}; {ask}"

@@ -40,6 +40,7 @@ class Codec:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self._ends_texts = self._last_special("1")
+        self._ends = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         # Word-level tokenizers without a decoder give "4 2 ." for "42."; judges need the text as it was.
         self._splits_digits = self._plain_decode(self._plain_encode("12")).strip() == "1 2"
 
@@ -62,6 +63,10 @@ class Codec:
     def decode(self, token_ids: Sequence[int]) -> str:
         text = self._plain_decode(token_ids)
         return join_digits(text) if self._splits_digits else text
+
+    def ends_text(self, token_id: int) -> bool:
+        """Whether nothing of a completion can follow this token: end of text or turn, or another special token."""
+        return token_id in self._ends
 
     def token_text(self, token_id: int) -> str:
         return str(self.tokenizer.decode([token_id]))
@@ -92,6 +97,7 @@ def load_model(
     dtype: str = "auto",
     device_map: str | dict[str, Any] | None = None,
     trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer for evaluation.
 
@@ -108,7 +114,7 @@ def load_model(
     options = {
         "dtype": DTYPES[dtype],
         "device_map": device_map,
-        "attn_implementation": "eager" if capped else None,
+        "attn_implementation": attn_implementation or ("eager" if capped else None),
     }
     model = _from_pretrained("model", name, AutoModelForCausalLM, where, **options, **common)
     codec = load_codec(name, revision, trust_remote_code)

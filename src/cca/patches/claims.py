@@ -80,6 +80,11 @@ def with_claims(patch: Patch, report: Mapping[str, Any]) -> Patch:
     return replace(patch, made_by=as_json({**patch.made_by, "claims": claims}))
 
 
+def without_claims(patch: Patch) -> Patch:
+    """The patch as it was before `with_claims`, to the byte."""
+    return replace(patch, made_by={key: value for key, value in patch.made_by.items() if key != "claims"})
+
+
 def figures(patch: Patch) -> list[tuple[str, str]]:
     """(what, figure) lines of what the patch claims; empty where it claims nothing. Claims are text from a stranger."""
     claims = patch.made_by.get("claims")

@@ -1,7 +1,8 @@
 """Branching pivots (paper, section 3.1): the token of a sampled trace that changes how the greedy story ends.
 
 Walk the sampled trace y. At the first k where the verdict of the greedy completion of ``y[:k+1]`` differs from that of
-``y[:k]``, the pivot is the prefix ``y[:k]``; its tokens are ``y[k]`` and the greedy token after ``y[:k]``.
+``y[:k]``, the pivot is the prefix ``y[:k]``; its tokens are ``y[k]`` and the greedy token after ``y[:k]``. Where
+several pivots a problem are asked for, the walk goes on: the next one is where the verdict changes again.
 
 The published code completes every prefix. That is not needed:
 
@@ -18,7 +19,7 @@ Completions are made by the engine that made the traces, so that ties fall the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cca.engines.engine import Engine, GreedyPath, Progress, Request, Tokens
 from cca.models.grading import Grader
@@ -38,12 +39,13 @@ class _Walk:
     problem: Problem
     prompt: Tokens
     sampled: Trace
-    greedy_right: bool
+    right: bool
+    """The verdict on ``current``."""
     current: Tokens
     path: GreedyPath
     """Along the sampled trace."""
     position: int | None = None
-    pivot: Pivot | None = None
+    pivots: list[Pivot] = field(default_factory=list)
 
     def advance(self) -> bool:
         """Move to the next position where the trace leaves the greedy path; False when there is none."""
@@ -61,25 +63,18 @@ class _Walk:
             end += 1
         return text[:end]
 
-    def settle(self, right: bool, completion: Tokens) -> bool:
-        """Take the verdict on the completion of `prefix`; True when it makes this position the pivot."""
+    def settle(self, right: bool, completion: Tokens) -> None:
+        """Take the completion of `prefix` and the verdict on it, which may make this position a pivot."""
         assert self.position is not None
-        if right != self.greedy_right:
+        if right != self.right:
             k = self.position
-            self.pivot = make_pivot(
-                self.problem.id,
-                self.problem.template,
-                self.prompt,
-                self.sampled.token_ids[:k],
-                sampled=self.sampled.token_ids[k],
-                greedy=self.current[k],
-                greedy_right=self.greedy_right,
-                method="branching",
-                sample=self.sampled.sample,
-            )
-            return True
-        self.current = completion
-        return False
+            pivot = make_pivot(
+                self.problem.id, self.problem.template, self.prompt, self.sampled.token_ids[:k],
+                sampled=self.sampled.token_ids[k], greedy=self.current[k], greedy_right=self.right,
+                method="branching", sample=self.sampled.sample,
+            )  # fmt: skip
+            self.pivots.append(pivot)
+        self.right, self.current = right, completion
 
 
 def branching_pivots(
@@ -91,6 +86,19 @@ def branching_pivots(
 ) -> list[Pivot | None]:
     """The branching pivot of each (problem, greedy trace, sampled trace of the opposite verdict); None where the walk
     finds none (two traces that part only by where they were cut off)."""
+    found = several_branching_pivots(pairs, grader, engine, max_new_tokens, 1, progress)
+    return [own[0] if own else None for own in found]
+
+
+def several_branching_pivots(
+    pairs: Sequence[tuple[Problem, Trace, Trace]],
+    grader: Grader,
+    engine: Engine,
+    max_new_tokens: int,
+    most: int,
+    progress: Progress | None = None,
+) -> list[list[Pivot]]:
+    """Of each pair the first ``most`` pivots, in the order of the sampled trace."""
     prompts = [grader.prompt_ids(problem) for problem, _, _ in pairs]
     texts = [(prompt, sampled.token_ids) for prompt, (_, _, sampled) in zip(prompts, pairs, strict=True)]
     paths = engine.greedy_paths(texts)
@@ -102,11 +110,11 @@ def branching_pivots(
     while open_:
         moving = [walk for walk in open_ if walk.advance()]
         _complete(moving, grader, engine, max_new_tokens)
-        still = [walk for walk in moving if walk.pivot is None]
+        still = [walk for walk in moving if len(walk.pivots) < most]
         if progress:
             progress(len(open_) - len(still))
         open_ = still
-    return [walk.pivot for walk in walks]
+    return [walk.pivots for walk in walks]
 
 
 def _complete(walks: Sequence[_Walk], grader: Grader, engine: Engine, max_new_tokens: int) -> None:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from cca.errors import CcaError
+from cca.models.declaration import declaration_for
 from cca.problems.specification import SHAPES, TaskSpec
 from cca.problems.specification import TaskFiles as TaskFiles
 from cca.runs.circuit_config import CircuitConfig
@@ -39,8 +40,16 @@ class TracesConfig(Section):
 
 
 class PivotsConfig(Section):
-    method: Literal["branching", "first-difference"] = "branching"
-    """How the pivot between two traces is found."""
+    method: Literal["branching", "first-difference", "success-rate"] = "branching"
+    """How pivots are found: where the greedy verdict changes, where traces part, or where the success rate changes."""
+    per_problem: int = Field(default=1, ge=1)
+    """branching, success-rate: pivots a problem at most."""
+    threshold: float = Field(default=0.5, gt=0, le=1)
+    """success-rate: a pivot's two tokens lead to rates of success at least this far apart."""
+    samples: int = Field(default=16, ge=2)
+    """success-rate: completions sampled for each rate."""
+    temperature: float = Field(default=1.0, gt=0)
+    """success-rate: temperature they are sampled at."""
     most: int | None = Field(default=None, ge=1)
     """Use at most this many pivots, the first in the order of the problems."""
 
@@ -138,6 +147,18 @@ class Config(Section):
     """Where to put the model, as transformers takes it ('auto', 'cuda:0')."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models you trust."""
+    attn_implementation: str | None = None
+    """How attention is computed, as transformers names it; by default eager where scores are capped, else sdpa."""
+    anatomy: str | dict[str, Any] | None = None
+    """Where heads and neurons are, for an architecture that cca does not know: fields, or a YAML file with them."""
+
+    @field_validator("anatomy")
+    @classmethod
+    def _declarable(cls, anatomy: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        if isinstance(anatomy, dict):
+            declaration_for("", anatomy)
+        return anatomy
+
     trackers: tuple[str, ...] = ()
     """Where else the numbers go, through accelerate: tensorboard, wandb, ... May change while a run goes on."""
     traces: TracesConfig = TracesConfig()

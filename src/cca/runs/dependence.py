@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cca.amplify.patch_file import load_patch, to_bytes
 from cca.files import fingerprint
+from cca.patches.claims import without_claims
 from cca.runs.config import Config
 
 PIVOTS_LOG = "pivots.partial.jsonl"
+PATCH = "patch.safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,18 @@ STAGES = {
                 "judge", "seed", "traces.samples", "traces.temperature_when_right", "traces.temperature_when_wrong",
                 "traces.templates_below", "traces.chunk",
             ),
-            ("model", "tokenizer", "train", "max_new_tokens"), (), ("traces.jsonl",),
+            ("model", "tokenizer", "train", "judging", "max_new_tokens"), (), ("traces.jsonl",),
         ),
         Stage(
             "pivots", ("pivots_text.jsonl", "pivots.jsonl"), ("pivots",), (), ("traces.jsonl",),
             ("pivots.jsonl", PIVOTS_LOG),
         ),
         Stage(
-            "circuit", ("circuit.jsonl",), ("circuit", "amplify.rows", "seed"), ("circuit_file", "retention"),
-            ("pivots.jsonl",), ("circuit.jsonl",),
+            "circuit", ("circuit.jsonl",), ("circuit", "amplify.rows", "seed"),
+            ("anatomy", "circuit_file", "retention"), ("pivots.jsonl",), ("circuit.jsonl",),
         ),
         Stage(
-            "amplify", ("amplify.json", "patch.safetensors"), ("amplify",), ("validation", "retention"),
+            "amplify", ("amplify.json", "patch.safetensors"), ("amplify",), ("anatomy", "validation", "retention"),
             ("pivots.jsonl", "circuit.jsonl"), ("amplify.json",),
         ),
         Stage(
@@ -85,8 +88,12 @@ def claim(path: Path) -> str | None:
 
 
 def content_hash(path: Path) -> str:
-    """16 hex digits of the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    """16 hex digits of the SHA-256 of a file; a patch is taken as it was before it claimed anything."""
+    data = path.read_bytes()
+    if path.name == PATCH:
+        patch = load_patch(path)
+        data = to_bytes(without_claims(patch)) if "claims" in patch.made_by else data
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _value(config: Config, key: str) -> Any:

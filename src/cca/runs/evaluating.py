@@ -101,7 +101,9 @@ class _Tested:
             "gain": comparison(self.base, patched, seed),
             "seen_templates": _part(self.base, patched, seen, seed),
             "unseen_templates": _part(self.base, patched, unseen, seed),
-            "templates": per_template(self.base, patched),
+            "templates": [
+                {**row, "seen": row["template"] in seen} for row in per_template(self.base, patched)
+            ],
             "drift": {
                 "kl": sum(kl * count for kl, count in drifts.values()) / tokens if tokens else 0.0,
                 "tokens": tokens,

@@ -41,6 +41,7 @@ def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None
             raise CcaError(
                 f"model {config.model}: expected a causal language model, got one without an output layer"
             )
+        _ = session.anatomy  # refuses a model it cannot read before anything is made
         if folder.begun:
             folder.check_fingerprints(session.fingerprints)
         else:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from cca.amplify.patch_file import load_patch, save_patch
 from cca.files import Row, read_sealed, write_json, write_text
+from cca.patches.claims import with_claims
 from cca.reports.page import render_page
 from cca.reports.report import make_report
 from cca.runs import stages
@@ -13,6 +15,7 @@ from cca.runs.accounts import FILE as TIMING
 from cca.runs.accounts import read_accounts
 from cca.runs.amplifying import AMPLIFY
 from cca.runs.config import Config
+from cca.runs.dependence import PATCH
 from cca.runs.directory import RunDirectory
 from cca.runs.evaluating import FORMAT as EVALUATION
 from cca.runs.evaluating import evaluation
@@ -48,6 +51,8 @@ def run_stage(config: Config, stage: str, narrator: Narrator) -> None:
 def write_report(path: Path) -> Row | None:
     """report.json and report.html from the files of the stages; of a run under way the page alone.
 
+    The patch then carries the report's figures as what it claims (`cca patch show`).
+
     Loads no model and takes no lock. Returns report.json; None when it is not there yet.
     """
     folder = RunDirectory(path)
@@ -61,5 +66,7 @@ def write_report(path: Path) -> Row | None:
         if plan is not None:
             report["plan"] = held_against(plan, read_accounts(folder / TIMING))
         write_json(folder / "report.json", report)
+        claimed = with_claims(load_patch(folder / PATCH), report)
+        save_patch(folder / PATCH, claimed)
     write_text(folder / "report.html", render_page(path))
     return report

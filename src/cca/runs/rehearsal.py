@@ -18,7 +18,6 @@ from typing import TypeVar
 from cca.amplify.update import Validation
 from cca.circuits.circuit import Circuit
 from cca.engines.engine import Request
-from cca.pivots.branching import branching_pivots
 from cca.pivots.pivot import Pivot
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
 from cca.problems.problem import Problem
@@ -29,6 +28,7 @@ from cca.runs.directory import RunDirectory
 from cca.runs.locating import locate
 from cca.runs.memory import held_memory, peak_memory, reset_peak_memory
 from cca.runs.narrator import Narrator, Silent
+from cca.runs.pivoting import pivots_of
 from cca.runs.session import Session
 from cca.runs.validating import Validator, make_probe, retention_tokens
 
@@ -162,15 +162,10 @@ class _Rehearsing:
         pairs = [
             (problem, own[0], sample) for problem, own in traces if (sample := opposite(own)) is not None
         ]
-        found: list[Pivot] = []
-        if self.session.config.pivots.method == "branching":
-            before = len(self.engine.calls)
-            walked = branching_pivots(pairs, self.session.grader, self.engine, self.session.max_new_tokens)
-            self.found.walked = self.engine.calls[before:]
-            found = [pivot for pivot in walked if pivot is not None]
-            self.found.found = len(found)
-        else:
-            self.found.found = len(pairs)
+        before = len(self.engine.calls)
+        found = [pivot for own in pivots_of(self.session, pairs) for pivot in own]
+        self.found.walked = self.engine.calls[before:]
+        self.found.found = len(found)
         wanted = 2 * self.session.config.amplify.batch_size
         stand_ins = (pivot for problem, own in traces for pivot in _stand_ins(problem, own[0], self.session))
         while len(found) < wanted and (pivot := next(stand_ins, None)) is not None:

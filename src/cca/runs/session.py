@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,8 @@ from cca.engines.hf import HFEngine, context_length
 from cca.errors import CcaError
 from cca.files import fingerprint
 from cca.models.anatomy import Anatomy, anatomy_of
+from cca.models.declaration import read_declaration
+from cca.models.gate_check import check_gates
 from cca.models.grading import Grader
 from cca.models.loading import LoadedModel, load_model
 from cca.problems.answers import make_judge
@@ -64,7 +67,12 @@ class Session:
         name = str(BUNDLED_MODEL) if config.model == "tinymath" else config.model
         with self.narrator.work(f"loading {config.model}", None):
             return load_model(
-                name, config.revision, config.dtype, config.device_map, config.trust_remote_code
+                name,
+                config.revision,
+                config.dtype,
+                config.device_map,
+                config.trust_remote_code,
+                config.attn_implementation,
             )
 
     @property
@@ -85,7 +93,16 @@ class Session:
 
     @cached_property
     def anatomy(self) -> Anatomy:
-        return anatomy_of(self.model)
+        """Where the model's heads and neurons are; checked on the model itself, with a few tokens."""
+        found = anatomy_of(self.model, self._declared)
+        check_gates(self.model, found)
+        return found
+
+    @cached_property
+    def _declared(self) -> Mapping[str, Any] | None:
+        """The anatomy as the configuration declares it, or the file that it names."""
+        given = self.config.anatomy
+        return read_declaration(Path(given)) if isinstance(given, str) else given
 
     @cached_property
     def max_new_tokens(self) -> int:
@@ -120,7 +137,8 @@ class Session:
     def _inputs(self) -> dict[str, Any]:
         given: Path | None = self.config.circuit.file
         circuit_file = content_hash(given) if given is not None and given.is_file() else None
-        return {**self.fingerprints, "max_new_tokens": self.max_new_tokens, "circuit_file": circuit_file}
+        inputs = {"max_new_tokens": self.max_new_tokens, "circuit_file": circuit_file}
+        return {**self.fingerprints, **inputs, "anatomy": self._declared}
 
     @cached_property
     def measurements(self) -> Measurements:

@@ -12,11 +12,9 @@ from pathlib import Path
 from cca.amplify.patch import Patch
 from cca.amplify.patch_file import load_patch, save_patch
 from cca.circuits.circuit import Circuit, load_circuit, save_circuit
-from cca.engines.engine import Progress
 from cca.errors import CcaError
 from cca.files import Row, write_sealed
-from cca.pivots.branching import branching_pivots
-from cca.pivots.pivot import Pivot, first_difference, load_pivots, make_pivot, save_pivots
+from cca.pivots.pivot import Pivot, load_pivots, save_pivots
 from cca.pivots.texts import write_pivot_texts
 from cca.pivots.traces import FORMAT as TRACES
 from cca.pivots.traces import VERSION as TRACES_VERSION
@@ -27,11 +25,10 @@ from cca.runs.chunk_log import ChunkLog
 from cca.runs.dependence import PIVOTS_LOG, claim
 from cca.runs.locating import locate
 from cca.runs.measurements import UNTOUCHED
+from cca.runs.pivoting import find_pivots
 from cca.runs.session import Session
 from cca.runs.validating import Validator, answers
 
-Pair = tuple[Problem, Trace, Trace]
-"""A problem, its greedy trace and a sampled one of the opposite verdict."""
 SHOWN_PIVOTS = 50
 """Pivots whose text is written out for the report's page."""
 
@@ -74,7 +71,7 @@ def traces(session: Session) -> list[list[Trace]]:
 
 
 def pivots(session: Session) -> list[Pivot]:
-    """One pivot a problem whose traces have opposite verdicts."""
+    """The pivots of problems whose traces have opposite verdicts."""
     own_traces = traces(session)
     path, made_from = session.folder / "pivots.jsonl", session.made_from("pivots")
     if not path.exists():
@@ -84,7 +81,7 @@ def pivots(session: Session) -> list[Pivot]:
             for own in own_traces
             if (sampled := opposite(own)) is not None
         ]
-        found = _find_pivots(session, pairs, made_from)
+        found = find_pivots(session, pairs, made_from)
         if not found:
             raise CcaError(
                 "pivots: no pair of traces with opposite verdicts has a pivot; sample more (traces.samples)"
@@ -94,37 +91,6 @@ def pivots(session: Session) -> list[Pivot]:
         (session.folder / PIVOTS_LOG).unlink(missing_ok=True)
     check_made_from(path, made_from)
     return load_pivots(path)
-
-
-def _find_pivots(session: Session, pairs: Sequence[Pair], made_from: str) -> list[Pivot]:
-    """The pivots of ``pairs``, at most as many as asked for, found chunk by chunk."""
-    chunk, most = session.config.traces.chunk, session.config.pivots.most
-    log = ChunkLog(session.folder / PIVOTS_LOG, "cca.pivots-log", 1, made_from, chunk, len(pairs))
-    rows = log.rows()
-    found = [Pivot.from_row(row["pivot"]) for row in rows if row["pivot"] is not None]
-    with session.timed("pivots"), session.narrator.work("pivots", len(pairs)) as progress:
-        progress(len(rows))
-        for start in range(len(rows), len(pairs), chunk):
-            if most is not None and len(found) >= most:
-                break
-            own = pairs[start : start + chunk]
-            made = _pivots_of(session, own, progress)
-            log.append(
-                [
-                    {"problem": problem.id, "pivot": None if pivot is None else pivot.to_row()}
-                    for (problem, _, _), pivot in zip(own, made, strict=True)
-                ]
-            )
-            found += [pivot for pivot in made if pivot is not None]
-            session.chunk_done()
-    return found[:most]
-
-
-def _pivots_of(session: Session, pairs: Sequence[Pair], progress: Progress) -> list[Pivot | None]:
-    if session.config.pivots.method == "branching":
-        return branching_pivots(pairs, session.grader, session.engine, session.max_new_tokens, progress)
-    progress(len(pairs))
-    return [_first_difference_pivot(session, *pair) for pair in pairs]
 
 
 def circuit(session: Session) -> Circuit:
@@ -188,19 +154,6 @@ def _check_pairable(session: Session, traces: Sequence[Sequence[Trace]]) -> None
         f"{sampled} samples a problem none settles it otherwise; expected a model that is sometimes right and "
         f"sometimes wrong; try {advice}"
     )
-
-
-def _first_difference_pivot(
-    session: Session, problem: Problem, greedy: Trace, sampled: Trace
-) -> Pivot | None:
-    at = first_difference(sampled.token_ids, greedy.token_ids)
-    if at is None:
-        return None
-    return make_pivot(
-        problem.id, problem.template, session.grader.prompt_ids(problem), sampled.token_ids[:at],
-        sampled=sampled.token_ids[at], greedy=greedy.token_ids[at], greedy_right=greedy.right,
-        method="first-difference", sample=sampled.sample,
-    )  # fmt: skip
 
 
 def read_traces(path: Path, rows: Sequence[Row]) -> list[list[Trace]]:

@@ -85,7 +85,7 @@ def _pivots(folder: Path) -> Row:
     if (folder / "pivots.jsonl").exists():
         return {"pivots": len(load_pivots(folder / "pivots.jsonl"))}
     rows, total = rows_so_far(folder / PIVOTS_LOG)
-    return {"pivots": sum(row.get("pivot") is not None for row in rows), "pairs": len(rows), "of": total}
+    return {"pivots": sum(len(row.get("pivots", ())) for row in rows), "pairs": len(rows), "of": total}
 
 
 def _circuit(folder: Path) -> Row:
