@@ -147,7 +147,7 @@ def test_declared_anatomies(cca: Command, config: dict[str, object], tmp_path: P
     refused(cca, {**config, "anatomy": {"atention": "x"}}, tmp_path, "'atention'", "'attention'")
     elsewhere = tmp_path / "elsewhere.yaml"
     elsewhere.write_text("attention: elsewhere")
-    refused(cca, {**config, "anatomy": str(elsewhere)}, tmp_path, "module elsewhere", "set `attention`")
+    refused(cca, {**config, "anatomy": str(elsewhere)}, tmp_path, "an attention module", "set `attention`")
     refused(cca, {**config, "anatomy": {"attention": "self_attn"}}, tmp_path, "nothing to pair")
 
 
