@@ -20,31 +20,7 @@ from cca.compare.results import combined
 from cca.compare.table import arm_cells
 from cca.errors import CcaError
 from cca.files import Row
-
-
-def history(*steps: tuple[float, float]) -> list[Row]:
-    """(accuracy, drift) of each step; a drift above 1 is over the budget."""
-    return [
-        {"step": n, "accuracy": a, "drift": d, "drifts": {"other": d}, "in_budget": d <= 1, "seconds": float(n),
-         "tokens": 10 * n, "objective": None, "logit_gap": None}
-        for n, (a, d) in enumerate(steps)
-    ]  # fmt: skip
-
-
-def row(
-    label: str, steps: list[Row], seed: int = 0, control: str | None = None, draw: int | None = None
-) -> Row:
-    templates = [
-        {"template": "t", "problems": 10, "base": steps[0]["accuracy"], "patched": s["accuracy"]}
-        for s in (best_step(steps), best_step(steps, within_budget=False))
-    ]
-    return {
-        "key": f"{label}{seed}{draw}", "model": "m", "seed": seed, "label": label, "entry": label.split(":")[0],
-        "control": control, "draw": draw, "failed": None, "history": steps, "pivots": 5, "base": steps[0]["accuracy"],
-        "parameters": 3, "total_parameters": 100, "circuit": None, "seconds": {"locate": 2.0, "train": 1.0},
-        "templates": {"best": [templates[0]], "any": [templates[1]]}, "test": None,
-    }  # fmt: skip
-
+from compare_rows import history, row
 
 CONFIG = compare_config(
     {

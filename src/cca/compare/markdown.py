@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cca.compare.model_table import base_of, model_cells, models_of
 from cca.compare.results import FORMAT, VERSION
 from cca.compare.table import arm_cells, markdown_table
 from cca.errors import CcaError
@@ -31,6 +32,9 @@ def results_page(results: Mapping[str, Row], preface: str) -> str:
         parts += [f"## {title}", _described(result)]
         for target in result["targets"]:
             parts += [f"Matched at {target}:", markdown_table(arm_cells(result, target))]
+        models = models_of(result)
+        for model in models if len(models) > 1 else ():
+            parts += [_model_heading(result, model), markdown_table(model_cells(result, model))]
         parts += [_winners(result), _failures(result["arms"])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -40,6 +44,11 @@ def _described(result: Row) -> str:
     models = ", ".join(formats.label(model["name"] or model["model"]) for model in config["models"])
     seeds = ", ".join(map(str, config["seeds"]))
     return f"Models: {models}. Seeds: {seeds}. Reference arm: `{formats.label(result['reference'])}`."
+
+
+def _model_heading(result: Row, model: str) -> str:
+    bases = ", ".join(formats.percent(base) for base in base_of(result, model))
+    return f"### {formats.label(model)}\n\nUntouched, on the validation problems that judge steps: {bases}."
 
 
 def _winners(result: Row) -> str:
