@@ -1,43 +1,78 @@
-"""Input whitening: moments against a twin text by text, directions against a dense solve, and what they spare."""
+"""Whitening: Fisher blocks against a twin of dense gradients, directions against a dense solve, and what they spare."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import tiny_world
 from architectures.zoo import tiny
-from cca.amplify.preconditioner import InputWhitening, input_moments, input_whitening
+from cca.amplify.preconditioner import Whitening, fisher_blocks, whitening
 from cca.amplify.update import UpdateSettings, Validation, amplify
 from cca.circuits.circuit import Circuit
 from cca.errors import CcaError
 from cca.models.anatomy import anatomy_of
 from cca.models.components import Component
+from cca.models.drawn import drawn_log_likelihood
 from cca.models.trainable_rows import Key, TrainableRows
 
 TEXTS = [((1, 2, 3), (4, 5)), ((6, 7), (8, 9, 10, 11)), ((3,), (2,))]
 NEURONS = Circuit.of([Component(0, "neuron", 1), Component(1, "neuron", 3)], "test")
+PIVOTS = tiny_world.pivots(6)
+
+
+def drawing(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def model() -> PreTrainedModel:
+    return tiny_world.model(dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "phi3", "gpt-neox"])
-def test_moments_equal_one_text_at_a_time(name: str) -> None:
+def test_the_layers_named_are_those_with_rows(name: str) -> None:
     model = tiny(name).double()
-    rows = anatomy_of(model).rows(Circuit.of([*NEURONS.components, Component(0, "q", 0)], "test").components)
-    moments = input_moments(model, rows, TEXTS, batch_size=2)
-    weights = {(row.parameter, row.axis) for row in rows if not row.parameter.endswith("bias")}
-    assert set(moments) == weights
-    for (parameter, _), moment in moments.items():
-        seen: list[Tensor] = []
-        module = model.get_submodule(parameter.rpartition(".")[0])
-        assert isinstance(module, nn.Module)
-        handle = module.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0][0]))
-        for prompt, solution in TEXTS:
-            model(input_ids=torch.tensor([[*prompt, *solution]]), use_cache=False)
-        handle.remove()
-        x = torch.cat(seen)
-        torch.testing.assert_close(moment, x.T @ x / len(x), rtol=1e-5, atol=1e-9)
+    rows = anatomy_of(model).rows([*NEURONS.components, Component(0, "q", 0)])
+    blocks = fisher_blocks(model, rows, TEXTS, drawing(), batch_size=2)
+    assert set(blocks) == {(row.parameter, row.axis) for row in rows if not row.parameter.endswith("bias")}
+    for block in blocks.values():
+        assert torch.linalg.eigvalsh(block).min() > -1e-12
+        assert block.diagonal().sum() > 0
+
+
+def test_a_block_of_one_token_is_the_square_of_the_dense_gradient() -> None:
+    """With one position in the text, d x is the row's whole gradient: F is its outer product with itself."""
+    model = tiny("llama").double()
+    circuit = [Component(1, "neuron", 3)]
+    text = [((5,), (2,))]
+    blocks = fisher_blocks(model, anatomy_of(model).rows(circuit), text, drawing())
+    assert blocks
+    for (parameter, axis), block in blocks.items():
+        (row,) = [row for row in anatomy_of(model).rows(circuit) if row.parameter == parameter]
+        weight = model.get_parameter(parameter)
+        weight.requires_grad_(True)
+        (dense,) = torch.autograd.grad(drawn_log_likelihood(model, text, drawing()), weight)
+        gradient = dense.index_select(axis, row.indices).squeeze(axis)
+        torch.testing.assert_close(block, torch.outer(gradient, gradient), rtol=1e-5, atol=1e-12)
+
+
+def test_batches_and_padding_change_nothing() -> None:
+    model = tiny("llama").double()
+    rows = anatomy_of(model).rows(NEURONS.components)
+    once, apart = (
+        fisher_blocks(model, rows, [TEXTS[0], TEXTS[0]], drawing(), batch_size=size) for size in (2, 1)
+    )
+    for key, block in once.items():
+        torch.testing.assert_close(block, apart[key])
+    long, short = [((1, 2), (3, 4, 5, 6, 7))], [((8,), (9,))]
+    generator = drawing()
+    summed = [fisher_blocks(model, rows, text, generator) for text in (short, long)]
+    together = fisher_blocks(model, rows, [*short, *long], drawing(), batch_size=2)
+    for key, block in together.items():
+        alone = (summed[0][key] * 1 + summed[1][key] * 5) / 6
+        torch.testing.assert_close(block, alone, rtol=1e-5, atol=1e-12)
 
 
 def test_directions_solve_the_damped_system() -> None:
@@ -45,41 +80,35 @@ def test_directions_solve_the_damped_system() -> None:
     generator = torch.Generator().manual_seed(0)
     x, gradient = (torch.randn(n, 5, generator=generator, dtype=torch.float64) for n in (9, 3))
     damped = x.T @ x + 0.1 * torch.eye(5, dtype=torch.float64)
-    whiten = InputWhitening({key: torch.linalg.cholesky(damped)})
+    whiten = Whitening({key: torch.linalg.cholesky(damped)})
     other: Key = ("layer.bias", 0)
     directions = whiten({key: gradient, other: gradient})
     torch.testing.assert_close(directions[key] @ damped, gradient)
     assert directions[other] is gradient
 
 
-def test_steps_change_less_of_what_other_text_reads() -> None:
-    """For the same predicted change of the objective, the outputs on the spared text move less."""
-    model, pivots = tiny_world.model(dtype=torch.float32), tiny_world.pivots(6)
-    anatomy = anatomy_of(model)
+def test_steps_cost_other_text_less(model: PreTrainedModel) -> None:
+    """For the same predicted change of the objective, the Fisher cost on the spared text is smaller."""
+    anatomy, rows = anatomy_of(model), anatomy_of(model).rows(NEURONS.components)
     settings = UpdateSettings(steps=1, predicted_change=0.01)
-    whiten = input_whitening(model, anatomy.rows(NEURONS.components), TEXTS, damping=1e-3)
-    moved = {}
-    for name, precondition in (("plain", None), ("inputs", whiten)):
+    blocks = fisher_blocks(model, rows, TEXTS, drawing())
+    costs = {}
+    for name, shape in (("plain", None), ("fisher", whitening(model, rows, TEXTS, 1e-3, drawing()))):
         verdicts = iter([Validation(0.5, 0.0, {}, True), Validation(0.6, 0.0, {}, True)])
-        done = amplify(
-            model, anatomy, NEURONS, pivots, settings, verdicts.__next__, precondition=precondition
-        )
-        moments = input_moments(model, anatomy.rows(NEURONS.components), TEXTS)
-        deltas = {key: done.rows[key].double() - done.trained.before[key].double() for key in done.rows}
-        moved[name] = sum(float((delta @ moments[key] * delta).sum()) for key, delta in deltas.items())
-    assert moved["inputs"] < 0.8 * moved["plain"]
+        done = amplify(model, anatomy, NEURONS, PIVOTS, settings, verdicts.__next__, precondition=shape)
+        moved = {key: done.rows[key].double() - done.trained.before[key].double() for key in done.rows}
+        costs[name] = sum(float((delta @ blocks[key] * delta).sum()) for key, delta in moved.items())
+    assert 0 < costs["fisher"] < 0.8 * costs["plain"]
 
 
-def test_what_cannot_be_whitened_is_refused() -> None:
-    model: PreTrainedModel = tiny_world.model(dtype=torch.float32)
+def test_what_cannot_be_whitened_is_refused(model: PreTrainedModel) -> None:
     rows = anatomy_of(model).rows(NEURONS.components)
     with pytest.raises(CcaError, match="expected text of other skills"):
-        input_whitening(model, rows, [((1,), ())], damping=1e-3)
+        whitening(model, rows, [((1,), ())], 1e-3, drawing())
     assert TrainableRows(model, rows).masters  # and the model is as it was
     settings = UpdateSettings(optimiser="adam", coefficient=1e-3)
-    whiten = InputWhitening({})
     with pytest.raises(CcaError, match="expected optimiser gradient-descent, got adam"):
         amplify(
-            model, anatomy_of(model), NEURONS, tiny_world.pivots(2), settings,
-            lambda: Validation(0.5, 0.0, {}, True), precondition=whiten,
+            model, anatomy_of(model), NEURONS, PIVOTS, settings,
+            lambda: Validation(0.5, 0.0, {}, True), precondition=Whitening({}),
         )  # fmt: skip

@@ -119,7 +119,7 @@ class ArmRun:
             session.model, session.anatomy, circuit, pivots, wanted, judge,
             on_step=lambda record: self._step(record, judge), add_gradient=special,
             precondition=preconditioner(
-                session.model, session.anatomy, circuit, settings, lambda: self.bench.spared
+                session.model, session.anatomy, circuit, settings, lambda: self.bench.spared, self.run.seed
             ),
         )  # fmt: skip
         return done.coefficient

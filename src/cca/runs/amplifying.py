@@ -9,6 +9,7 @@ from typing import Any
 
 from cca.amplify.addition import nearest_reachable
 from cca.amplify.patch import Patch
+from cca.amplify.preconditioner import Precondition
 from cca.amplify.update import Amplified, StepRecord, UpdateSettings, amplify
 from cca.circuits.circuit import Circuit
 from cca.files import Row
@@ -30,14 +31,14 @@ def run_amplify(
     settings = session.config.amplify
     wanted = UpdateSettings(**{f.name: getattr(settings, f.name) for f in fields(UpdateSettings)})
     validator.prepare(session.anatomy.rows(circuit.components, wanted.rows))
-    shaped = halving(
-        f"{what}: inputs of retention text",
-        WHITENING_BATCH,
-        lambda size: preconditioner(
-            session.model, session.anatomy, circuit, settings, lambda: spared_texts(session), size
-        ),
-        session.note,
-    )
+
+    def shape(batch_size: int) -> Precondition | None:
+        return preconditioner(
+            session.model, session.anatomy, circuit, settings, lambda: spared_texts(session), session.config.seed,
+            batch_size,
+        )  # fmt: skip
+
+    shaped = halving(f"{what}: Fisher information", WHITENING_BATCH, shape, session.note)
     with session.narrator.work(f"{what}: steps on {len(circuit)} components", settings.steps) as progress:
 
         def told(record: StepRecord) -> None:

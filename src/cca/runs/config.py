@@ -70,15 +70,15 @@ class AmplifyConfig(Section):
     """Weight of the token KL from the base added to the objective, on half of the guarding retention problems."""
     optimiser: Literal["gradient-descent", "adam"] = "gradient-descent"
     """How the rows move."""
-    precondition: Literal["auto", "inputs", "none"] = "auto"
-    """inputs: steps shun the input directions that retention text uses; auto: inputs, where that can be had."""
+    precondition: Literal["auto", "fisher", "none"] = "auto"
+    """fisher: steps shun the directions that text of other skills rests on; auto: fisher, where that can be had."""
     damping: float = Field(default=1e-3, gt=0)
-    """inputs: added to the mean square of an input direction, in units of the mean over directions."""
+    """fisher: added to the Fisher information of every direction, in units of its mean."""
     rows: Literal["paper", "full", "up"] = "paper"
     """paper: q/k/v and up rows; full: also gate rows, down and o columns; up: up rows alone."""
     steps: int = Field(default=40, ge=1)
     """Most steps to take."""
-    predicted_change: float | None = Field(default=0.1, gt=0)
+    predicted_change: float | None = Field(default=0.2, gt=0)
     """gradient-descent: size the first step to lower the mean objective by this much, and keep its coefficient."""
     coefficient: float | None = Field(default=None, gt=0)
     """A fixed step coefficient (paper: 1e-4), or Adam's learning rate."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from transformers import PreTrainedModel
 
 from cca.amplify.anchor import KLAnchor, Text, gradient_of
 from cca.amplify.objective import OBJECTIVES
 from cca.amplify.pivot_gradient import Trained
 from cca.amplify.pivot_objectives import pivot_objective
-from cca.amplify.preconditioner import Precondition, input_whitening
+from cca.amplify.preconditioner import Precondition, whitening
 from cca.circuits.circuit import Circuit
 from cca.models.anatomy import Anatomy
 from cca.pivots.pivot import Pivot
@@ -44,16 +45,18 @@ def preconditioner(
     circuit: Circuit,
     settings: AmplifyConfig,
     spared: Callable[[], Sequence[Text]],
+    seed: int,
     batch_size: int = 16,
 ) -> Precondition | None:
     """What shapes the steps on the circuit's rows, measured on the model as it stands; None: nothing does.
 
     ``spared`` gives texts of other skills; asked for only where they are needed. Raises CcaError where
-    ``precondition: inputs`` has no such texts.
+    ``precondition: fisher`` has no such texts.
     """
     if settings.precondition == "none":
         return None
     if settings.precondition == "auto" and (settings.optimiser != "gradient-descent" or not spared()):
         return None
     rows = anatomy.rows(circuit.components, settings.rows)
-    return input_whitening(model, rows, spared(), settings.damping, batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    return whitening(model, rows, spared(), settings.damping, generator, batch_size)

@@ -1,0 +1,32 @@
+"""What a model's own draws are worth to it: the quantity whose gradients, squared, sample its Fisher information."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cca.engines.engine import Tokens
+from cca.models.prefixes import padded
+
+Text = tuple[Tokens, Tokens]  # prompt, solution
+
+
+def drawn_log_likelihood(model: PreTrainedModel, texts: Sequence[Text], generator: torch.Generator) -> Tensor:
+    """The summed log-probability of one token drawn from the model at each solution position, a scalar.
+
+    Rows are padded on the right to (prompt and solution, without the last token); call under whatever hooks or gates
+    the gradient is wanted of. Texts do not interact: what a text alone computes with gets that text's gradient.
+    """
+    token_ids, _ = padded([(*prompt, *solution)[:-1] for prompt, solution in texts], model.device)
+    keep = torch.zeros_like(token_ids, dtype=torch.bool)
+    for row, (prompt, solution) in enumerate(texts):
+        keep[row, len(prompt) - 1 : len(prompt) - 1 + len(solution)] = True
+    # Right padding: causal attention never looks at it, so no mask is needed.
+    logits = model(input_ids=token_ids, use_cache=False).logits[keep]
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    log_probabilities = logits.to(wide).log_softmax(dim=-1)  # (solution tokens, V)
+    drawn = torch.multinomial(log_probabilities.detach().exp().cpu(), 1, generator=generator)
+    return log_probabilities.gather(1, drawn.to(logits.device)).sum()
