@@ -14,7 +14,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-NAMES = ("branching", "masking", "amplify", "memory")
+NAMES = ("branching", "masking", "amplify", "memory", "patch_big_checkpoint")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 

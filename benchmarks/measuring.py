@@ -22,6 +22,8 @@ class Measured:
         return statistics.median(self.values)
 
     def __str__(self) -> str:
+        if len(self.values) == 1:
+            return _short(self.median)
         low, high = min(self.values), max(self.values)
         return f"{_short(self.median)} ({_short(low)} to {_short(high)}, {len(self.values)} pairs)"
 

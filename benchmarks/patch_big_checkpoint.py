@@ -10,10 +10,10 @@ turn, each in a process of its own:
 * ``apply --in-place`` and ``revert --in-place``.
 
 Before every run the source is dropped from the page cache, and every time includes flushing what was written: disk
-speed, not memory speed. Prints the ratios of paired runs (median, least to most) and the peak memory of a whole
-process, Python and torch included.
+speed, not memory speed. Peak memory is that of a whole process, Python and torch included. Among the other benchmarks
+a small checkpoint is taken; a big one is for this script alone:
 
-    python benchmarks/patch_big_checkpoint.py --gigabytes 6 --shard-gigabytes 2 --runs 5
+    python -m benchmarks.patch_big_checkpoint --gigabytes 6 --shard-gigabytes 2 --runs 5
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.measuring import Measured, Row, table
 from cca.amplify.patch import Patch, TensorEdit
 from cca.amplify.patch_file import load_patch, save_patch
 from cca.patches.checkpoint import INDEX, open_checkpoint
@@ -54,6 +54,8 @@ LAYER = {
 }
 SHARE = 0.01  # of each layer's neurons
 REACH = {"merge": 1.5, "memory": 1.2}
+RUNS = 3
+ROOT = Path(__file__).parents[1]
 
 
 def make_checkpoint(folder: Path, gigabytes: float, shard_gigabytes: float) -> int:
@@ -138,17 +140,49 @@ def flush(path: Path, drop: bool) -> None:
         os.close(descriptor)
 
 
-def measure(what: str, base: Path, patch: Path, out: Path) -> dict[str, float]:
+def timed(what: str, base: Path, patch: Path, out: Path) -> dict[str, float]:
     for path in base.iterdir():
         flush(path, drop=True)
-    command = [sys.executable, __file__, "--child", what, str(base), str(patch), str(out)]
-    result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.patch_big_checkpoint",
+        "--child",
+        what,
+        str(base),
+        str(patch),
+        str(out),
+    ]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    result = json.loads(done.stdout)
     shutil.rmtree(out, ignore_errors=True)
     return result
 
 
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+def measure(
+    gigabytes: float = 2.0, shard_gigabytes: float = 1.0, pairs: int = RUNS, folder: Path | None = None
+) -> list[Row]:
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        base, patch, out = (Path(temporary) / name for name in ("base", "patch.safetensors", "out"))
+        largest = make_checkpoint(base, gigabytes, shard_gigabytes)
+        save_patch(patch, make_patch(base))
+        total = sum(path.stat().st_size for path in base.iterdir())
+        runs = [{what: timed(what, base, patch, out) for what in WORK} for _ in range(pairs)]
+    speeds = Measured(tuple(total / 1e9 / run["copy"]["seconds"] for run in runs))
+    shards = f"{total / 1e9:.2f} GB in bfloat16, largest shard {largest / 1e9:.2f} GB"
+    about = f"{shards}; plain copy at {speeds.median:.2f} GB/s"
+    rows = [
+        Row(
+            f"{what}, time", "plain copy of the folder, flushed",
+            Measured(tuple(run[what]["seconds"] / run["copy"]["seconds"] for run in runs)),
+            ("<=", REACH["merge"]) if what == "merge" else None, about,
+        )
+        for what in list(WORK)[1:]
+    ]  # fmt: skip
+    for what in ("merge", "verify"):
+        peaks = Measured(tuple(run[what]["peak"] / largest for run in runs))
+        rows.append(Row(f"{what}, peak memory", "the largest shard", peaks, ("<=", REACH["memory"]), about))
+    return rows
 
 
 def main() -> None:
@@ -158,30 +192,13 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=6.0)
     parser.add_argument("--shard-gigabytes", type=float, default=2.0)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where to work; three times the checkpoint is needed")
+    parser.add_argument("--folder", type=Path, help="where to work; twice the checkpoint is needed")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         child(given.child[0], *map(Path, given.child[1:]))
         return
-    with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
-        base, patch, out = (Path(temporary) / name for name in ("base", "patch.safetensors", "out"))
-        largest = make_checkpoint(base, given.gigabytes, given.shard_gigabytes)
-        save_patch(patch, make_patch(base))
-        total = sum(path.stat().st_size for path in base.iterdir())
-        print(f"checkpoint {total / 1e9:.2f} GB, largest shard {largest / 1e9:.2f} GB, ", end="")
-        print(f"patch {patch.stat().st_size / 1e6:.0f} MB, {given.runs} paired runs, {os.cpu_count()} cores")
-        runs = [{what: measure(what, base, patch, out) for what in WORK} for _ in range(given.runs)]
-    copies = [run["copy"]["seconds"] for run in runs]
-    print(f"{'plain copy':<16} {spread(copies)} s, {total / 1e9 / statistics.median(copies):.2f} GB/s")
-    for what in list(WORK)[1:]:
-        ratios = [run[what]["seconds"] / run["copy"]["seconds"] for run in runs]
-        peak = max(run[what]["peak"] for run in runs)
-        print(f"{what:<16} {spread(ratios)} x the copy, ", end="")
-        print(f"peak {peak / 1e6:.0f} MB = {peak / largest:.2f} x the largest shard")
-    print(
-        f"to reach: merge <= {REACH['merge']} x the copy, merge and verify <= {REACH['memory']} x the largest shard"
-    )
+    print(table(measure(given.gigabytes, given.shard_gigabytes, given.runs, given.folder), markdown=False))
 
 
 if __name__ == "__main__":
