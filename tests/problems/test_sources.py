@@ -167,7 +167,17 @@ def test_parquet_and_csv_copies(tmp_path: Path) -> None:
     lines = ["question,answer", *(f'"How many, {n}?",{n}' for n in range(10))]
     for split in ("train", "test"):
         (tmp_path / f"{split}.csv").write_text("\n".join(lines))
-    assert open_task(TaskSource(source="hf:a/b", path=tmp_path / "test.csv")).test[3].answer == "3"
+    found = open_task(TaskSource(source="hf:a/b", path=tmp_path))
+    assert [problem.answer for problem in found.test] == [str(n) for n in range(10)]
+
+
+@pytest.mark.parametrize("source", ["gsm8k", "hf:a/b"])
+def test_a_copy_of_one_file_is_divided_and_not_read_for_every_split(tmp_path: Path, source: str) -> None:
+    path = write_jsonl(tmp_path / "test_first.jsonl", numbered(GSM, 50, "question"))
+    task = open_task(TaskSource(source=source, path=path))
+    ids = [problem.id for split in (task.train, task.validation, task.test) for problem in split]
+    prompts = {problem.prompt for split in (task.train, task.validation, task.test) for problem in split}
+    assert len(ids) == len(set(ids)) == len(prompts) == 50
 
 
 def test_a_problem_file_alone_is_split(tmp_path: Path) -> None:

@@ -141,6 +141,11 @@ def test_faulty_templates_are_named(broken: dict[str, str], fault: str) -> None:
         {"init": "x = range(5)", "conditions": "- sum([i for i in range(9999)]) < x"},
         {"init": "x = range(5)", "worked": "".join(f"{{sum([i*{k} for i in range(9999)])}}" for k in range(99))},
         {"init": "x = range(5)", "answer": "+".join(["sum([i for i in range(9999)])"] * 50)},
+        {"init": "x = [sum(range(9999)) for i in range(9999)]"},
+        {"init": "x = range(5)", "answer": "len([[0] * 9000 for i in range(9000)])"},
+        {"init": "x = [[[1] * 9999] * 9999] * 9999"},
+        {"init": "x = [" + ", ".join(["[1] * 9999"] * 40) + "]"},
+        {"init": "x = range(5)", "answer": "len(sum([[0] * 9999] * 9999, []))"},
     ],
 )  # fmt: skip
 def test_hostile_templates_are_refused_at_once(hostile: dict[str, str]) -> None:
@@ -220,3 +225,22 @@ def test_simple_templates_are_fast() -> None:
     for _ in range(500):
         found.sample(generator)
     assert time.process_time() - started < 0.5  # measured: 0.02 s
+
+
+@pytest.mark.parametrize(
+    "worked",
+    [
+        " = ".join(["1"] * 4500),
+        "(" * 9000 + "1" + ")" * 9000 + " = 1",
+        "9**9 * " * 2500 + "1 = 2",
+        "<<" * 9000,
+    ],
+    ids=["equations", "brackets", "powers", "calculators"],
+)
+def test_no_worked_solution_takes_long_to_judge(worked: str) -> None:
+    started = time.process_time()
+    assert (
+        short("x = range(5)", worked=f"{worked}\n#### {{x}}").sample(np.random.default_rng(0)).answer
+        in "01234"
+    )
+    assert time.process_time() - started < 0.9

@@ -85,3 +85,15 @@ def test_a_control_that_never_became_as_accurate() -> None:
     found = report()
     found["controls"]["random"]["matched"] = {"reached": 0, "drift": None, "patch": 3e-6}
     assert "random circuit none became as accurate as the patch" in lines(found)
+
+
+def test_a_plan_is_held_against_what_happened() -> None:
+    def held(planned: float, happened: float) -> dict[str, float]:
+        return {"planned": planned, "happened": happened, "ratio": happened / planned}
+
+    stages = {"traces": {"peak_cpu_bytes": held(4, 2)}, "amplify": {"peak_cpu_bytes": held(4, 5)}}
+    found = report(plan={**stages, "total": {"seconds": held(20.0, 24.0), "tokens": held(100, 90)}})
+    assert (
+        "against plan 1.20 times the planned 20.0 s, 0.90 times the tokens, 1.25 times the memory"
+        in lines(found)
+    )

@@ -11,6 +11,7 @@ $y = sample(range(1, 9)) * x            an expression around a draw; earlier tar
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +24,9 @@ from cca.problems.syntax import brief, dotted, parse
 from cca.problems.vocabulary import CYCLES, LISTS, spelled
 
 _PICKED = "drawn_item"
+RANGES = ("range", "arange", "frange", "linspace", "numbers_within")
+COUNTS = ("k", "size", "n")
+"""Names that a count may be given by: ``sample(names, k=2)``."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,10 @@ def parse_draws(line: str) -> list[Draw]:
     left, sign, right = line.partition("=")
     if not sign or ":" in left:
         left, sign, right = line.partition(":")
-    targets = tuple(target.strip().lstrip("$").strip() for target in left.strip().rstrip(",").split(","))
+    if not sign:
+        left, sign, right = line.partition(" in ")
+    names = re.sub(r"\A[(\[](.*)[)\]]\Z", r"\1", left.strip()).rstrip(",")
+    targets = tuple(target.strip().lstrip("$").strip() for target in names.split(","))
     if not sign or not right.strip() or not all(target.isidentifier() for target in targets):
         raise ExpressionError(f"expected 'name = values' in #init, got '{brief(line)}'")
     if any(target.startswith("_") for target in targets):
@@ -101,6 +108,8 @@ def parse_draws(line: str) -> list[Draw]:
     tree = parse(right)
     if isinstance(tree, ast.Tuple) and len(tree.elts) == len(targets) > 1:
         return [_draw((target,), part, line) for target, part in zip(targets, tree.elts, strict=True)]
+    if isinstance(tree, ast.Call) and dotted(tree.func).rpartition(".")[2] in RANGES:
+        return [_draw((target,), tree, line) for target in targets]  # "a, b = range(...)": each of its own
     return [_draw(targets, tree, line)]
 
 
@@ -111,13 +120,19 @@ def _draw(targets: tuple[str, ...], tree: ast.expr, line: str) -> Draw:
     if not calls:
         return Draw(targets, "each" if len(targets) == 1 else "rows", Expression(line, tree), None, line)
     (call,) = calls
-    name, arguments = dotted(call.func), call.args
-    if call.keywords or not 1 <= len(arguments) <= 2:
+    name, arguments = (
+        dotted(call.func),
+        call.args + [word.value for word in call.keywords if word.arg in COUNTS],
+    )
+    if len(arguments) > len(call.args) + 1 or len(call.keywords) > len(arguments) - len(call.args):
+        raise ExpressionError(f"expected {name}(list, count), got '{brief(line)}'")
+    if not 1 <= len(arguments) <= 2:
         raise ExpressionError(f"expected {name}(list) or {name}(list, count), got '{brief(line)}'")
     mapping = None if call is tree else Expression(line, _Replaced(call).visit(tree))
-    if name.endswith("randint"):
-        low, high = arguments[0], ast.BinOp(arguments[-1], ast.Add(), ast.Constant(1))
-        bounds = ast.Call(ast.Name("range", ast.Load()), [low, high], [])
+    if name.endswith(("randint", "randrange")):
+        inclusive = name in ("randint", "random.randint")  # numpy's leaves the upper end out
+        high = ast.BinOp(arguments[-1], ast.Add(), ast.Constant(1)) if inclusive else arguments[-1]
+        bounds = ast.Call(ast.Name("range", ast.Load()), [*arguments[:-1], high], [])
         return Draw(targets, "each", Expression(line, bounds), mapping, line)
     source = Expression(line, arguments[0])
     if len(arguments) == 1:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from cca.problems.functions import FUNCTIONS, INIT_ONLY, distinct, divide, multiply, power
+from cca.problems.comprehension import comprehension
+from cca.problems.functions import FUNCTIONS, INIT_ONLY, bulk, distinct, divide, multiply, power
 from cca.problems.quantities import LARGEST, LONGEST, ExpressionError, Worded, exact, shown
 from cca.problems.syntax import MAXIMUM_COST, MAXIMUM_DEPTH, MAXIMUM_NODES, brief, described, dotted, parse
 from cca.problems.vocabulary import LISTS
@@ -221,7 +222,7 @@ class _Compiler:
     def _list(self, node: ast.List | ast.Tuple | ast.Set, depth: int) -> Closure:
         parts = [self.compile(part, depth) for part in node.elts]
         kind = {ast.List: list, ast.Tuple: tuple, ast.Set: distinct}[type(node)]
-        return lambda values: kind([part(values) for part in parts])
+        return lambda values: _within(kind([part(values) for part in parts]))
 
     _tuple = _set = _list
 
@@ -249,20 +250,14 @@ class _Compiler:
             raise ExpressionError("expected comprehensions with one loop over one name, got a nested one")
         source = self.compile(loop.iter, depth)
         name = self.local = loop.target.id
+        before = self.cost
         element = self.compile(node.elt, depth)
         tests = [self.compile(test, depth) for test in loop.ifs]
+        price = self.cost - before
         self.local = None
         self.cost += LONGEST
 
-        def items(values: Any) -> list[Any]:
-            inner, result = dict(values), []
-            for value in _iterable(source(values)):
-                inner[name] = value
-                if all(test(inner) for test in tests):
-                    result.append(element(inner))
-            return result
-
-        return items
+        return comprehension(source, name, tests, element, price)
 
     _generatorexp = _listcomp
 
@@ -294,7 +289,7 @@ def _bounded(value: Any) -> Any:
     return exact(value)
 
 
-def _iterable(value: Any) -> Any:
-    if not isinstance(value, list | tuple | range) or len(value) > LONGEST:
-        raise ExpressionError(f"expected a list of at most {LONGEST} items, got {shown(value)}")
-    return value
+def _within(items: Any) -> Any:
+    if any(isinstance(item, list | tuple) for item in items) and bulk(items) > LONGEST:
+        raise ExpressionError(f"expected at most {LONGEST} items in a list of lists, got more")
+    return items

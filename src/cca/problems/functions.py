@@ -34,8 +34,18 @@ INIT_ONLY = (
     "random.sample",
     "randint",
     "random.randint",
+    "random.randrange",
+    "np.random.choice",
+    "np.random.randint",
 )
 """Draws: they are the sampler's business, never an expression's."""
+
+
+def bulk(value: Any) -> int:
+    """The items and characters in a text or list, those of the lists in it included."""
+    if isinstance(value, list | tuple):
+        return len(value) + sum(bulk(item) for item in value if isinstance(item, list | tuple))
+    return len(value)
 
 
 def multiply(one: Any, other: Any) -> Any:
@@ -43,7 +53,7 @@ def multiply(one: Any, other: Any) -> Any:
     for whole, count in ((one, other), (other, one)):
         if isinstance(whole, str | list | tuple):
             times = number(count, "a repetition")
-            if not isinstance(times, int) or max(len(whole), 1) * times > LONGEST:
+            if not isinstance(times, int) or max(bulk(whole), 1) * times > LONGEST:
                 raise ExpressionError(
                     f"expected at most {LONGEST} items or characters, got a repetition of {shown(count)}"
                 )
@@ -260,6 +270,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "format_frac": (mixed, 3),
     "format_fraction": (mixed, 3),
     "number_words": (lambda value: number_words(whole(value)), 10),
+    "num2words": (lambda value: number_words(whole(value)), 10),
     "num_to_words": (lambda value: number_words(whole(value)), 10),
     "ceil": (lambda value: math.ceil(number(value, "ceil")), 1),
     "floor": (lambda value: math.floor(number(value, "floor")), 1),

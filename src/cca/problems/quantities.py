@@ -8,6 +8,7 @@ where it is read, a number where it is reckoned with.
 from __future__ import annotations
 
 import math
+import reprlib
 from fractions import Fraction
 from typing import Any
 
@@ -179,5 +180,5 @@ def shown(value: Any) -> str:
         return written(value)
     if isinstance(value, Worded):
         return repr(value.text)
-    text = repr(value)
+    text = reprlib.repr(value)  # of a list in lists only what is shown
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -16,7 +16,7 @@ from typing import Any
 from cca.problems.expressions import Expression, compiled
 from cca.problems.quantities import LONGEST, ExpressionError, Worded, number, rounded, written
 
-MAXIMUM_TEXT = 50_000
+MAXIMUM_TEXT = 20_000
 MAXIMUM_SLOTS = 2_000
 MAXIMUM_COST = 200_000
 

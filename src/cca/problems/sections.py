@@ -52,7 +52,7 @@ class Sections:
         text = "\n".join(found["text"]).strip()
         if not text:
             raise ExpressionError("expected a question before #init, got none")
-        conditions = tuple(re.sub(r"(?<![=!<>])=(?!=)", "==", _plain(line)) for line in found["condition"])
+        conditions = tuple(_compared(_plain(line)) for line in found["condition"])
         return cls(text, tuple(found["init"]), conditions, _unwrapped(found["answer"][0]))
 
 
@@ -71,6 +71,10 @@ def _item(line: str) -> str:
 
 def _open(item: str) -> bool:
     return item.count("(") > item.count(")") or item.count("[") > item.count("]")
+
+
+def _compared(condition: str) -> str:
+    return re.sub(r"(?<![=!<>])=(?!=)", "==", condition.replace("<>", "!="))
 
 
 def _unwrapped(answer: str) -> str:

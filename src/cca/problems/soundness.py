@@ -15,6 +15,9 @@ from itertools import pairwise
 from cca.problems.expressions import Expression, evaluate
 from cca.problems.quantities import ExpressionError, Number, parsed_number, written
 
+LONGEST_LINE = 1_000
+"""Longer lines of a worked solution are not judged: nobody writes them."""
+
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _TOKEN = re.compile(
     r"(?P<number>(?:\d+/\d+(?![\d/]))|\d+(?:,\d{3})*(?:\.\d+)?)|(?P<operator>[-+*/×÷()]|(?<=\s)x(?=\s))"
@@ -55,7 +58,7 @@ def wrong_step(solution: str) -> str:
     is not plain arithmetic (percentages, unknowns) is not judged.
     """
     for line in solution.split("\n"):
-        for left, right in _equations(line) if "=" in line else ():
+        for left, right in _equations(line) if "=" in line and len(line) <= LONGEST_LINE else ():
             if not _equal(left, right):
                 return f"{left} = {right}"
     return ""

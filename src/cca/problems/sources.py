@@ -122,12 +122,12 @@ def _named(spec: TaskSource, seed: int, tokenizer: Any) -> Task:
     if name not in dataset.variants:
         raise CcaError(f"task.variant: {spec.source} has {', '.join(dataset.variants)}, got {name!r}")
     variant = dataset.variants[name]
-    prompts = _prompts(spec, dataset.prompt, tokenizer)
+    prompts, splits = _prompts(spec, dataset.prompt, tokenizer), _splits_there(spec, variant.splits)
     sets = {
         split: _dataset(spec, variant.hub, variant.configs, split, variant.fields, prompts)
-        for split in dict.fromkeys(variant.splits.values())
+        for split in dict.fromkeys(splits.values())
     }
-    task = _divided(f"{spec.source} {name}", sets, spec, seed, prompts, variant.splits)
+    task = _divided(f"{spec.source} {name}", sets, spec, seed, prompts, splits)
     return replace(task, judge=dataset.judge, origin={**task.origin, "hub": variant.hub, "variant": name})
 
 
@@ -139,12 +139,19 @@ def _hub(spec: TaskSource, seed: int, tokenizer: Any) -> Task:
     splits = {**TRAIN_AND_TEST, **(spec.splits or {})}
     if spec.splits and "validation" not in spec.splits:
         splits["validation"] = splits["train"]
+    splits = _splits_there(spec, splits)
     prompts = _prompts(spec, "zero-shot", tokenizer)
     sets = {
         split: _dataset(spec, hub, (spec.variant,), split, fields, prompts)
         for split in dict.fromkeys(splits.values())
     }
     return _divided(hub, sets, spec, seed, prompts, splits)
+
+
+def _splits_there(spec: TaskSource, splits: Mapping[str, str]) -> Mapping[str, str]:
+    """A local copy of one file is one split, divided between ours; read as several it would be in each."""
+    one_file = spec.path is not None and spec.path.expanduser().is_file()
+    return dict.fromkeys(SPLITS, splits["test"]) if one_file else splits
 
 
 def _dataset(

@@ -13,7 +13,9 @@ MAXIMUM_NODES = 1_500
 MAXIMUM_COST = 50_000
 
 # Signs of word processors and of mathematics that writers of templates paste in.
-_SPELLINGS = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "×": "*", "÷": "/", "−": "-", "–": "-"})
+_SPELLINGS = str.maketrans({
+    "“": '"', "”": '"', "‘": "'", "’": "'", "×": "*", "÷": "/", "−": "-", "–": "-", "≤": "<=", "≥": ">=", "≠": "!=",
+})  # fmt: skip
 
 
 def parse(text: str) -> ast.expr:
@@ -24,7 +26,7 @@ def parse(text: str) -> ast.expr:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python remarks on "1if x"; whoever wrote that meant it
-            return ast.parse(text.strip(), mode="eval").body
+            return _ARRAYS.visit(ast.parse(text.strip(), mode="eval").body)
     except SyntaxError as error:
         respelled = text.translate(_SPELLINGS)
         if respelled != text:
@@ -34,6 +36,21 @@ def parse(text: str) -> ast.expr:
         raise ExpressionError(
             f"cannot read '{brief(text)}' as an expression (too deep or malformed)"
         ) from error
+
+
+class _ArrayLogic(ast.NodeTransformer):
+    """``&`` and ``|`` between conditions, as conditions on arrays are joined, become ``and`` and ``or``."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        joints = {ast.BitAnd: ast.And, ast.BitOr: ast.Or}
+        sides = [node.left, node.right]
+        if type(node.op) in joints and all(isinstance(side, ast.Compare | ast.BoolOp) for side in sides):
+            return ast.BoolOp(joints[type(node.op)](), sides)
+        return node
+
+
+_ARRAYS = _ArrayLogic()
 
 
 def brief(text: str) -> str:
@@ -47,7 +64,18 @@ def dotted(node: ast.expr) -> str:
         return node.id
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         return f"{node.value.id}.{node.attr}"
+    if isinstance(node, ast.Attribute) and _is_random(node.value):
+        return f"np.random.{node.attr}"
     raise ExpressionError(f"expected a call of a known function, got a call of {described(node)}")
+
+
+def _is_random(node: ast.expr) -> bool:
+    return (
+        isinstance(node, ast.Attribute)
+        and node.attr == "random"
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("np", "numpy")
+    )
 
 
 def described(node: ast.AST) -> str:

@@ -22,6 +22,7 @@ The worked answer holds expressions in its slots and ends with ``#### {n-k}``. O
 
 from __future__ import annotations
 
+import ast
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ class Template:
         sections = Sections.split(annotated)
         question, solution = parsed_text(sections.text), parsed_text(worked)
         draws, remarks = _drawn(sections.init, question.defaults)
-        conditions = tuple(compiled(line) for line in sections.conditions)
+        conditions = tuple(part for line in sections.conditions for part in _conditions(line))
         if sum(condition.cost for condition in conditions) > MAXIMUM_COST:
             raise ExpressionError("expected less work in #conditions, got conditions that take too long")
         answer = compiled(sections.answer)
@@ -260,6 +261,14 @@ def _drawn(lines: Sequence[str], defaults: Mapping[str, str]) -> tuple[tuple[Dra
             draws[place] = draw.fixed([defaults[target] for target in draw.targets])
             remarks.append(f"list {unknown[0]!r} is not known; the default of the question stands in")
     return tuple(draws), tuple(remarks)
+
+
+def _conditions(line: str) -> list[Expression]:
+    """The conditions of one line: several when commas part them, each to be met."""
+    whole = compiled(line)
+    return (
+        [Expression(line, part) for part in whole.tree.elts] if isinstance(whole.tree, ast.Tuple) else [whole]
+    )
 
 
 def _known(names: frozenset[str], known: set[str], where: str) -> None:

@@ -163,6 +163,17 @@ def control_summary(report: Document) -> tuple[int, float | None, float | None] 
     )
 
 
+def plan_held(report: Document) -> tuple[float, float | None, float | None, float | None] | None:
+    """(seconds planned, and what was taken for each planned: seconds, tokens, memory of the stage that had most)."""
+    total = report.section("plan", "total")
+    planned = total.number("seconds", "planned")
+    if planned is None:
+        return None
+    peaks = [stage.section("peak_cpu_bytes") for stage in report.sections("plan").values()]
+    most = max(peaks, key=lambda peak: peak.number("happened") or 0.0)
+    return planned, total.number("seconds", "ratio"), total.number("tokens", "ratio"), most.number("ratio")
+
+
 def _control(name: str, detail: str, control: Document, base: float | None) -> ResultRow:
     gain, drift = control.section("gain"), control.number("drift", "kl")
     return _compared("control", name, detail, gain, base, control.number("patched", "accuracy"), drift)

@@ -99,6 +99,8 @@ def facts(report: Document) -> list[tuple[str, str]]:
     if stages := results.timing_rows(report):
         times = ", ".join(f"{formats.label(stage, 24)} {formats.duration(took)}" for stage, took, _ in stages)
         found.append(("time", f"{formats.duration(results.total_seconds(report))}: {times}"))
+    if plan := results.plan_held(report):
+        found.append(("against plan", formats.held(*plan)))
     if fingerprint := report.text("fingerprint"):
         found.append(("fingerprint", formats.label(fingerprint)))
     return found

@@ -46,7 +46,7 @@ def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None
             folder.check_fingerprints(session.fingerprints)
         else:
             forked = {} if fork_of is None else {"forked_from": str(fork_of)}
-            folder.begin(config, session.fingerprints, **forked)
+            folder.begin(config, session.fingerprints, task=session.task.origin, **forked)
         interrupts.check()
         if fork_of is not None:
             _take_over(fork_of, session)

@@ -12,18 +12,18 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from cca.engines.hf import HFEngine, context_length
-from cca.errors import CcaError
 from cca.files import fingerprint
 from cca.models.anatomy import Anatomy, anatomy_of
 from cca.models.declaration import read_declaration
 from cca.models.gate_check import check_gates
 from cca.models.grading import Grader
 from cca.models.loading import LoadedModel, load_model
-from cca.problems.answers import make_judge
+from cca.problems.answers import Judge
 from cca.problems.problem import problems_fingerprint
-from cca.problems.sources import Task, built_in_task, check_answers, task_from_files, with_retention
+from cca.problems.sources import Task, check_answers, open_task, with_retention
+from cca.problems.task import task_judge
 from cca.runs.accounts import Accounts
-from cca.runs.config import Config, TaskFiles
+from cca.runs.config import Config
 from cca.runs.dependence import STAGES, content_hash, made_from
 from cca.runs.directory import RunDirectory
 from cca.runs.interrupts import Interrupts
@@ -50,16 +50,14 @@ class Session:
     @cached_property
     def task(self) -> Task:
         """The task with its retention sets; every gold answer is readable by the judge."""
-        wanted = self.config.task
-        if isinstance(wanted, TaskFiles):
-            task = task_from_files(wanted.train, wanted.validation, wanted.test)
-        elif isinstance(wanted, str):
-            task = built_in_task(wanted, self.config.seed)
-        else:
-            raise CcaError(f"task: sources such as {wanted.source!r} cannot be run yet; write them to files")
-        task = with_retention(task, self.config.retention)
-        check_answers(task, self.grader.judge)
+        config, tokenizer = self.config, self.loaded.codec.tokenizer
+        task = open_task(config.task, config.seed, tokenizer=tokenizer, allow_code=config.allow_code)
+        task = with_retention(task, config.retention)
+        check_answers(task, self._judge(task))
         return task
+
+    def _judge(self, task: Task) -> Judge:
+        return task_judge(task, self.config.judge, allow_code=self.config.allow_code)
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -81,11 +79,7 @@ class Session:
 
     @cached_property
     def grader(self) -> Grader:
-        wanted = self.config.judge
-        options = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
-        return Grader(
-            self.loaded.codec, make_judge(options.pop("name"), allow_code=self.config.allow_code, **options)
-        )
+        return Grader(self.loaded.codec, self._judge(self.task))
 
     @cached_property
     def engine(self) -> HFEngine:
@@ -123,6 +117,7 @@ class Session:
             "model": self.loaded.fingerprint,
             "tokenizer": tokenizer_fingerprint(self.loaded.codec.tokenizer),
             "task": task.fingerprint,
+            "judging": task.asking,
             **{name: problems_fingerprint(problems) for name, problems in data.items()},
             "retention": fingerprint(
                 {name: problems_fingerprint(own) for name, own in task.retention.items()}

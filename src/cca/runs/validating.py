@@ -144,7 +144,8 @@ def _asked(session: Session, problems: Sequence[Problem], max_new_tokens: int) -
 
 def _key(session: Session, what: str, weights: str | None, of: object) -> str:
     known = session.fingerprints
-    return fingerprint([what, known["model"], known["tokenizer"], session.config.judge, weights, of])
+    asked = [known["model"], known["tokenizer"], session.config.judge, known["judging"]]
+    return fingerprint([what, *asked, weights, of])
 
 
 def retention_tokens(session: Session, problems: Sequence[Problem]) -> int:

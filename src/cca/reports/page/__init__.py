@@ -84,6 +84,7 @@ def _contents(files: RunFiles) -> dict[str, Any]:
         "pivots": _pivots(files),
         "timing": _timing(report),
         "total": results.total_seconds(report),
+        "plan": (plan := results.plan_held(report)) and formats.held(*plan),
         "reproduce": _reproduction(report, files.name),
         "facts": _facts(files),
     }
@@ -100,7 +101,7 @@ def _model_name(report: Document) -> str:
 def _task_name(report: Document) -> str:
     task = report.raw("config", "task")
     if isinstance(task, Mapping):
-        task = Path(str(task.get("test", "files"))).name
+        task = Path(str(task.get("source", task.get("test", "files")))).name
     return formats.label(str(task)) if task else "unknown task"
 
 

@@ -1,0 +1,95 @@
+"""Ways to write a template that the published ones at hand do not use, and that hand-written ones plausibly do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from cca.problems.quantities import parsed_number
+from cca.problems.soundness import last_number
+from cca.problems.templates import Template, TemplateError
+
+TWO = ("$n = range(3, 80)", "$k = range(2, 60)")
+
+
+def made(
+    question: str,
+    init: Sequence[str] = TWO,
+    conditions: Sequence[str] = (),
+    answer: str = "n+k",
+    worked: str = "",
+) -> Template:
+    lines = [
+        question,
+        "#init:",
+        *(f"- {line}" for line in init),
+        "#conditions:",
+        *(f"- {c}" for c in conditions),
+    ]
+    annotated = "\n".join([*lines, f"#answer: {answer}"])
+    worked = worked or "That is {" + answer + "}.\n#### {" + answer + "}"
+    return Template.parse("dialect", {"question_annotated": annotated, "answer_annotated": worked})
+
+
+DIALECTS = {
+    "keyword count": made("{a,A}, {b,B}: {n}, {k}", [*TWO, "a, b = sample(names, k=2)"]),
+    "random.sample": made("{a,A}, {b,B}: {n}, {k}", [*TWO, "a, b = random.sample(names, 2)"]),
+    "numpy draws": made("{n} {k}", ["$n = np.random.randint(2, 90)", "$k = np.random.choice(range(2, 80))"]),
+    "random draws": made("{n} {k}", ["$n = random.randint(2, 90)", "$k = random.randrange(2, 80)"]),
+    "names in brackets": made("{n} {k}", ["(n, k) = sample([(i, 2) for i in range(3, 60)])"]),
+    "names in a list": made("{n} {k}", ["[n, k] = sample(range(2, 90), 2)"]),
+    "one range for several": made("{n} {k}", ["$n, $k = range(2, 90)"], ["n != k"]),
+    "in for equals": made("{n} {k}", ["$n in range(2, 90)", "$k in [2, 3, 4]"]),
+    "a comment behind a line": made("{n} {k}", ["$n = range(2, 90)  # coins", TWO[1]], ["n > k # more"]),
+    "conditions in one line": made("{n} {k}", TWO, ["n > k, is_int(n / k)", "n != 8;"], "n / k"),
+    "array logic": made("{n} {k}", TWO, ["(n > 3) & (k < 20)", "(n < 5) | (n > 10)"]),
+    "signs of mathematics": made("{n} {k}", TWO, ["k ≤ n", "n ≥ 4", "n ≠ 9", "k <> 7"], "n×k"),
+    "thousands": made("{n:,} {k:,d}", ["$n = range(10000, 90000, 1000)", "$k = range(1000, 9000)"]),
+    "clock": made("It is {h,8}:{n:02d}. {k} minutes on?", ["$h = range(1, 12)", "$n = range(1, 30)", TWO[1]]),
+    "percent": made("{n}% of {k}", TWO, ["is_int(n / 100 * k)"], "n / 100 * k"),
+    "cents": made("{n} at ${k:.2f}", [TWO[0], "$k = np.arange(0.25, 5, 0.25)"], ["is_int(n * k)"], "int(n * k)"),
+    "fractions as text": made(
+        "{k,1/2} of {n}",
+        [TWO[0], "$k = sample(['1/2', '1/3'])"],
+        ["is_int(n * Fraction(k))"],
+        "int(n * Fraction(k))",
+    ),
+    "not ASCII": made("{a,Zoë}’s crêpes: {n} – {k} at €2…", [*TWO, "a = sample(['Zoë', 'Łukasz', '李雷'])"]),
+    "unknown lists": made("{a,Kai} of {b,Bonn}: {n}, {k}", [*TWO, "a = sample(humans)", "b = sample(towns)"]),
+    "plural": made("{n} {'cat' if n == 1 else 'cats'}, {k}", ["$n = range(1, 40)", TWO[1]]),
+    "range of a range": made("{n} {k}", ["$n = range(3, 80)", "$k = range(1, n)"]),
+    "several lines": made("{n} {k}", ["$n = sample([3, 4,\n 5, 6,\n 7, 8])", TWO[1]]),
+    "carriage returns": made("{n} {k}\r", [f"{line}\r" for line in TWO], ["n > k\r"]),
+    "whole solutions": made("{n} {k}", [*TWO, "$total = range(2, 300)"], ["n + k == total"], "total"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_dialect_is_understood(dialect: str) -> None:
+    template, generator = DIALECTS[dialect], np.random.default_rng(1)
+    instances = [template.sample(generator) for _ in range(20)]
+    assert len({instance.question for instance in instances}) > 12
+    for instance in instances:
+        assert not set("{}") & set(instance.question + instance.solution)
+        assert last_number(instance.solution) == parsed_number(instance.answer)
+        assert all(condition(instance.values) for condition in template.conditions)
+
+
+def test_numpy_leaves_out_the_upper_end_and_random_does_not() -> None:
+    for line, high in (
+        ("np.random.randint(2, 5)", 4),
+        ("random.randint(2, 5)", 5),
+        ("random.randrange(2, 5)", 4),
+    ):
+        domain = made("{n}", [f"$n = {line}"], answer="n").draws[0].domain({})
+        assert (domain[0], domain[-1]) == (2, high)
+
+
+@pytest.mark.parametrize(
+    "condition", ["n & 1", "n | k > 3", "(n > 3) ^ (k > 3)", "(n > 3) & (n).real"], ids=lambda text: text
+)
+def test_logic_on_numbers_is_refused(condition: str) -> None:
+    with pytest.raises(TemplateError):
+        made("{n} {k}", TWO, [condition])
