@@ -69,27 +69,34 @@ class Outcome:
 
     @staticmethod
     def of(results: Row, task: str) -> Outcome:
-        """From lm-eval's results. Raises CcaError for a task without a metric that each document has."""
-        rows = [(leaf, row) for leaf, own in results["samples"].items() for row in own]
-        names = [
-            name for name in rows[0][1]["metrics"] if all(isinstance(row.get(name), Real) for _, row in rows)
-        ]
-        metric = next((name for name in PREFERRED if name in names), names[0] if names else None)
-        if metric is None:
-            raise CcaError(
-                f"lm-eval task {task}: expected a metric with a number for each document, got none"
-            )
-        chosen = rows[0][1]["filter"]
+        """From lm-eval's results. Raises CcaError for a task without a metric that each document has.
+
+        The tasks of a group may have different metrics: each one's documents count by its own.
+        """
         documents: dict[str, list[float]] = {}
-        for leaf, row in sorted(rows, key=lambda pair: (pair[0], pair[1]["doc_id"])):
-            if row["filter"] == chosen:
-                documents.setdefault(leaf, []).append(float(row[metric]))
-        own = results["results"].get(task, {})
-        metrics = {key: float(value) for key, value in own.items() if isinstance(value, Real) and "," in key}
+        metrics: list[str] = []
+        filters: list[str] = []
+        for leaf, own in sorted(results["samples"].items()):
+            metric, chosen = _metric(own, task), own[0]["filter"]
+            rows = sorted((row for row in own if row["filter"] == chosen), key=lambda row: row["doc_id"])
+            documents[leaf] = [float(row[metric]) for row in rows]
+            metrics.append(metric)
+            filters.append(chosen)
+        told = results["results"].get(task, {})
+        numbers = {key: float(value) for key, value in told.items() if isinstance(value, Real) and "," in key}
         values = [value for leaf in documents.values() for value in leaf]
+        name = "/".join(dict.fromkeys(metrics))
         return Outcome(
-            metrics, metric, metrics.get(f"{metric},{chosen}", sum(values) / len(values)), documents
+            numbers, name, numbers.get(f"{name},{filters[0]}", sum(values) / len(values)), documents
         )
+
+
+def _metric(rows: Sequence[Row], task: str) -> str:
+    names = [name for name in rows[0]["metrics"] if all(isinstance(row.get(name), Real) for row in rows)]
+    metric = next((name for name in PREFERRED if name in names), names[0] if names else None)
+    if metric is None:
+        raise CcaError(f"lm-eval task {task}: expected a metric with a number for each document, got none")
+    return metric
 
 
 def run_tasks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from cca.amplify.patch_file import load_patch, save_patch
+from cca.amplify.patch_file import digest, load_patch, save_patch
 from cca.files import Row, read_sealed, write_json, write_text
 from cca.patches.claims import with_claims
 from cca.reports.page import render_page
@@ -66,7 +66,9 @@ def write_report(path: Path) -> Row | None:
         if plan is not None:
             report["plan"] = held_against(plan, read_accounts(folder / TIMING))
         write_json(folder / "report.json", report)
-        claimed = with_claims(load_patch(folder / PATCH), report)
-        save_patch(folder / PATCH, claimed)
+        patch = load_patch(folder / PATCH)
+        claimed = with_claims(patch, report)
+        if digest(claimed) != digest(patch):
+            save_patch(folder / PATCH, claimed)
     write_text(folder / "report.html", render_page(path))
     return report
