@@ -52,7 +52,7 @@ class PivotForward:
         ]
         self._direct = all(parts.interface for parts in anatomy.layers)
         # prefixes that are kept elsewhere, as the device has no room for all of them, are fetched for each step
-        self._in_place = cache(self._prefixes) if self.own.place == "device" else self._prefixes
+        self._in_place = self._prefixes if self.own.moves else cache(self._prefixes)
 
     @property
     def batches(self) -> int:

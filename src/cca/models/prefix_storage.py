@@ -43,6 +43,8 @@ class StoredPrefixes(Sequence[OwnPrefixes]):
             raise CcaError(f"storage of prefixes: expected auto, {', '.join(places)}, got {storage!r}")
         self.tokens = tokens
         self.place: Place | None = None if storage == "auto" else storage
+        self.moves = False
+        """Whether reading a batch copies it to where it was computed."""
         self.needed = 0
         self.free: dict[Place, int] = {}
         self._folder = folder or Path(tempfile.gettempdir())
@@ -52,6 +54,9 @@ class StoredPrefixes(Sequence[OwnPrefixes]):
         if not self._batches:
             self._choose(batch)
         devices = [x.device for x in batch.keys]
+        self.moves = self.place == "disk" or (
+            self.place == "memory" and any(device.type != "cpu" for device in devices)
+        )
         if self.place == "disk":
             path = self._folder / f"{len(self._batches)}.safetensors"
             sides = {"key": batch.keys, "value": batch.values}
