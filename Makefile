@@ -3,8 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EXTRAS ?= dev
+# vLLM pins what it is built with, so its tests run in an environment of their own.
+VLLM_VENV ?= .venv-vllm
+VLLM_READY := $(VLLM_VENV)/.ready
+VLLM_CPU := ../shared/tools/install_vllm_cpu.sh
 
-.PHONY: demo test check bench unit integration clean
+.PHONY: demo test check bench unit integration test-vllm clean
 
 demo: $(READY)
 	$(BIN)/cca demo
@@ -17,10 +22,16 @@ check: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(READY)
-	$(BIN)/pytest -m "not integration and not slow" --durations=10
+	$(BIN)/pytest -m "not integration and not slow and not vllm" --durations=10
 
 integration: $(READY)
 	$(BIN)/pytest -m "integration and not slow" --durations=10
+
+test-vllm: $(VLLM_READY)
+	$(VLLM_VENV)/bin/pytest -m vllm tests/engines --durations=10
+
+fuzz: $(READY)
+	CCA_FUZZ=800 $(BIN)/pytest tests/fuzz --durations=5
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
@@ -29,8 +40,15 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
 	touch $(READY)
 
+$(VLLM_READY): pyproject.toml
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --upgrade pip
+	if test -f $(VLLM_CPU); then bash $(VLLM_CPU) $(VLLM_VENV); else $(VLLM_VENV)/bin/python -m pip install --quiet -e ".[vllm]"; fi
+	$(VLLM_VENV)/bin/python -m pip install --quiet -e . pytest pytest-timeout hypothesis
+	touch $(VLLM_READY)
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(VLLM_VENV) build dist

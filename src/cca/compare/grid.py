@@ -21,6 +21,8 @@ from cca.runs.config import Config, make_config
 
 SECTIONS = ("circuit", "amplify", "pivots")
 """Sections of a run that an arm may set."""
+HF = {"engine": "hf"}
+"""Where nothing else is said: some arms are adapters, which no engine beside this process sees."""
 LIST_KEYS = ("circuit.kinds", "amplify.validate_at")
 """Keys whose value is itself a list: only a list of lists is an axis."""
 
@@ -149,7 +151,7 @@ class Arm(_Section):
     def run_config(self, config: CompareConfig, model: ModelEntry, seed: int, out: Path) -> Config:
         """The run that this arm is, on one model and seed. Raises CcaError naming a key that cannot be."""
         shared = base_config(config, model, seed, out)
-        given = _nested(config.base)
+        given = {**HF, **_nested(config.base)}
         if self.preset is not None:
             preset = make_config({"preset": self.preset, "model": "-", "task": "tinymath", "out": "-"})
             given |= {name: _explicit(getattr(preset, name)) for name in ("circuit", "amplify")}
@@ -161,7 +163,7 @@ class Arm(_Section):
 
 def base_config(config: CompareConfig, model: ModelEntry, seed: int, out: Path) -> Config:
     """The run whose traces all arms of one model and seed share."""
-    return make_config({**_nested(config.base), **_fixed(model, seed, out)})
+    return make_config({**HF, **_nested(config.base), **_fixed(model, seed, out)})
 
 
 def arms_of(config: CompareConfig) -> list[Arm]:

@@ -56,6 +56,11 @@ class Engine(Protocol):
     generated_tokens: int
     """Tokens generated so far, for the report."""
 
+    @property
+    def lanes(self) -> int:
+        """How many calls from different threads it serves side by side."""
+        ...
+
     def complete(
         self,
         requests: Sequence[Request],
@@ -66,6 +71,10 @@ class Engine(Protocol):
 
     def greedy_paths(self, texts: Sequence[tuple[Tokens, Tokens]]) -> list[GreedyPath]:
         """For each (prefix, text), the greedy token before each token of the text: one forward pass, no decoding."""
+        ...
+
+    def close(self) -> None:
+        """End what the engine started beside this process; it is not used afterwards."""
         ...
 
 

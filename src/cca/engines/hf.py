@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ class HFEngine:
     tell: Callable[[str], None] = warnings.warn
     """Told when memory ran out and the batch was halved."""
     generated_tokens: int = field(default=0, init=False)
+    lanes: ClassVar[int] = 1
 
     def complete(
         self,
@@ -88,6 +90,9 @@ class HFEngine:
 
             self._by_batches("reading traces", order, read)
         return [paths[index] for index in range(len(texts))]
+
+    def close(self) -> None:
+        """Nothing runs beside this process."""
 
     def _by_batches(self, what: str, order: Sequence[int], work: Callable[[Sequence[int]], None]) -> None:
         """``work`` on the indices in ``order``, a batch at a time; batches stay halved once memory ran out."""

@@ -18,6 +18,7 @@ from cca.models.declaration import declaration_for
 from cca.problems.specification import SHAPES, TaskSpec
 from cca.problems.specification import TaskFiles as TaskFiles
 from cca.runs.circuit_config import CircuitConfig
+from cca.runs.engine_config import EngineName, RayConfig, VLLMConfig
 from cca.runs.presets import PRESETS
 from cca.runs.section import Section
 
@@ -159,6 +160,8 @@ class Config(Section):
             declaration_for("", anatomy)
         return anatomy
 
+    engine: EngineName = "auto"
+    """What generates text: hf (transformers), vllm, or ray; auto takes vLLM where it is installed and has a GPU."""
     trackers: tuple[str, ...] = ()
     """Where else the numbers go, through accelerate: tensorboard, wandb, ... May change while a run goes on."""
     traces: TracesConfig = TracesConfig()
@@ -166,6 +169,8 @@ class Config(Section):
     circuit: CircuitConfig = CircuitConfig()
     amplify: AmplifyConfig = AmplifyConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    vllm: VLLMConfig = VLLMConfig()
+    ray: RayConfig = RayConfig()
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

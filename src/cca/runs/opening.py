@@ -37,6 +37,7 @@ def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None
         journal = Journal(folder.path, narrator)
         _tell_of_the_past(folder, journal)
         session = Session(config, folder, journal, interrupts)
+        _ = session.watch  # from here on it is known what is written into the model
         if session.model.get_output_embeddings() is None:
             raise CcaError(
                 f"model {config.model}: expected a causal language model, got one without an output layer"
@@ -52,7 +53,10 @@ def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None
             _take_over(fork_of, session)
         try:
             with tracking(config.trackers, folder.path, without_out(config)) as session.track:
-                yield session
+                try:
+                    yield session
+                finally:
+                    session.close()
         except BaseException as error:
             journal.log(f"stopped: {type(error).__name__}: {error}")
             raise

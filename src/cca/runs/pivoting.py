@@ -12,6 +12,7 @@ from cca.pivots.traces import Trace
 from cca.problems.problem import Problem
 from cca.runs.chunk_log import ChunkLog
 from cca.runs.dependence import PIVOTS_LOG
+from cca.runs.lanes import chunked, in_order, one_at_a_time
 from cca.runs.session import Session
 
 Pair = tuple[Problem, Trace, Trace]
@@ -27,11 +28,12 @@ def find_pivots(session: Session, pairs: Sequence[Pair], made_from: str) -> list
     found = [Pivot.from_row(pivot) for row in rows for pivot in row["pivots"]]
     with session.timed("pivots"), session.narrator.work("pivots", len(pairs)) as progress:
         progress(len(rows))
-        for start in range(len(rows), len(pairs), chunk):
+        tell, chunks = one_at_a_time(progress), chunked(pairs[len(rows) :], chunk)
+        found_of = in_order(chunks, lambda own: pivots_of(session, own, tell), session.engine.lanes)
+        for own in chunks:
             if most is not None and len(found) >= most:
                 break
-            own = pairs[start : start + chunk]
-            made = pivots_of(session, own, progress)
+            made = next(found_of)
             log.append(
                 [
                     {"problem": problem.id, "pivots": [pivot.to_row() for pivot in pivots]}

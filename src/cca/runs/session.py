@@ -11,7 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from cca.engines.hf import HFEngine, context_length
+from cca.engines.engine import Engine
+from cca.engines.hf import context_length
+from cca.engines.weights import WeightWatch
 from cca.files import fingerprint
 from cca.models.anatomy import Anatomy, anatomy_of
 from cca.models.declaration import read_declaration
@@ -26,6 +28,7 @@ from cca.runs.accounts import Accounts
 from cca.runs.config import Config
 from cca.runs.dependence import STAGES, content_hash, made_from
 from cca.runs.directory import RunDirectory
+from cca.runs.engine_choice import make_engine
 from cca.runs.interrupts import Interrupts
 from cca.runs.measurements import Measurements
 from cca.runs.narrator import Narrator
@@ -82,8 +85,13 @@ class Session:
         return Grader(self.loaded.codec, self._judge(self.task))
 
     @cached_property
-    def engine(self) -> HFEngine:
-        return HFEngine(self.model, self.config.traces.batch_size, self.note)
+    def engine(self) -> Engine:
+        return make_engine(self.config, self.loaded, self.watch, self.note, self.narrator.say)
+
+    @cached_property
+    def watch(self) -> WeightWatch:
+        """Knows what was written into the model since it was loaded."""
+        return WeightWatch(self.model)
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -141,7 +149,16 @@ class Session:
 
     @cached_property
     def accounts(self) -> Accounts:
-        return Accounts(self.folder.path, lambda: self.engine.generated_tokens)
+        return Accounts(self.folder.path, lambda: self.engine.generated_tokens if self._has_engine else 0)
+
+    @property
+    def _has_engine(self) -> bool:
+        return "engine" in self.__dict__
+
+    def close(self) -> None:
+        """End the processes of the engine, if it has any."""
+        if self._has_engine:
+            self.engine.close()
 
     def timed(self, stage: str) -> AbstractContextManager[None]:
         """Add what the block takes to the stage's account."""

@@ -23,6 +23,7 @@ from cca.problems.problem import Problem
 from cca.runs.amplifying import AMPLIFY, amplify_summary, make_patch, run_amplify
 from cca.runs.chunk_log import ChunkLog
 from cca.runs.dependence import PIVOTS_LOG, claim
+from cca.runs.lanes import chunked, in_order, one_at_a_time
 from cca.runs.locating import locate
 from cca.runs.measurements import UNTOUCHED
 from cca.runs.pivoting import find_pivots
@@ -53,9 +54,11 @@ def traces(session: Session) -> list[list[Trace]]:
             session.narrator.work("traces: greedy and sampled", len(problems)) as progress,
         ):
             progress(len(rows))
-            for start in range(len(rows), len(problems), settings.chunk):
-                chunk = problems[start : start + settings.chunk]
-                made = paired_traces(chunk, session.grader, session.engine, wanted, progress)
+            tell, engine = one_at_a_time(progress), session.engine
+            chunks = chunked(problems[len(rows) :], settings.chunk)
+            for made in in_order(
+                chunks, lambda own: paired_traces(own, session.grader, engine, wanted, tell), engine.lanes
+            ):
                 log.append(
                     [{"problem": own[0].problem, "traces": [trace.to_row() for trace in own]} for own in made]
                 )
