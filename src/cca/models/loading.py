@@ -40,7 +40,8 @@ class Codec:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self._ends_texts = self._last_special("1")
-        self._ends = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        unknown: Any = tokenizer.unk_token_id
+        self._ends = set(tokenizer.all_special_ids) - {unknown}
         # Word-level tokenizers without a decoder give "4 2 ." for "42."; judges need the text as it was.
         self._splits_digits = self._plain_decode(self._plain_encode("12")).strip() == "1 2"
 
