@@ -7,16 +7,18 @@ direction that lowers the pivot objective most is g F^-1: what retention text re
 the directions it hardly uses carry the step.
 
 One F is kept a layer, the mean over its rows in the circuit. That lies between K-FAC (Martens and Grosse, 2015, arXiv
-1503.05671), which averages d^2 and x x^T apart, and a block for every row; ROME (arXiv 2202.05262, eq. 2) writes into
-one layer with E[x x^T] alone. F is sampled once, on the model as it is before the first step, divided by its mean
-diagonal, so that every layer keeps its share of the step, and damped. Rows with no input vector of their own (biases,
-input columns, fused expert stacks) step along their plain gradients.
+1503.05671), which averages d^2 and x x^T apart, and a block for every row. F of a few hundred texts knows little of
+texts like them, so a share of E[x x^T] is added, which needs no draws (ROME writes with it alone: arXiv 2202.05262,
+eq. 2), and a damping. Each is divided by its mean diagonal, so that every layer keeps its share of the step. Sampled
+once, on the model as it is before the first step. Rows with no input vector of their own (biases, input columns, fused
+expert stacks) step along their plain gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +36,24 @@ Precondition = Callable[[Mapping[Key, Tensor]], dict[Key, Tensor]]
 """From the gradients of the masters, (k, row length) each, to the directions to step along, of the same shapes."""
 
 
-class Whitening:
-    """Maps a row gradient g, (k, d), to g (F / mean diagonal + damping)^-1; a `Precondition`.
+INPUTS = 0.1
+"""Weight of E[x x^T] beside F, both in units of their mean diagonal."""
+SAMPLES = 4
+"""Times each text's tokens are drawn."""
 
-    ``factors``: the lower Cholesky factor of that matrix, (d, d), on the parameter's device, for each key that has one.
+
+@dataclass(frozen=True)
+class Block:
+    """What is known of a layer's rows on given text, both (d, d) in float64: F a solution token, E[x x^T] a token."""
+
+    fisher: Tensor
+    inputs: Tensor
+
+
+class Whitening:
+    """Maps a row gradient g, (k, d), to g M^-1; a `Precondition`.
+
+    ``factors``: the lower Cholesky factor of M, (d, d), on the parameter's device, for each key that has one.
     """
 
     def __init__(self, factors: Mapping[Key, Tensor]) -> None:
@@ -63,7 +79,7 @@ def whitening(
 ) -> Whitening:
     """Sample F at every linear layer that owns some of ``rows``, on all tokens of ``texts``.
 
-    damping: added to the diagonal, in units of its mean; > 0. Raises CcaError without texts.
+    damping: added to the diagonal of both parts, in units of its mean; > 0. Raises CcaError without texts.
     """
     texts = [text for text in texts if text[0] and text[1]]
     if not texts:
@@ -80,8 +96,9 @@ def fisher_blocks(
     texts: Sequence[Text],
     generator: torch.Generator,
     batch_size: int = 16,
-) -> dict[Key, Tensor]:
-    """E[d^2 x x^T] a solution token, averaged over the rows of each linear layer, (d, d), summed in float64.
+    samples: int = SAMPLES,
+) -> dict[Key, Block]:
+    """The `Block` of each linear layer of ``rows``; F is averaged over the layer's rows among them.
 
     Keyed like `TrainableRows.masters`; keys whose rows are not output features of a linear layer are left out.
     """
@@ -90,25 +107,31 @@ def fisher_blocks(
         for row in rows
         if _has_input_vector(model.get_submodule(row.parameter.rpartition(".")[0]), row)
     }
-    blocks: dict[Key, Tensor] = {}
-    for batch in buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size):
-        own = [texts[row] for row in batch]
+    fisher: dict[Key, Tensor] = {}
+    inputs: dict[Key, Tensor] = {}
+    reads: dict[Key, int] = {}
+    for batch in samples * buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size):
         seen: dict[Key, tuple[Tensor, Tensor]] = {}
         with ExitStack() as stack:
             stack.enter_context(frozen(model))
             for key, (module, row) in linear.items():
                 stack.callback(module.register_forward_hook(_watcher(seen, key, row)).remove)
-            likelihood = drawn_log_likelihood(model, own, generator)
+            likelihood = drawn_log_likelihood(model, [texts[row] for row in batch], generator)
             derivatives = torch.autograd.grad(likelihood, [probe for _, probe in seen.values()])
-        for (key, (inputs, _)), derivative in zip(seen.items(), derivatives, strict=True):
-            # Padding has no derivative: no drawn token is after it.
-            wide = torch.promote_types(inputs.dtype, torch.float32)
-            weight = derivative.to(wide).square().mean(dim=-1).flatten()
-            x = inputs.to(wide).flatten(0, -2)
-            block = ((x * weight[:, None]).T @ x).double()
-            blocks[key] = blocks[key] + block if key in blocks else block
-    tokens = sum(len(solution) for _, solution in texts)
-    return {key: block / tokens for key, block in blocks.items()}
+        for (key, (x, _)), derivative in zip(seen.items(), derivatives, strict=True):
+            wide = torch.promote_types(x.dtype, torch.float32)
+            weights = derivative.to(wide).square().mean(dim=-1).flatten()
+            rested_on = weights > 0  # no drawn token rests on padding
+            x, weights = x.to(wide).flatten(0, -2)[rested_on], weights[rested_on]
+            _add(fisher, key, (x * weights[:, None]).T @ x)
+            _add(inputs, key, x.T @ x)
+            reads[key] = reads.get(key, 0) + len(x)
+    drawn = samples * sum(len(solution) for _, solution in texts)
+    return {key: Block(fisher[key] / drawn, inputs[key] / max(1, reads[key])) for key in fisher}
+
+
+def _add(sums: dict[Key, Tensor], key: Key, term: Tensor) -> None:
+    sums[key] = sums[key] + term.double() if key in sums else term.double()
 
 
 def _watcher(seen: dict[Key, tuple[Tensor, Tensor]], key: Key, row: WeightRows) -> Callable[..., Tensor]:
@@ -130,7 +153,11 @@ def _has_input_vector(module: nn.Module, row: WeightRows) -> bool:
     return linear and not row.parameter.endswith("bias") and row.axis == out_axis
 
 
-def _factor(block: Tensor, damping: float) -> Tensor:
-    scale = block.diagonal().mean().clamp_min(torch.finfo(block.dtype).tiny)
-    damped = block / scale + damping * torch.eye(len(block), dtype=block.dtype, device=block.device)
-    return torch.linalg.cholesky(damped).float()
+def _factor(block: Block, damping: float) -> Tensor:
+    identity = torch.eye(len(block.fisher), dtype=block.fisher.dtype, device=block.fisher.device)
+    metric = _scaled(block.fisher) + INPUTS * _scaled(block.inputs) + damping * identity
+    return torch.linalg.cholesky(metric).float()
+
+
+def _scaled(moment: Tensor) -> Tensor:
+    return moment / moment.diagonal().mean().clamp_min(torch.finfo(moment.dtype).tiny)
