@@ -3,6 +3,7 @@
 ``python forge.py`` answers requests, a JSON object a line on standard input; `Forge` is how tests talk to it.
 
 * ``arguments``: of the command. ``children``: how many start at once (1).
+* ``port``: the children are the processes of one run, which meet at this port.
 * ``signals``: [[seconds after the start, or a file to wait for, signal number], ...] to send.
 * ``crashes``: a file of crash points already had. The child dies at the first point not in it and adds it: in every
   file written, before it is flushed, before and after it is renamed, and with the last bytes of an append missing.
@@ -65,7 +66,7 @@ def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         outputs = [Path(f"/tmp/forge.{os.getpid()}.{number}") for number in range(request.get("children", 1))]
-        children = [fork(output, request, main) for output in outputs]
+        children = [fork(output, request, main, rank) for rank, output in enumerate(outputs)]
         began = time.monotonic()
         for when, number in request.get("signals", ()):
             wait_until(when, began)
@@ -88,7 +89,7 @@ def wait_until(when: float | str, began: float) -> None:
         time.sleep(max(0.0, began + when - time.monotonic()))
 
 
-def fork(output: Path, request: dict[str, Any], main: Callable[[], None]) -> int:
+def fork(output: Path, request: dict[str, Any], main: Callable[[], None], rank: int) -> int:
     child = os.fork()
     if child:
         return child
@@ -96,6 +97,10 @@ def fork(output: Path, request: dict[str, Any], main: Callable[[], None]) -> int
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     sys.argv = ["cca", *request["arguments"]]
+    if "port" in request:
+        world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": request["children"]}
+        world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": request["port"]}
+        os.environ |= {name: str(value) for name, value in world.items()}
     if "crashes" in request:
         crash_at_new_points(Path(request["crashes"]))
     code = 0

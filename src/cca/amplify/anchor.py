@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from cca import ranks
 from cca.amplify.objective import LogitObjective, Objective
 from cca.amplify.pivot_gradient import Trained, add_pivot_gradient
 from cca.engines.engine import Tokens
@@ -38,7 +39,9 @@ class KLAnchor:
             )
         self.model, self.weight = model, weight
         batches = buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size)
-        self.batches = [[texts[row] for row in batch] for batch in batches]
+        own = ranks.mine(len(batches))
+        self.batches = [[texts[row] for row in batches[number]] for number, _ in own]
+        self._counts = [counts for _, counts in own]
         self.tokens = sum(len(solution) for _, solution in texts)
         with torch.no_grad():
             self.base = [self._log_probabilities(batch) for batch in self.batches]
@@ -46,14 +49,14 @@ class KLAnchor:
     def add_gradient(self, trained: Trained) -> float:
         """Add the gradient of weight * KL; returns weight * KL, in nats."""
         total = 0.0
-        with trained.active():
-            for batch, base in zip(self.batches, self.base, strict=True):
+        with ranks.summed_gradients(trained.leaves), trained.active():
+            for batch, base, counts in zip(self.batches, self.base, self._counts, strict=True):
                 now = self._log_probabilities(batch)
                 kl = functional.kl_div(now, base, reduction="sum", log_target=True)
-                loss = self.weight * kl / self.tokens
+                loss = counts * self.weight * kl / self.tokens
                 loss.backward()
                 total += float(loss.detach())
-        return total
+        return ranks.total(total)[0]
 
     def _log_probabilities(self, batch: Sequence[Text]) -> Tensor:
         """(solution tokens of the batch, V), in float32 or wider."""

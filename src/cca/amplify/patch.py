@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from cca.amplify.bits import bits, check_rows, dtype_name, same_bits, tensor_hash
 from cca.errors import CcaError
+from cca.models.shards import whole
 from cca.models.weight_rows import get_rows, set_rows_
 
 VERSION = 1
@@ -109,7 +110,7 @@ class Patch:
                     f"{name}: the 'before' rows are not what the model holds; build a patch on its base"
                 )
             joined.append(edit)
-            hashes[name] = tensor_hash(parameter)
+            hashes[name] = tensor_hash(whole(parameter.detach()))
             shapes[name] = tuple(parameter.shape)
             if len(names[name]) > 1:
                 tied[name] = names[name][1:]
@@ -184,7 +185,7 @@ class Patch:
             self.revert(model, whole=False)
 
     def _is_base(self, parameter: Tensor, edit: TensorEdit, side: str) -> bool:
-        tensor = parameter.detach()
+        tensor = whole(parameter.detach())
         if side == "after":
             tensor = tensor.clone()
             set_rows_(tensor, edit.axis, edit.indices, edit.before)

@@ -2,7 +2,8 @@
 
 The prefix that all pivots share is run once a step, with gradient, as a batch of one. Micro-batches of pivots attend to
 its keys and values as leaves; their summed gradient then flows back through the one prefix graph. That is the gradient
-of running every full prompt, for a fraction of the work.
+of running every full prompt, for a fraction of the work. Among several processes (`cca.ranks`) each takes its share of
+the micro-batches, and the gradients are summed at the end of the step.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cca import ranks
 from cca.amplify.objective import LogitObjective, Objective
 from cca.circuits.pivot_forward import logit_gaps
 from cca.engines.engine import Progress
@@ -29,6 +31,11 @@ MIN_SHARED = 16
 
 class Trained(Protocol):
     """What is trained (`TrainableRows`, adapters): while `active`, the model computes with it."""
+
+    @property
+    def leaves(self) -> Sequence[Tensor]:
+        """What collects gradients."""
+        ...
 
     def active(self) -> AbstractContextManager[None]: ...
 
@@ -52,23 +59,27 @@ def add_pivot_gradient(
     shared_length = common_prefix(tokens)
     shared_length = shared_length if shared_length >= MIN_SHARED else 0
     loss_sum = gap_sum = 0.0
-    with checkpointed(model, anatomy) if checkpointing else nullcontext(), rows.active():
+    context = checkpointed(model, anatomy) if checkpointing else nullcontext()
+    with ranks.summed_gradients(rows.leaves), context, rows.active():
         graph = prefill(model, anatomy, tokens[0][:shared_length], with_grad=True) if shared_length else None
         shared = _as_leaves(graph) if graph else None
-        for batch in buckets([len(row) for row in tokens], batch_size):
+        batches = buckets([len(row) for row in tokens], ranks.even(len(tokens), batch_size))
+        for number, counts in ranks.mine(len(batches)):
+            batch = batches[number]
             own, lengths = padded([tokens[row][shared_length:] for row in batch], model.device)
             logits = logits_at(model, anatomy, own, lengths, shared=shared)
             gaps = logit_gaps(logits, *_pair(pivots, batch, logits.device))
             by_logits = isinstance(objective, LogitObjective)
             losses = objective.of_logits(logits, gaps, batch) if by_logits else objective(gaps)
-            loss = losses.sum() / len(pivots)
+            loss = counts * losses.sum() / len(pivots)
             loss.backward()
             loss_sum += float(loss.detach())
-            gap_sum += float(gaps.detach().sum())
+            gap_sum += counts * float(gaps.detach().sum())
             if progress:
                 progress(len(batch))
         if graph and shared:
             _through_prefix(graph, shared)
+    loss_sum, gap_sum = ranks.total(loss_sum, gap_sum)
     return loss_sum, gap_sum / len(pivots)
 
 

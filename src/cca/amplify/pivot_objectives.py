@@ -70,5 +70,5 @@ def untouched_gaps(
     factors = torch.ones(anatomy.size, dtype=dtype, device=model.device)
     with torch.no_grad():
         for batch in range(forward.batches):
-            gaps[list(forward.own[batch].rows)] = forward.gaps(batch, factors)
+            gaps[forward.rows(batch)] = forward.gaps(batch, factors)
     return gaps

@@ -14,7 +14,10 @@ from cca.pivots.pivot import Pivot
 
 
 class AsItIs:
-    """What is trained is part of the model already."""
+    """What is trained is part of the model already: every parameter that asks for a gradient."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.leaves = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -25,4 +28,4 @@ def add_gradient_of_pivots(
     model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], name: str, batch_size: int
 ) -> tuple[float, float]:
     """Add the gradient of the mean objective to every parameter that asks; returns (objective, mean logit gap)."""
-    return add_pivot_gradient(model, anatomy, AsItIs(), pivots, objective(name), batch_size)
+    return add_pivot_gradient(model, anatomy, AsItIs(model), pivots, objective(name), batch_size)

@@ -2,6 +2,9 @@
 
 What all pivots share (few-shot examples) is computed for one row; the rest of each pivot's prefix for its own row.
 After that a forward pass takes one token per pivot, whatever the prompt's length (DESIGN: stage 2).
+
+Among several processes (`cca.ranks`) each keeps the prefixes of its share of every batch and computes their gaps; all
+get all gaps, and the gradient of factors is that of all pivots. Who asks for gaps need not know how many there are.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cca import ranks
 from cca.circuits.one_token import OneTokenPrefixes
 from cca.models.anatomy import Anatomy
 from cca.models.gates import gated
@@ -42,14 +46,15 @@ class PivotForward:
         shared = common_prefix(tokens)
         self.shared = prefill(model, anatomy, tokens[0][:shared]) if shared else None
         between = [row[shared:-1] for row in tokens]
-        self.own = prefill_own(model, anatomy, between, self.shared, batch_size, storage)
+        batches = buckets(list(map(len, between)), batch_size)
+        own = [[rows[place] for place, _ in ranks.mine(len(rows))] for rows in batches]
+        self.own = prefill_own(model, anatomy, between, self.shared, storage=storage, batches=own)
         device = model.device
         self.last = torch.tensor([[row[-1]] for row in tokens], device=device)  # (P, 1)
         self.desired = torch.tensor([pivot.desired for pivot in pivots], device=device)
         self.undesired = torch.tensor([pivot.undesired for pivot in pivots], device=device)
-        self._batches = [
-            torch.tensor(rows, device=device) for rows in buckets(list(map(len, between)), batch_size)
-        ]
+        self._batches = [torch.tensor(rows, device=device) for rows in batches]
+        self._own_rows = [torch.tensor(rows, device=device) for rows in own]
         self._direct = all(parts.interface for parts in anatomy.layers)
         # prefixes that are kept elsewhere, as the device has no room for all of them, are fetched for each step
         self._in_place = self._prefixes if self.own.moves else cache(self._prefixes)
@@ -59,13 +64,19 @@ class PivotForward:
         return len(self.own)
 
     def gaps(self, batch: int, factors: Tensor) -> Tensor:
-        """logit(desired) - logit(undesired), (B,), of one batch with components scaled by ``factors`` (size,)."""
-        rows = self.rows(batch)
-        return logit_gaps(self.logits(batch, factors), self.desired[rows], self.undesired[rows])
+        """logit(desired) - logit(undesired), (B,), of one batch with components scaled by ``factors``.
 
-    def logits(self, batch: int, factors: Tensor) -> Tensor:
-        """Logits (B, V) after the last tokens of one batch; ``factors`` are (size,) or one row a pivot, (B, size)."""
-        last = self.last[self.rows(batch)]
+        ``factors`` are (size,) or one row a pivot, (B, size).
+        """
+        rows, factors = self._own_rows[batch], ranks.shared(factors)
+        if factors.dim() == 2:
+            factors = factors[[place for place, _ in ranks.mine(len(factors))]]
+        gaps = logit_gaps(self._logits(batch, factors), self.desired[rows], self.undesired[rows])
+        return ranks.joined(gaps, len(self.rows(batch)))
+
+    def _logits(self, batch: int, factors: Tensor) -> Tensor:
+        """Logits (B, V) after the last tokens of this process's share of a batch."""
+        last = self.last[self._own_rows[batch]]
         with gated(self.model, self.anatomy, factors):
             if not self._direct:
                 return logits_at(self.model, self.anatomy, last, shared=self.shared, own=self.own[batch])

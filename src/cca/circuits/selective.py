@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cca import ranks
 from cca.engines.engine import Tokens
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
@@ -45,10 +46,18 @@ def gate_fisher(
         raise CcaError("selective: expected text of other skills to spare, got none; add retention sets")
     wide = torch.promote_types(model.dtype, torch.float32)
     total = torch.zeros(anatomy.size, dtype=wide, device=model.device)
+    batches = buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size)
     with frozen(model):
-        for _ in range(samples):
-            for batch in buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size):
-                total += _squared_gradients(model, anatomy, [texts[row] for row in batch], generator)
+        for number, batch in enumerate(batches * samples):
+            rows = [texts[row] for row in batch]
+            if number % ranks.size() == ranks.rank():
+                total += _squared_gradients(model, anatomy, rows, generator)
+            else:
+                _pass_over(model, rows, generator)
+        for _, counts in ranks.mine(samples * len(batches)):
+            if not counts:  # a forward pass that the others make too
+                _squared_gradients(model, anatomy, [texts[0]], torch.Generator())
+    ranks.add_up(total)
     return (total / (samples * sum(len(solution) for _, solution in texts))).cpu()
 
 
@@ -57,6 +66,14 @@ def selective_scores(gradient: Tensor, fisher: Tensor, damping: float = DAMPING)
     return (
         gradient.abs() / (fisher + damping * fisher.mean()).clamp_min(torch.finfo(fisher.dtype).tiny).sqrt()
     )
+
+
+def _pass_over(model: PreTrainedModel, texts: Sequence[Spared], generator: torch.Generator) -> None:
+    """Leave the generator as `_squared_gradients` does: tokens are drawn alike however texts are shared out."""
+    wide = torch.promote_types(model.dtype, torch.float32)
+    positions = sum(len(solution) for _, solution in texts)
+    even = torch.ones((), dtype=wide).expand(positions, model.config.get_text_config().vocab_size)
+    torch.multinomial(even, 1, generator=generator)
 
 
 def _squared_gradients(

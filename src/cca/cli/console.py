@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cca.cli import processes
 from cca.engines.engine import Progress as Tell
 
 console = Console()
@@ -56,7 +57,8 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        fail("stopped; the same command goes on from the last whole chunk")
+        if processes.leads():
+            fail("stopped; the same command goes on from the last whole chunk")
         raise typer.Exit(128 + getattr(stop, "signal", signal.SIGINT)) from stop
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cca.cli import processes
 from cca.cli.console import ConsoleNarrator, console, fail, stoppable
 from cca.errors import CcaError
 
@@ -177,18 +178,25 @@ def _add_groups() -> None:
 
 
 def main() -> None:
-    """Run the command line; bad input ends with one line on standard error and exit code 2."""
+    """Run the command line; bad input ends with one line on standard error and exit code 2.
+
+    Of several processes (`cca.ranks`) the first talks, and the first that fails says why.
+    """
     _quiet()
     _add_groups()
     try:
+        processes.join()
+        console.quiet = not processes.leads()
         app()
     except CcaError as error:
-        fail(str(error))
+        if processes.speaks():
+            fail(str(error))
         sys.exit(2)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "; make room, and the same command goes on" if full else ""
-        fail(f"{error.filename or 'input or output'}: {error.strerror or error}{advice}")
+        if processes.speaks():
+            fail(f"{error.filename or 'input or output'}: {error.strerror or error}{advice}")
         sys.exit(2)
 
 

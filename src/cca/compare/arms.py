@@ -246,7 +246,7 @@ class ArmRun:
         settings = self.run.amplify
         special = self._special_gradient(pivots)
         if special is not None:
-            return lambda: special(AsItIs())
+            return lambda: special(AsItIs(self.session.model))
         return lambda: add_gradient_of_pivots(
             self.session.model, self.session.anatomy, pivots, settings.objective, settings.batch_size
         )

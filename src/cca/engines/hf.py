@@ -38,6 +38,8 @@ class HFEngine:
     """Told when memory ran out and the batch was halved."""
     generated_tokens: int = field(default=0, init=False)
     lanes: ClassVar[int] = 1
+    together: ClassVar[bool] = True
+    """Whether all processes of a run, where there are several, decode the same batches side by side."""
 
     def complete(
         self,
@@ -104,7 +106,7 @@ class HFEngine:
                 return size
 
             size = min(self.batch_size, len(order) - start)
-            done = halving(what, size, attempt, self.tell)
+            done = halving(what, size, attempt, self.tell, self.together)
             if done < size:
                 self.batch_size = done
             start += done

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cca import ranks
 from cca.engines.engine import Tokens
 from cca.models.grading import Grader
 from cca.models.prefixes import buckets, padded
@@ -51,25 +52,30 @@ class DriftProbe:
     batch_size: int = 32
     _base: list[Tensor] = field(default_factory=list, init=False)
     _batches: list[list[int]] = field(default_factory=list, init=False)
+    """This process's share, like `_base`."""
+    _count: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.texts = self.texts[: self._affordable()]
-        self._batches = buckets(
-            [len(text.prompt) + len(text.solution) for text in self.texts], self.batch_size
-        )
+        batches = buckets([len(text.prompt) + len(text.solution) for text in self.texts], self.batch_size)
+        self._count = len(batches)
+        self._batches = [batches[number] for number, _ in ranks.mine(len(batches))]
         self._base = [self._log_probabilities(batch) for batch in self._batches]
 
     @property
     def tokens(self) -> int:
-        return sum(len(base) for base in self._base)
+        return sum(len(text.solution) for text in self.texts)
 
     def drift(self) -> float:
         """Mean KL(base || now) over the solution tokens, in nats; 0.0 without texts."""
-        total = 0.0
+        kls: list[float] = []
         for batch, base in zip(self._batches, self._base, strict=True):
             base = base.double().log_softmax(dim=-1)
             now = self._log_probabilities(batch).double().log_softmax(dim=-1)
-            total += float((base.exp() * (base - now)).sum())
+            kls.append(float((base.exp() * (base - now)).sum()))
+        shares = ranks.gathered(kls)
+        # batch by batch, so that the sum is the same to the bit for every number of processes
+        total = sum(shares[number % len(shares)][number // len(shares)] for number in range(self._count))
         # Rounding may leave it a hair below 0; a model that broke gives NaN, which must stay one.
         return 0.0 if total < 0 or not self.tokens else total / self.tokens
 

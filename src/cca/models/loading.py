@@ -99,10 +99,12 @@ def load_model(
     device_map: str | dict[str, Any] | None = None,
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    sharding: str = "none",
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer for evaluation.
 
-    ``name`` is a local folder in ``save_pretrained`` layout or a hub id. Raises CcaError when there is no such model,
+    ``name`` is a local folder in ``save_pretrained`` layout or a hub id. ``sharding`` fsdp spreads the weights over the
+    processes of a run, which all load it at once. Raises CcaError when there is no such model,
     it cannot be loaded, or it comes without a tokenizer.
     """
     if dtype not in DTYPES:
@@ -117,9 +119,22 @@ def load_model(
         "device_map": device_map,
         "attn_implementation": attn_implementation or ("eager" if capped else None),
     }
-    model = _from_pretrained("model", name, AutoModelForCausalLM, where, **options, **common)
     codec = load_codec(name, revision, trust_remote_code)
-    model.eval().requires_grad_(False)
+
+    def read() -> PreTrainedModel:
+        return _from_pretrained("model", name, AutoModelForCausalLM, where, **options, **common)
+
+    if sharding == "fsdp":
+        from cca.models.sharding import load_sharded  # takes a second to import
+
+        def bare(dtype: torch.dtype) -> PreTrainedModel:
+            own = {**options, "dtype": dtype, "trust_remote_code": trust_remote_code}
+            own.pop("device_map")
+            return AutoModelForCausalLM.from_config(config, **own)
+
+        model, fingerprint = load_sharded(read, bare)
+        return LoadedModel(model, codec, name, revision, fingerprint)
+    model = read().eval().requires_grad_(False)
     return LoadedModel(model, codec, name, revision, model_fingerprint(model))
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 
+from cca import ranks
 from cca.errors import CcaError
 
 T = TypeVar("T")
@@ -21,10 +22,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
-def halving(what: str, batch_size: int, work: Callable[[int], T], tell: Callable[[str], None]) -> T:
+def halving(
+    what: str, batch_size: int, work: Callable[[int], T], tell: Callable[[str], None], together: bool = True
+) -> T:
     """``work(batch_size)``, tried again with half the batch as often as memory runs out.
 
-    ``work`` must leave nothing half-done when it raises. Raises CcaError when a batch of one does not fit.
+    ``work`` must leave nothing half-done when it raises. Raises CcaError when a batch of one does not fit, and for work
+    that all processes of a run do ``together``: one cannot do it again by itself.
     """
     while True:
         try:
@@ -35,6 +39,11 @@ def halving(what: str, batch_size: int, work: Callable[[int], T], tell: Callable
             if batch_size == 1:
                 raise CcaError(
                     f"{what}: out of memory with a batch of one; try a smaller dtype or device_map auto"
+                ) from error
+            if together and ranks.size() > 1:
+                raise CcaError(
+                    f"{what}: out of memory with a batch of {batch_size} on process {ranks.rank()}; lower the batch "
+                    "size and run again with --fork"
                 ) from error
         # Here the error is gone, and with it the frames that held the tensors of the failed attempt.
         batch_size = halved(what, batch_size, tell)

@@ -66,15 +66,17 @@ def prefill_own(
     batch_size: int = 32,
     storage: Place | Literal["auto"] = "auto",
     folder: Path | None = None,
+    batches: Sequence[Sequence[int]] | None = None,
 ) -> StoredPrefixes:
     """Compute each sequence's keys and values behind ``shared``, without gradient.
 
     sequences: what each row has between the shared prefix and its last token; may be empty.
     storage, folder: where they are kept, see `StoredPrefixes`.
-    Returns a sequence of batches of at most ``batch_size`` rows, bucketed by length; ``rows`` of each batch says
-    which they are.
+    batches: the numbers of the sequences in each batch; None: at most ``batch_size``, bucketed by length.
+    Returns a sequence of batches; ``rows`` of each says which sequences are in it.
     """
-    batches = buckets([len(sequence) for sequence in sequences], batch_size)
+    if batches is None:
+        batches = buckets([len(sequence) for sequence in sequences], batch_size)
     padded_tokens = sum(len(rows) * max(len(sequences[row]) for row in rows) for rows in batches)
     stored = StoredPrefixes(padded_tokens, storage, folder)
     for rows in batches:

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from cca.models.frozen import frozen
+from cca.models.shards import whole
 from cca.models.weight_rows import WeightRows, get_rows, set_rows_, with_rows
 
 Key = tuple[str, int]  # parameter name, axis
@@ -47,6 +48,11 @@ class TrainableRows:
     def before(self) -> Mapping[Key, Tensor]:
         """Copies of the rows as the untouched model has them, in its dtype."""
         return _OwnRows(self) if self._own is None else self._own
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """The masters, which collect gradients."""
+        return list(self.masters.values())
 
     def after(self) -> dict[Key, Tensor]:
         """Copies of the rows as they stand, in the model's dtype."""
@@ -105,7 +111,7 @@ class TrainableRows:
         if biases is not None:
             biases = biases.squeeze(1)
         elif rows is not None and module.bias is not None:
-            biases = module.bias.detach()[place["out"]]
+            biases = whole(module.bias.detach())[place["out"]]
 
         def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
             x = args[0]
@@ -120,10 +126,12 @@ class TrainableRows:
     def _substitute(self, module: nn.Module, keys: Sequence[Key], stack: ExitStack) -> None:
         """Put copies that hold the masters over the module's parameters until ``stack`` is left."""
         for key in keys:
-            name, whole = key[0].rpartition(".")[2], self._parameter(key).detach()
+            name, parameter = key[0].rpartition(".")[2], whole(self._parameter(key).detach())
             assert name not in module.__dict__, f"{key[0]}: rows along two axes of one parameter"
             stack.callback(module.__dict__.pop, name)
-            module.__dict__[name] = _WithRows.apply(whole, self.masters[key], key[1], self.rows[key].indices)
+            module.__dict__[name] = _WithRows.apply(
+                parameter, self.masters[key], key[1], self.rows[key].indices
+            )
 
     def _rounded(self, key: Key | None) -> Tensor | None:
         return None if key is None else self.masters[key].to(self._parameter(key).dtype)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cca.models.shards import in_shards, own_part, whole
+
 EACH = -1
 
 
@@ -72,13 +74,15 @@ def row_shape(shape: Sequence[int], axis: int) -> tuple[int, int]:
 
 
 def get_rows(tensor: Tensor, axis: int, indices: Tensor) -> Tensor:
-    """A copy of the rows, (k, row length); differentiable in ``tensor``."""
-    view = _rows_last(tensor, axis)
+    """A copy of the rows, (k, row length); differentiable in ``tensor`` unless it is sharded."""
+    view = _rows_last(whole(tensor), axis)
     return view[_places(view, indices)]
 
 
 def set_rows_(tensor: Tensor, axis: int, indices: Tensor, rows: Tensor) -> None:
     """Write ``rows`` (k, row length) in place, whatever the strides; cast to its dtype and device."""
+    if in_shards(tensor):
+        tensor, indices, rows = own_part(tensor, axis, indices, rows)
     with torch.no_grad():
         view = _rows_last(tensor, axis)
         view[_places(view, indices)] = rows.detach().to(view)

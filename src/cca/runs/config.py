@@ -146,6 +146,8 @@ class Config(Section):
     """Data type to load the model in."""
     device_map: str | None = None
     """Where to put the model, as transformers takes it ('auto', 'cuda:0')."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """fsdp: spread the weights over the processes of accelerate launch, for a model larger than one GPU."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models you trust."""
     attn_implementation: str | None = None

@@ -110,8 +110,8 @@ class RunDirectory:
 
 
 def without_out(config: Config) -> dict[str, Any]:
-    """What was asked for, wherever it is kept and whoever is told."""
-    return config.model_dump(mode="json", exclude={"out", "trackers"})
+    """What was asked for, wherever it is kept, whoever is told and however weights are spread."""
+    return config.model_dump(mode="json", exclude={"out", "trackers", "sharding"})
 
 
 def differences(old: Any, new: Any, where: str = "") -> set[str]:

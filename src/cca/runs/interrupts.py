@@ -1,6 +1,7 @@
 """Ctrl-C, and the SIGTERM of a scheduler that wants the machine back: once finishes the chunk, twice stops now.
 
-Either way the folder is whole; stopping now gives up the work since the last chunk.
+Either way the folder is whole; stopping now gives up the work since the last chunk. Several processes stop together,
+after the chunk: their launcher passes on each signal that they also get themselves, and ends them if it takes long.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import signal
 import threading
 from types import FrameType
 from typing import Any
+
+from cca import ranks
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ASKED = b"\nstopping after this chunk; once more (Ctrl-C) stops now\n"
@@ -40,11 +43,16 @@ class Interrupts:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise Stopped when a signal has come since."""
-        if self.asked is not None:
-            raise Stopped(self.asked)
+        """Raise Stopped when a signal has come since, to this process or to another of the run."""
+        # a signal may come while the others are asked: what it leaves is for the next time
+        asked = max(asked or 0 for asked in ranks.gathered(self.asked))
+        if asked:
+            raise Stopped(asked)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
+        if ranks.size() > 1:
+            self.asked = number
+            return
         if self.asked is not None:
             raise KeyboardInterrupt
         self.asked = number

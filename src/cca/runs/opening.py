@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cca import ranks
 from cca.errors import CcaError
 from cca.files import write_bytes
 from cca.runs.config import Config
@@ -16,6 +17,7 @@ from cca.runs.journal import Journal
 from cca.runs.measurements import FILE as MEASUREMENTS
 from cca.runs.narrator import Narrator
 from cca.runs.provenance import versions
+from cca.runs.replica import replica_session, show_folder
 from cca.runs.session import Session
 from cca.runs.trackers import tracking
 
@@ -25,8 +27,13 @@ def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None
     """Take the run folder, check that it is this run's, and load what the stages need.
 
     ``fork_of`` is a run folder whose valid stages the new folder takes over.
+    Of several processes only the first takes it; the others work in a replica (`cca.runs.replica`).
     Raises CcaError for a folder in use or of another run, and for a model or task that cannot be used.
     """
+    if not ranks.leads():
+        with replica_session(config) as session:
+            yield session
+        return
     if fork_of is not None:
         _check_fork(fork_of, config.out)
     with RunDirectory(config.out) as folder, Interrupts() as interrupts:
@@ -37,7 +44,8 @@ def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None
         journal = Journal(folder.path, narrator)
         _tell_of_the_past(folder, journal)
         session = Session(config, folder, journal, interrupts)
-        _ = session.watch  # from here on it is known what is written into the model
+        if ranks.size() == 1:
+            _ = session.watch  # from here on it is known what is written into the model
         if session.model.get_output_embeddings() is None:
             raise CcaError(
                 f"model {config.model}: expected a causal language model, got one without an output layer"
@@ -51,6 +59,7 @@ def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None
         interrupts.check()
         if fork_of is not None:
             _take_over(fork_of, session)
+        show_folder(folder.path)
         try:
             with tracking(config.trackers, folder.path, without_out(config)) as session.track:
                 try:

@@ -11,9 +11,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from cca import ranks
 from cca.engines.engine import Engine
-from cca.engines.hf import context_length
+from cca.engines.hf import HFEngine, context_length
+from cca.engines.ranked import RankedEngine
 from cca.engines.weights import WeightWatch
+from cca.errors import CcaError
 from cca.files import fingerprint
 from cca.models.anatomy import Anatomy, anatomy_of
 from cca.models.declaration import read_declaration
@@ -71,9 +74,10 @@ class Session:
                 name,
                 config.revision,
                 config.dtype,
-                config.device_map,
+                config.device_map or (ranks.device_map() if config.sharding == "none" else None),
                 config.trust_remote_code,
                 config.attn_implementation,
+                config.sharding,
             )
 
     @property
@@ -86,7 +90,15 @@ class Session:
 
     @cached_property
     def engine(self) -> Engine:
-        return make_engine(self.config, self.loaded, self.watch, self.note, self.narrator.say)
+        # a sharded model is one that all processes run together: they decode the same batches side by side
+        if ranks.size() == 1:
+            return make_engine(self.config, self.loaded, self.watch, self.note, self.narrator.say)
+        if self.config.engine not in ("auto", "hf"):
+            raise CcaError(
+                f"engine: {self.config.engine} runs beside one process, not under a launcher of several; set engine: hf"
+            )
+        kind = HFEngine if self.config.sharding == "fsdp" else RankedEngine
+        return kind(self.model, self.config.traces.batch_size, self.note)
 
     @cached_property
     def watch(self) -> WeightWatch:
