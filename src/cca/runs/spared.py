@@ -6,12 +6,22 @@ fitted to. At most `MOST` a skill, spread over the set.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cca.engines.engine import Tokens
 from cca.evaluation.retention import solution_texts
+from cca.problems.problem import Problem
 from cca.problems.sources import halves
 from cca.runs.session import Session
 
 MOST = 100
+"""Problems of a skill that anything is fitted to."""
+
+
+def judging(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems of one retention set that drift is judged on while steps are chosen: those that nothing sees."""
+    guard = halves(problems)[0]
+    return guard[1::2] or guard
 
 
 def spared_texts(session: Session) -> list[tuple[Tokens, Tokens]]:

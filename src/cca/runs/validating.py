@@ -20,6 +20,7 @@ from cca.problems.problem import Problem, problems_fingerprint
 from cca.problems.sources import halves
 from cca.runs.measurements import UNTOUCHED, weights_key
 from cca.runs.session import Session
+from cca.runs.spared import judging
 
 RETENTION_TOKENS = 64
 """Longest completion on a retention problem without worked solutions."""
@@ -41,7 +42,7 @@ class Validator:
 
     @cached_property
     def probe(self) -> DriftProbe:
-        problems = [problem for guard in self.guards.values() for problem in guard]
+        problems = [problem for own in self.session.task.retention.values() for problem in judging(own)]
         return make_probe(self.session, problems)
 
     def prepare(self, rows: Sequence[WeightRows] | None = None) -> None:
