@@ -291,3 +291,31 @@ def test_better() -> None:
     assert not better(verdict(0.5), verdict(0.5))
     assert not better(verdict(0.9, in_budget=False), verdict(0.1))
     assert not better(verdict(0.5, math.nan), verdict(0.5, 0.0))
+
+
+def test_a_step_out_of_the_budget_is_halved_until_it_is_inside(model: PreTrainedModel) -> None:
+    rows: list[dict[Any, Tensor]] = []
+    inside = iter([True, False, False, True, True, True])
+
+    def validate() -> Validation:
+        rows.append({key: model.get_parameter(key[0]).detach().clone() for key in result_keys})
+        return Validation(0.5, 1.0, {}, next(inside))
+
+    anatomy = anatomy_of(model)
+    result_keys = list(TrainableRows(model, anatomy.rows(CIRCUIT.components)).masters)
+    settings = UpdateSettings(steps=4, predicted_change=0.01, patience=99)
+    result = amplify(model, anatomy, CIRCUIT, PIVOTS, settings, validate)
+    for key in result_keys:
+        base, whole, half, quarter, on = (seen[key] for seen in rows)
+        torch.testing.assert_close(half - base, (whole - base) / 2, rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(quarter - base, (whole - base) / 4, rtol=1e-3, atol=1e-7)
+        assert not torch.equal(on, quarter)
+    shares = [record.objective for record in result.history[1:4]]
+    assert len(set(shares)) == 1, "no gradient was taken for a step that was halved"
+    assert result.history[4].objective != shares[0]
+
+
+def test_a_step_of_fixed_size_is_never_halved(model: PreTrainedModel) -> None:
+    outside = judged(0.5, 0.6, in_budget=[True, False])
+    result = run(model, outside, steps=3, coefficient=1e-3)
+    assert len({record.objective for record in result.history}) == 4

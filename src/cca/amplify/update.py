@@ -6,6 +6,7 @@
 * A `Precondition` turns the gradients g of a step into the directions d it goes along; c is then held against g . d.
 * Step 0, the untouched model, competes with every validated step. The best accuracy whose retention stays inside the
   budget wins; of equals, the one that drifted least.
+* A step of predicted size that leaves the budget is halved until it is inside again, and so are those after it.
 """
 
 from __future__ import annotations
@@ -114,17 +115,22 @@ def amplify(
     history = [best]
     if on_step:
         on_step(best)
+    loss = gap = math.nan
     stale, stopped = 0, "all steps taken"
     for step in range(1, settings.steps + 1):
-        if loss_of is None:
-            assert add_gradient is not None
-            loss, gap = add_gradient(trained)
+        if stepper.may_halve and not history[-1].validation.in_budget:
+            fault = stepper.halve()
         else:
-            loss, gap = add_pivot_gradient(
-                model, anatomy, trained, pivots, loss_of, settings.batch_size,
-                checkpointing=settings.gradient_checkpointing,
-            )  # fmt: skip
-        fault = _fault(loss, stepper)
+            stepper.taken = {}
+            if loss_of is None:
+                assert add_gradient is not None
+                loss, gap = add_gradient(trained)
+            else:
+                loss, gap = add_pivot_gradient(
+                    model, anatomy, trained, pivots, loss_of, settings.batch_size,
+                    checkpointing=settings.gradient_checkpointing,
+                )  # fmt: skip
+            fault = _fault(loss, stepper)
         if fault:
             stopped = f"{fault} at step {step}"
             break
@@ -143,7 +149,7 @@ def amplify(
             stopped = f"no better step in {stale} validations"
             break
     rows = dict(trained.before) if best_rows is None else best_rows
-    return Amplified(trained, rows, best.step, stepper.coefficient, tuple(history), stopped)
+    return Amplified(trained, rows, best.step, stepper.first_coefficient, tuple(history), stopped)
 
 
 def _fault(loss: float, stepper: _Stepper) -> str | None:
@@ -170,7 +176,12 @@ class _Stepper:
         self.leaves = trained.masters
         self.precondition = precondition
         self.coefficient = settings.coefficient
+        self.first_coefficient = settings.coefficient
         self.predicted_change = settings.predicted_change
+        self.sized_here = settings.coefficient is None
+        self.every_step_judged = not settings.validate_at
+        self.taken: dict[Key, Tensor] = {}
+        """The directions of the last step, while it may still be halved."""
         self.adam: torch.optim.Adam | None = None
         if settings.optimiser == "adam":
             if settings.coefficient is None:
@@ -199,12 +210,27 @@ class _Stepper:
         else:
             if self.coefficient is None:
                 assert self.predicted_change is not None
-                self.coefficient = self.predicted_change / promised
+                self.coefficient = self.first_coefficient = self.predicted_change / promised
+            self.taken = dict(directions)
             with torch.no_grad():
                 for key, direction in directions.items():
                     self.leaves[key].sub_(direction, alpha=self.coefficient)
         for leaf in self.leaves.values():
             leaf.grad = None
+        return None if self.trained.finite() else "the rows were not finite"
+
+    @property
+    def may_halve(self) -> bool:
+        """Whether the last step was of predicted size, so that its size is this run's to change."""
+        return bool(self.taken) and self.sized_here and self.every_step_judged
+
+    def halve(self) -> str | None:
+        """Go back half of the last step, and take all further ones at half their size."""
+        assert self.coefficient is not None
+        self.coefficient /= 2
+        with torch.no_grad():
+            for key, direction in self.taken.items():
+                self.leaves[key].add_(direction, alpha=self.coefficient)
         return None if self.trained.finite() else "the rows were not finite"
 
 
