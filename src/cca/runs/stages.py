@@ -148,14 +148,14 @@ def _training_problems(session: Session) -> list[Problem]:
 
 def _check_pairable(session: Session, traces: Sequence[Sequence[Trace]]) -> None:
     right = sum(own[0].right for own in traces) / len(traces)
-    if right < 1 and any(opposite(own) for own in traces):
+    paired = any(opposite(own) for own in traces)
+    if right < 1 and paired:
         return
-    sampled = session.config.traces.samples
+    none = f", and of up to {session.config.traces.samples} samples a problem none settles it otherwise"
     advice = "a harder task" if right > 0.5 else "an easier task, another prompt or another judge"
     raise CcaError(
-        f"traces: there is nothing to pair: greedy accuracy is {right:.1%} on {len(traces)} problems, and of up to "
-        f"{sampled} samples a problem none settles it otherwise; expected a model that is sometimes right and "
-        f"sometimes wrong; try {advice}"
+        f"traces: there is nothing to pair: greedy accuracy is {right:.1%} on {len(traces)} problems"
+        f"{'' if paired else none}; expected a model that is sometimes right and sometimes wrong; try {advice}"
     )
 
 
