@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cca.errors import CcaError
 
 Row = dict[str, Any]
@@ -94,6 +96,14 @@ def read_json(path: Path) -> Any:
         raise CcaError(f"{path}: expected JSON, got {error}") from error
 
 
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML file of plain values. Raises CcaError naming the file when it is missing or malformed."""
+    try:
+        return yaml.safe_load(_read_text(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: also dates that are none
+        raise CcaError(f"{path}: expected YAML, got {' '.join(str(error).split())[:200]}") from error
+
+
 def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield (line number, object) for each non-empty line. Raises CcaError with the line number of a fault."""
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
@@ -134,7 +144,7 @@ def check_version(what: str, found: Any, known: int) -> None:
     """Raise CcaError unless ``found`` is a format version this program can read (1 ... ``known``)."""
     if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= known:
         raise CcaError(
-            f"{what}: expected format version 1 to {known}, got {found!r}; a newer cca may read it"
+            f"{what}: expected format version 1 to {known}, got {found!r:.80}; a newer cca may read it"
         )
 
 

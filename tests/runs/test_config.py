@@ -146,6 +146,7 @@ def test_the_schema_is_one_and_says_what_the_loader_says() -> None:
     validator = jsonschema.Draft202012Validator(schema())
     assert validator.is_valid(make_config(LEAST).model_dump(mode="json"))
     assert validator.is_valid({**LEAST, "task": {"train": "a", "validation": "b", "test": "c"}})
+    assert validator.is_valid(yaml.safe_load(starter(LEAST)))
     for wrong in ({"traces": {"sample": 3}}, {"seed": -1}, {"dtype": "float8"}, {"task": {"train": "a"}}):
         assert not validator.is_valid({**LEAST, **wrong})
     assert schema()["properties"]["seed"]["description"] == "Decides everything random."

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cca.amplify.patch import Patch
 from cca.amplify.patch_file import load_patch
 from cca.errors import CcaError
+from cca.files import read_yaml
 from cca.models.loading import Codec, load_codec
 from cca.runs.config import Config, config_of
 from cca.tinymath import BUNDLED_MODEL
@@ -68,12 +67,7 @@ def _is_patch(given: Path) -> bool:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CcaError(f"{path}: no such file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CcaError(f"{path}: expected YAML, got {' '.join(str(error).split())[:200]}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise CcaError(
             f"{path}: expected a run.yaml, or a mapping with 'source', got {type(content).__name__}"

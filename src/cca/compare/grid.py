@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cca.baselines.settings import BASELINES, baseline_settings
 from cca.errors import CcaError
+from cca.files import read_yaml
 from cca.runs.config import Config, make_config
 
 SECTIONS = ("circuit", "amplify", "pivots")
@@ -200,12 +200,7 @@ def arms_of(config: CompareConfig) -> list[Arm]:
 
 def load_compare(path: Path) -> CompareConfig:
     """Read compare.yaml, and check every arm against every model's run. Raises CcaError naming the first fault."""
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CcaError(f"{path}: expected YAML, got {' '.join(str(error).split())[:200]}") from error
-    except OSError as error:
-        raise CcaError(f"{path}: cannot be read ({error.strerror})") from error
+    given = read_yaml(path)
     if not isinstance(given, dict):
         raise CcaError(f"{path}: expected keys and values such as 'models: ...', got {type(given).__name__}")
     return compare_config(given)

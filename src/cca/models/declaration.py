@@ -135,7 +135,7 @@ def read_declaration(path: Path) -> dict[str, Any]:
     """Read a declaration from YAML: a mapping with the fields of `Declaration`."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise CcaError(f"{path}: expected a YAML file declaring an anatomy, got {problem}") from error
     if not isinstance(value, dict):

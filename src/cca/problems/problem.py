@@ -53,7 +53,7 @@ def problems_of(rows: Iterable[tuple[str, Row]], source: str, prompts: Prompts =
         problem = _problem(row, where, len(problems), prompts)
         if problem.id in seen:
             raise CcaError(
-                f"{where}: problem id {problem.id!r} was used before ({seen[problem.id]}); ids must differ"
+                f"{where}: problem id {problem.id!r:.80} was used before ({seen[problem.id]}); ids must differ"
             )
         seen[problem.id] = where
         problems.append(problem)
@@ -74,7 +74,7 @@ def problems_fingerprint(problems: Iterable[Problem]) -> str:
 def _problem(row: Row, where: str, index: int, prompts: Prompts) -> Problem:
     unknown = sorted(set(row) - set(FIELDS))
     if unknown:
-        raise CcaError(f"{where}: unknown field {unknown[0]!r}; expected {', '.join(FIELDS)}")
+        raise CcaError(f"{where}: unknown field {unknown[0]!r:.80}; expected {', '.join(FIELDS)}")
     identity = row.get("id", f"{index}")
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
@@ -90,15 +90,17 @@ def _problem(row: Row, where: str, index: int, prompts: Prompts) -> Problem:
     texts = {"id": identity, "template": template, "prompt": prompt or question, "answer": answer}
     for name, value in texts.items():
         if not isinstance(value, str) or not value.strip():
-            raise CcaError(f"{where}: expected {name!r} to be a non-empty text, got {value!r}")
+            raise CcaError(f"{where}: expected {name!r} to be a non-empty text, got {value!r:.80}")
     solution, planted = row.get("solution"), row.get("planted", [])
     if solution is not None and not isinstance(solution, str):
-        raise CcaError(f"{where}: expected 'solution' to be a text, got {solution!r}")
+        raise CcaError(f"{where}: expected 'solution' to be a text, got {solution!r:.80}")
     if not isinstance(planted, list) or not all(isinstance(text, str) for text in planted):
-        raise CcaError(f"{where}: expected 'planted' to be a list of texts, got {planted!r}")
+        raise CcaError(f"{where}: expected 'planted' to be a list of texts, got {planted!r:.80}")
     chat = row.get("chat", False)
     if not isinstance(chat, bool) or (chat and prompt is None):
-        raise CcaError(f"{where}: expected 'chat' to be true or false, and beside a 'prompt', got {chat!r}")
+        raise CcaError(
+            f"{where}: expected 'chat' to be true or false, and beside a 'prompt', got {chat!r:.80}"
+        )
     if prompt is None:
         prompt, chat = prompts.build(texts["prompt"]), prompts.chat
     return Problem(identity, template, prompt, answer, solution, tuple(planted), chat)  # type: ignore[arg-type]

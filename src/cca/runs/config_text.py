@@ -64,8 +64,28 @@ def starter(given: Mapping[str, Any]) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of run.yaml."""
-    return {"$schema": SCHEMA, **Config.model_json_schema(), "title": "run.yaml of cca"}
+    """The JSON schema of run.yaml. A section may be a heading without keys, as `cca init` leaves them."""
+    whole = {"$schema": SCHEMA, **Config.model_json_schema(), "title": "run.yaml of cca"}
+    _allow_empty(whole, Config)
+    for name, definition in whole["$defs"].items():
+        _allow_empty(definition, next((m for m in _sections(Config) if m.__name__ == name), None))
+    return whole
+
+
+def _sections(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for field in section.model_fields.values():
+        model = _model(field)
+        if model is not None:
+            yield model
+            yield from _sections(model)
+
+
+def _allow_empty(definition: dict[str, Any], section: type[BaseModel] | None) -> None:
+    """Let the sections in ``definition`` be null."""
+    for name, field in section.model_fields.items() if section else ():
+        if _model(field) is not None:
+            reference = definition["properties"][name].pop("$ref")
+            definition["properties"][name]["anyOf"] = [{"$ref": reference}, {"type": "null"}]
 
 
 def _section(
