@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import yaml
 import torch
 from torch import nn
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel, PreTrainedModel
@@ -29,10 +30,8 @@ def gpt1() -> PreTrainedModel:
     return energise(OpenAIGPTLMHeadModel(OpenAIGPTConfig(**OLD)), seed=0)
 
 
-def shown(language: str) -> str:
-    blocks = re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert len(blocks) == 1
-    return blocks[0]
+def shown(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
 def test_the_page_shows_the_message_loading_gives(gpt1):
@@ -42,10 +41,12 @@ def test_the_page_shows_the_message_loading_gives(gpt1):
 
 
 def test_the_pages_declarations_work(gpt1, tmp_path):
-    (tmp_path / "gpt1.yaml").write_text(shown("yaml"), encoding="utf-8")
+    in_a_file, in_the_config = shown("yaml")
+    (tmp_path / "gpt1.yaml").write_text(in_a_file, encoding="utf-8")
+    assert yaml.safe_load(in_the_config) == {"anatomy": yaml.safe_load(in_a_file)}
     from_yaml = anatomy_of(gpt1, tmp_path / "gpt1.yaml")
     names: dict = {"model": gpt1}
-    exec(shown("python"), names)
+    exec(shown("python")[0], names)
     assert names["anatomy"].layers == from_yaml.layers
     weight, bias = from_yaml.rows([Component(0, "k", 1)])
     assert weight.indices.tolist() == bias.indices.tolist() == list(range(40, 48))

@@ -48,7 +48,7 @@ HOSTILE = [
     "سلام دنیا",
     "\x1b[31mred\x1b[0m",
     "a\x00b\x07",
-    "\ud800 lone",
+    "\ufffe no character",
     "[bold red]x[/bold red]",
     "w" * 5000,
 ]
