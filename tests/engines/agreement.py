@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from transformers import PreTrainedModel
 
+from cca.engines.engine import Tokens
 from cca.engines.hf import HFEngine
 from cca.engines.sampling import uniforms
 from cca.models.grading import Grader
 from cca.pivots.pivot import first_difference
 from cca.pivots.traces import Trace
 from cca.problems.problem import Problem
+
+Tell = Callable[[str], None]
+"""Shows a line, whether the test passes or not."""
 
 
 def parting(
@@ -41,3 +46,11 @@ def parting(
 
 def same_share(ours: Sequence[object], theirs: Sequence[object]) -> float:
     return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
+
+
+def first_choices_gap(model: PreTrainedModel, prompt: Tokens, ours: Tokens, theirs: Tokens) -> float:
+    """By how many logits the model prefers the first token in which two greedy texts differ."""
+    at = first_difference(ours, theirs)
+    assert at is not None, "one text goes on where the other ends"
+    logits = model(input_ids=torch.tensor([prompt + ours[:at]])).logits[0, -1].double()
+    return abs(float(logits[ours[at]] - logits[theirs[at]]))

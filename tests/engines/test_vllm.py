@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from agreement import parting, same_share
+from agreement import Tell, parting, same_share
 
 from cca.amplify.patch import Patch
 from cca.engines.engine import Request, request_seed
@@ -68,25 +68,35 @@ def traces(problems: list[Problem], grader: Grader, hf: HFEngine) -> list[list[T
 
 
 def test_traces_are_those_of_transformers(
-    problems: list[Problem], grader: Grader, hf: HFEngine, vllm: VLLMEngine, traces: list[list[Trace]]
+    problems: list[Problem],
+    grader: Grader,
+    hf: HFEngine,
+    vllm: VLLMEngine,
+    traces: list[list[Trace]],
+    tell: Tell,
 ) -> None:
     """Greedy and sampled, token for token; where they part, the choice was a near-tie."""
     found = paired_traces(problems, grader, vllm, SETTINGS)
     share = same_share(traces, found)
-    print(f"\ntraces of {share:.1%} of {len(problems)} problems are equal")
+    tell(f"traces of {share:.1%} of {len(problems)} problems are equal")
     for problem, ours, theirs in zip(problems, traces, found, strict=True):
         for one, other in zip(ours, theirs, strict=False):
             if one != other:
                 seed = request_seed(SETTINGS.seed, problem.id, one.sample)
                 line, gap = parting(problem, one, other, seed, grader, hf)
-                print(line)
+                tell(line)
                 assert gap < NEAR
                 break
     assert share >= 0.98
 
 
 def test_branching_pivots_are_those_of_transformers(
-    problems: list[Problem], grader: Grader, hf: HFEngine, vllm: VLLMEngine, traces: list[list[Trace]]
+    problems: list[Problem],
+    grader: Grader,
+    hf: HFEngine,
+    vllm: VLLMEngine,
+    traces: list[list[Trace]],
+    tell: Tell,
 ) -> None:
     pairs = [
         (problem, own[0], sampled)
@@ -97,10 +107,10 @@ def test_branching_pivots_are_those_of_transformers(
     ours = branching_pivots(pairs, grader, hf, LONGEST)
     theirs = branching_pivots(pairs, grader, vllm, LONGEST)
     share = same_share(ours, theirs)
-    print(f"\npivots of {share:.1%} of {len(pairs)} pairs are equal")
+    tell(f"pivots of {share:.1%} of {len(pairs)} pairs are equal")
     for one, other in zip(ours, theirs, strict=True):
         if one != other:
-            print(one, other)
+            tell(f"{one} {other}")
     assert share >= 0.98
 
 

@@ -16,11 +16,9 @@ Each actor computes with as many threads as this process: on a CPU the number of
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from queue import Queue
 from threading import Lock
 from typing import Any, Literal
@@ -30,6 +28,7 @@ from torch import Tensor
 
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
 from cca.engines.hf import HFEngine, decoding_order, reading_order, shared_length
+from cca.engines.ray_cluster import connected
 from cca.engines.source import ModelSource
 from cca.engines.vllm import VLLMEngine, VLLMSettings
 from cca.engines.weights import WeightWatch, checkpoint_tensors
@@ -75,7 +74,8 @@ class RayEngine:
     generated_tokens: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._ray = _connected(self.settings, self.tell)
+        wanted = self.settings
+        self._ray, self._ours = connected(wanted.address, wanted.actors, wanted.cpus, wanted.gpus, self.tell)
         self.lanes = self.settings.actors
         self._lock = Lock()
         self._idle: Queue[Any] = Queue()
@@ -86,9 +86,12 @@ class RayEngine:
         self._pool = ThreadPoolExecutor(self.settings.actors, "ray-engine")
 
     def close(self) -> None:
-        """End the actors, and Ray where it was started here."""
+        """End the actors, and leave Ray where it was entered here."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._ray.shutdown()
+        while not self._idle.empty():
+            self._ray.kill(self._idle.get())
+        if self._ours:
+            self._ray.shutdown()
 
     def complete(
         self,
@@ -244,56 +247,7 @@ class _Actor:
         return self.rules[reference]
 
 
-def installed() -> bool:
-    return find_spec("ray") is not None
-
-
 def _fetched(reference: Any) -> Any:
     import ray
 
     return ray.get(reference)
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself waits minutes for a cluster that is not there."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:
-        return  # 'auto': what runs on this machine
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError) as error:
-        raise CcaError(
-            f"engine ray: no cluster at {address} ({error}); `ray start --head` makes one"
-        ) from error
-
-
-def _connected(settings: RaySettings, tell: Callable[[str], None]) -> Any:
-    if not installed():
-        raise CcaError("engine ray: Ray is not installed; pip install 'cca[ray]', or set engine: hf")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    local = settings.address is None
-    if not local:
-        _check_reachable(settings.address or "")
-    wanted = settings.actors * settings.cpus
-    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    if local:
-        options["num_cpus"] = max(os.cpu_count() or 1, int(wanted) + 1)
-    try:
-        if not ray.is_initialized():
-            ray.init(address="local" if local else settings.address, **(options if local else {}))
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CcaError(
-            f"engine ray: no cluster at {settings.address} ({reason}); `ray start` makes one"
-        ) from error
-    there = ray.cluster_resources()
-    for kind, needed in (("CPU", wanted), ("GPU", settings.actors * settings.gpus)):
-        if there.get(kind, 0) < needed:
-            tell(
-                f"ray: {settings.actors} actors ask for {needed:g} {kind}s, there are {there.get(kind, 0):g}; "
-                "those that find none wait"
-            )
-    return ray

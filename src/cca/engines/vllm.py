@@ -14,8 +14,10 @@ Notable decisions:
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import count
@@ -231,12 +233,23 @@ def _start(source: ModelSource, settings: VLLMSettings, context: int) -> Any:
         **settings.options,
     }
     try:
-        return LLM(**options)
+        with _deaf_children():
+            return LLM(**options)
     except Exception as error:  # vLLM raises its own and pydantic's, torch's and plain ones
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CcaError(
             f"engine vllm: {source.name} cannot be started ({reason}); or set engine: hf"
         ) from error
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started within never hear Ctrl-C: the run ends its chunk first, and it needs them for that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _memory(settings: VLLMSettings) -> dict[str, Any]:

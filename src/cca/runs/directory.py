@@ -20,6 +20,8 @@ from cca.runs.provenance import provenance
 
 FORMAT, VERSION = "cca.run", 1
 MANIFEST = "manifest.json"
+ENGINE = ("engine", "vllm", "ray")
+"""Keys that say what generates text: they may change while a run goes on, for hardware does."""
 
 
 class RunDirectory:
@@ -64,6 +66,7 @@ class RunDirectory:
         whole = {
             **provenance(),
             "config": without_out(config),
+            "engine": config.model_dump(mode="json", include=set(ENGINE)),
             "given": given,
             "fingerprints": dict(fingerprints),
         }
@@ -106,12 +109,13 @@ class RunDirectory:
 
     def config(self) -> Config:
         """The configuration this run was started with."""
-        return make_config({**self.manifest()["config"], "out": str(self.path)})
+        manifest = self.manifest()
+        return make_config({**manifest["config"], **manifest.get("engine", {}), "out": str(self.path)})
 
 
 def without_out(config: Config) -> dict[str, Any]:
-    """What was asked for, wherever it is kept, whoever is told and however weights are spread."""
-    return config.model_dump(mode="json", exclude={"out", "trackers", "sharding"})
+    """What was asked for, wherever it is kept, whoever is told, whatever generates and however weights are spread."""
+    return config.model_dump(mode="json", exclude={"out", "trackers", "sharding", *ENGINE})
 
 
 def differences(old: Any, new: Any, where: str = "") -> set[str]:

@@ -12,6 +12,7 @@ from cca.engines.engine import Engine
 from cca.engines.hf import HFEngine
 from cca.engines.source import ModelSource
 from cca.engines.weights import WeightWatch
+from cca.errors import CcaError
 from cca.models.loading import LoadedModel
 from cca.runs.config import Config
 
@@ -42,6 +43,8 @@ def make_engine(
     source = ModelSource.of(loaded, config.trust_remote_code)
     own = config.vllm
     vllm = VLLMSettings(own.tensor_parallel, own.memory, own.context, own.options)
+    if name == "vllm" or config.ray.engine == "vllm":
+        note("text is generated with vLLM")
     if name == "vllm" and own.data_parallel == 1:
         return VLLMEngine(source, vllm, watch)
     from cca.engines.ray import RayEngine, RaySettings
@@ -53,6 +56,10 @@ def make_engine(
     if name == "vllm":
         gpus = float(own.tensor_parallel) if torch.cuda.is_available() else 0.0
         settings = replace(settings, address=None, actors=own.data_parallel, engine="vllm", gpus=gpus)
+    if settings.engine == "vllm" and torch.cuda.is_available() and settings.gpus < own.tensor_parallel:
+        raise CcaError(
+            f"ray.gpus: expected at least vllm.tensor_parallel ({own.tensor_parallel}), got {settings.gpus:g}"
+        )
     return RayEngine(source, settings, watch, note)
 
 
