@@ -21,9 +21,10 @@ from cca import ranks
 from cca.engines.engine import Tokens
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
+from cca.models.drawn import drawn_log_likelihood
 from cca.models.frozen import frozen
 from cca.models.gates import gated
-from cca.models.prefixes import buckets, padded
+from cca.models.prefixes import buckets
 
 DAMPING = 0.01
 Spared = tuple[Tokens, Tokens]  # prompt, solution
@@ -80,18 +81,9 @@ def _squared_gradients(
     model: PreTrainedModel, anatomy: Anatomy, texts: Sequence[Spared], generator: torch.Generator
 ) -> Tensor:
     """The sum over texts of the squared gradients of their drawn tokens' log-probability, (anatomy.size,)."""
-    token_ids, _ = padded([(*prompt, *solution)[:-1] for prompt, solution in texts], model.device)
-    keep = torch.zeros_like(token_ids, dtype=torch.bool)
-    for row, (prompt, solution) in enumerate(texts):
-        keep[row, len(prompt) - 1 : len(prompt) - 1 + len(solution)] = True
     wide = torch.promote_types(model.dtype, torch.float32)
     factors = torch.ones(len(texts), anatomy.size, dtype=wide, device=model.device, requires_grad=True)
     with gated(model, anatomy, factors, positions="all"):
-        # Right padding: causal attention never looks at it, so no mask is needed.
-        logits = model(input_ids=token_ids, use_cache=False).logits[keep]
-    log_probabilities = logits.to(wide).log_softmax(dim=-1)  # (solution tokens, V)
-    drawn = torch.multinomial(log_probabilities.detach().exp().cpu(), 1, generator=generator).to(
-        logits.device
-    )
-    (gradient,) = torch.autograd.grad(log_probabilities.gather(1, drawn).sum(), factors)
+        likelihood = drawn_log_likelihood(model, texts, generator)
+    (gradient,) = torch.autograd.grad(likelihood, factors)
     return gradient.square().sum(dim=0)
