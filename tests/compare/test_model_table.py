@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cca.compare.grid import compare_config
 from cca.compare.markdown import results_page
-from cca.compare.model_table import base_of, model_cells, models_of
+from cca.compare.model_table import base_of, drifts_by_model, gains_by_model, model_cells, models_of
 from cca.compare.results import combined
 from cca.files import Row
 from compare_rows import history, row
@@ -36,6 +36,18 @@ def test_medians_over_draws_and_how_many_reached_the_reference() -> None:
     # draws: +25, +0 (over the budget) and +10 inside it; two of three reach +20, at 0.8 and 1.2
     assert rows["ours: random"][2:] == ("+10.0", "0.1", "+25.0", "0.8", "2 of 3", "1", "5x")
     assert {cells[0]: cells[6:] for cells in model_cells(made, "n").rows}["rival"] == ("0 of 1", "–", "–")
+
+
+def test_arms_by_models() -> None:
+    made = result()
+    gains = {cells[0]: cells[1:] for cells in gains_by_model(made).rows}
+    assert gains == {"ours": ("+20.0", "+10.0"), "ours: random": ("+10.0", "–"), "rival": ("–", "0.0")}
+    drifts = {cells[0]: cells[1:] for cells in drifts_by_model(made).rows}
+    assert drifts == {
+        "ours": ("1x", "1x"),
+        "ours: random": ("5x (2 of 3)", "–"),
+        "rival": ("–", "– (0 of 1)"),
+    }
 
 
 def test_the_page_tells_every_model_apart() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cca.compare.model_table import base_of, model_cells, models_of
+from cca.compare.model_table import base_of, drifts_by_model, gains_by_model, model_cells, models_of
 from cca.compare.results import FORMAT, VERSION
 from cca.compare.table import arm_cells, markdown_table
 from cca.errors import CcaError
@@ -14,6 +14,8 @@ from cca.files import check_version, read_json
 from cca.reports import formats
 
 Row = Mapping[str, Any]
+GAINS = "Gain inside the budget, in points, on the test split where it was measured (of several draws the median):"
+DRIFTS = "Drift where the reference's gain is reached, over the reference's own (median of the draws that get there):"
 
 
 def read_result(path: Path) -> Row:
@@ -33,6 +35,9 @@ def results_page(results: Mapping[str, Row], preface: str) -> str:
         for target in result["targets"]:
             parts += [f"Matched at {target}:", markdown_table(arm_cells(result, target))]
         models = models_of(result)
+        if len(models) > 1:
+            parts += [GAINS, markdown_table(gains_by_model(result))]
+            parts += [DRIFTS, markdown_table(drifts_by_model(result))]
         for model in models if len(models) > 1 else ():
             parts += [_model_heading(result, model), markdown_table(model_cells(result, model))]
         parts += [_winners(result), _failures(result["arms"])]

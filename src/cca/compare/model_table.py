@@ -30,6 +30,60 @@ def base_of(result: Row, model: str) -> list[float]:
     return [found[seed] for seed in sorted(found)]
 
 
+def gains_by_model(result: Row) -> Cells:
+    """Arms by models: the gain inside the budget, on the test split where it was measured; medians over draws."""
+
+    def told(runs: Sequence[Row], _: Mapping[int, Row | None]) -> str:
+        tests = [run["test"]["best"]["gain"]["points"] for run in runs if run["test"]]
+        return formats.points(median(tests or [run["best"]["points"] for run in runs]))
+
+    return _by_model(result, told)
+
+
+def drifts_by_model(result: Row) -> Cells:
+    """Arms by models: drift at the reference's gain over the reference's, and how many runs got there if not all."""
+
+    def told(runs: Sequence[Row], own: Mapping[int, Row | None]) -> str:
+        reached = sum(run["matched"]["reference"] is not None for run in runs)
+        some = "" if reached == len(runs) else f" ({reached} of {len(runs)})"
+        return _ratio(runs, own) + some
+
+    return _by_model(result, told)
+
+
+def _by_model(result: Row, told: Callable[[Sequence[Row], Mapping[int, Row | None]], str]) -> Cells:
+    models = models_of(result)
+    references = {model: _reference_points(result, model) for model in models}
+    rows: list[tuple[str, ...]] = []
+    for arm in result["arms"]:
+        cells = [formats.label(arm["label"], 80)]
+        for model in models:
+            runs = [run for run in arm["runs"] if run["model"] == model]
+            cells.append(told(runs, references[model]) if runs else formats.UNKNOWN)
+        rows.append(tuple(cells))
+    return Cells(("arm", *(formats.label(model) for model in models)), tuple(rows))
+
+
+def _reference_points(result: Row, model: str) -> dict[int, Row | None]:
+    """seed -> where the reference reaches its own best gain inside the budget."""
+    return {
+        run["seed"]: run["matched"]["reference"]
+        for arm in result["arms"]
+        if arm["entry"] == result["reference"] and arm["control"] is None
+        for run in arm["runs"]
+        if run["model"] == model
+    }
+
+
+def _ratio(runs: Sequence[Row], own: Mapping[int, Row | None]) -> str:
+    ratios = [
+        point["drift"] / max(under["drift"], SMALLEST)
+        for run in runs
+        if (point := run["matched"]["reference"]) is not None and (under := own.get(run["seed"])) is not None
+    ]
+    return f"{formats.significant(median(ratios))}x" if ratios else formats.UNKNOWN
+
+
 def model_cells(result: Row, model: str) -> Cells:
     arms = [(arm, [run for run in arm["runs"] if run["model"] == model]) for arm in result["arms"]]
     tested = any(run["test"] for _, runs in arms for run in runs)
@@ -39,13 +93,7 @@ def model_cells(result: Row, model: str) -> Cells:
     )  # fmt: skip
     if tested:
         heading += ("test, in budget", "95 % interval", "worst other skill")
-    reference = [
-        run
-        for arm, runs in arms
-        if arm["entry"] == result["reference"] and arm["control"] is None
-        for run in runs
-    ]
-    own = {run["seed"]: run["matched"]["reference"] for run in reference}
+    own = _reference_points(result, model)
     return Cells(heading, tuple(_cells(arm, runs, own, tested) for arm, runs in arms if runs))
 
 
@@ -54,11 +102,6 @@ def _cells(arm: Row, runs: Sequence[Row], own: Mapping[int, Row | None], tested:
         return median(value(run) for run in runs)
 
     reached = [run for run in runs if run["matched"]["reference"] is not None]
-    ratios = [
-        run["matched"]["reference"]["drift"] / max(under["drift"], SMALLEST)
-        for run in reached
-        if (under := own.get(run["seed"])) is not None
-    ]
     cells = (
         formats.label(arm["label"], 80),
         formats.share(middle(lambda run: run["share"])),
@@ -68,7 +111,7 @@ def _cells(arm: Row, runs: Sequence[Row], own: Mapping[int, Row | None], tested:
         formats.nats(middle(lambda run: run["any"]["drift"])),
         f"{len(reached)} of {sum(run['asked']['reference'] for run in runs)}",
         formats.nats(median(run["matched"]["reference"]["drift"] for run in reached) if reached else None),
-        f"{formats.significant(median(ratios))}x" if ratios else formats.UNKNOWN,
+        _ratio(runs, own),
     )
     return cells + (_tested([run["test"]["best"] for run in runs if run["test"]]) if tested else ())
 
