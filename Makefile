@@ -28,7 +28,7 @@ integration: $(READY)
 	$(BIN)/pytest -m "integration and not slow" --durations=10
 
 test-vllm: $(VLLM_READY)
-	$(VLLM_VENV)/bin/pytest -m vllm tests/engines --durations=10
+	$(VLLM_VENV)/bin/pytest -m vllm tests/engines/test_vllm.py --durations=10
 
 fuzz: $(READY)
 	CCA_FUZZ=800 $(BIN)/pytest tests/fuzz --durations=5
@@ -47,7 +47,7 @@ $(VLLM_READY): pyproject.toml
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet --upgrade pip
 	if test -f $(VLLM_CPU); then bash $(VLLM_CPU) $(VLLM_VENV); else $(VLLM_VENV)/bin/python -m pip install --quiet -e ".[vllm]"; fi
-	$(VLLM_VENV)/bin/python -m pip install --quiet -e . pytest pytest-timeout hypothesis
+	$(VLLM_VENV)/bin/python -m pip install --quiet -e ".[math]" pytest pytest-timeout hypothesis
 	touch $(VLLM_READY)
 
 clean:
