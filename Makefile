@@ -28,7 +28,7 @@ integration: $(READY)
 	$(BIN)/pytest -m "integration and not slow" --durations=10
 
 test-vllm: $(VLLM_READY)
-	$(VLLM_VENV)/bin/pytest -m vllm tests/engines/test_vllm.py --durations=10
+	$(VLLM_VENV)/bin/pytest -m vllm tests/engines/test_vllm.py tests/engines/test_vllm_run.py --durations=10
 
 fuzz: $(READY)
 	CCA_FUZZ=800 $(BIN)/pytest tests/fuzz --durations=5
