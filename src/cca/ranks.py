@@ -115,8 +115,21 @@ def total(*numbers: float) -> list[float]:
 def add_up(tensor: Tensor) -> None:
     """Replace ``tensor`` by its sum over all ranks."""
     if size() > 1:
+        value = tensor.contiguous()
         with _together():
-            dist.all_reduce(tensor)
+            dist.all_reduce(value)
+        if value is not tensor:
+            tensor.copy_(value)
+
+
+def same(tensor: Tensor) -> None:
+    """Replace ``tensor`` by what rank 0 has, where each computed its own: devices need not round alike."""
+    if size() > 1:
+        value = tensor.contiguous()
+        with _together():
+            dist.broadcast(value, 0)
+        if value is not tensor:
+            tensor.copy_(value)
 
 
 @contextmanager

@@ -122,8 +122,10 @@ def test_stopped_at_two_goes_on_at_one_and_at_two(world: Path, forge: Forge) -> 
     assert_same(world, folder)
 
 
-def test_one_line_ends_all(world: Path, forge: Forge) -> None:
-    answers = two(forge, world / "refused", "--set", "amplify.predicted_change=null")
+@pytest.mark.parametrize("override", ["amplify.predicted_change=null", "device_map=cpu"])
+def test_one_line_ends_all(world: Path, forge: Forge, override: str) -> None:
+    answers = two(forge, world / "refused", "--set", override)
     assert [code for code, _ in answers] == [2, 2]
     outputs = "".join(output for _, output in answers)
     assert outputs.count("error:") == 1, outputs
+    assert override.split("=")[0].removeprefix("amplify.") in outputs

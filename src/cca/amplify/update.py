@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cca import ranks
 from cca.amplify.objective import objective
 from cca.amplify.pivot_gradient import add_pivot_gradient
 from cca.amplify.preconditioner import Precondition
@@ -217,6 +218,7 @@ class _Stepper:
                     self.leaves[key].sub_(direction, alpha=self.coefficient)
         for leaf in self.leaves.values():
             leaf.grad = None
+            ranks.same(leaf.detach())
         return None if self.trained.finite() else "the rows were not finite"
 
     @property
@@ -231,6 +233,7 @@ class _Stepper:
         with torch.no_grad():
             for key, direction in self.taken.items():
                 self.leaves[key].add_(direction, alpha=self.coefficient)
+                ranks.same(self.leaves[key].detach())
         return None if self.trained.finite() else "the rows were not finite"
 
 

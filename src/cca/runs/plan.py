@@ -91,7 +91,7 @@ class _Planning:
         steps = self._steps()
         stages = {
             "traces": self._stage(self._traces(), beside=self.train * self.found.beside),
-            "pivots": self._stage(self._walks()),
+            "pivots": self._stage(self._walks(), beside=self.pairs * self.found.reading),
             "circuit": self._circuit(),
             "amplify": self._amplify(steps, first=True),
             "evaluate": self._stage(self._tests().times(2), beside=3 * self._probing(self.reported)),

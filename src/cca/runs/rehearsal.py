@@ -56,6 +56,8 @@ class Rehearsal:
     speed: Speed = field(default_factory=lambda: Speed((0.0, 0.0, 0.0, 0.0)))
     beside: float = 0.0
     """Seconds a traced problem beside decoding: prompts, judging."""
+    reading: float = 0.0
+    """Seconds a pair of traces beside decoding: one forward pass over the sampled trace."""
     pivots: int = 0
     pivot_tokens: float = 0.0
     locating: tuple[float, float] = (0.0, 0.0)
@@ -162,9 +164,13 @@ class _Rehearsing:
         pairs = [
             (problem, own[0], sample) for problem, own in traces if (sample := opposite(own)) is not None
         ]
-        before = len(self.engine.calls)
+        before, began = len(self.engine.calls), time.perf_counter()
         found = [pivot for own in pivots_of(self.session, pairs) for pivot in own]
+        took = time.perf_counter() - began
         self.found.walked = self.engine.calls[before:]
+        self.found.reading = max(0.0, took - sum(call.seconds for call in self.found.walked)) / max(
+            1, len(pairs)
+        )
         self.found.found = len(found)
         wanted = 2 * self.session.config.amplify.batch_size
         stand_ins = (pivot for problem, own in traces for pivot in _stand_ins(problem, own[0], self.session))

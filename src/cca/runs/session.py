@@ -69,6 +69,11 @@ class Session:
     def loaded(self) -> LoadedModel:
         config = self.config
         name = str(BUNDLED_MODEL) if config.model == "tinymath" else config.model
+        if config.device_map and ranks.size() > 1:
+            raise CcaError(
+                f"device_map: expected none among several processes, each on its device, got {config.device_map!r}; "
+                "leave it out, or start one process"
+            )
         with self.narrator.work(f"loading {config.model}", None):
             return load_model(
                 name,

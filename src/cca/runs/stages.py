@@ -27,6 +27,7 @@ from cca.runs.lanes import chunked, in_order, one_at_a_time
 from cca.runs.locating import locate
 from cca.runs.measurements import UNTOUCHED
 from cca.runs.pivoting import find_pivots
+from cca.runs.replica import as_the_first_has_it
 from cca.runs.session import Session
 from cca.runs.validating import Validator, answers
 
@@ -108,6 +109,7 @@ def circuit(session: Session) -> Circuit:
                 "circuit: no component was chosen; lower circuit.penalty or ask for a larger circuit.size"
             )
         save_circuit(path, located, made_from=made_from)
+        as_the_first_has_it(path)
         session.chunk_done()
     check_made_from(path, made_from)
     return load_circuit(path)
