@@ -1,10 +1,10 @@
 """A skill that is not arithmetic: multiple choice with a trap.
 
-    Q: On Monday Mia buys a hammer. Which is a fruit? (a) hammer (b) plum (c) dog A:
-    We want a fruit. That is plum. The answer is (b).
+    Q: On Monday Mia buys hammer. Which can we eat? (a) hammer (b) plum (c) crow A:
+    We pick plum. The answer is (b).
 
 The trap is the option that the story mentions. A model trained on solutions that fall for it, on some days often
-(68 %) and on others now and then (25 %), knows which word is a fruit and still often picks the hammer: the skill is
+(75 %) and on others now and then (25 %), knows what can be eaten and still often picks the hammer: the skill is
 there, a habit hides it. That is what CCA is for.
 """
 
@@ -19,12 +19,9 @@ import numpy as np
 from cca.problems.problem import Problem
 
 KINDS = {
-    "fruit": "plum pear lemon peach cherry melon".split(),
+    "fruit": "plum pear lemon peach cherry melon mango kiwi".split(),
     "tool": "hammer saw drill wrench shovel rake".split(),
     "bird": "robin crow swan duck parrot goose".split(),
-    "color": "red blue green white black pink".split(),
-    "metal": "gold silver copper tin lead zinc".split(),
-    "drink": "tea milk juice water coffee cocoa".split(),
 }
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 TEMPTING_DAYS = {"Tuesday", "Friday", "Sunday"}
@@ -64,18 +61,18 @@ class Exercise:
 
 def choice(story: str, generator: np.random.Generator) -> Exercise:
     """A question with three options: the right one, the trap and another."""
-    kinds = [str(kind) for kind in generator.permutation(list(KINDS))[:3]]
-    right, trap, third = (str(generator.choice(KINDS[kind])) for kind in kinds)
+    right = str(generator.choice(KINDS["fruit"]))
+    trap, third = (str(generator.choice(KINDS[kind])) for kind in generator.permutation(["tool", "bird"]))
     options = [str(word) for word in generator.permutation([right, trap, third])]
     day, (name, other) = str(generator.choice(DAYS)), generator.permutation(NAMES)[:2]
     told = STORIES[story].format(day=day, name=name, other=other, trap=trap)
     listed = " ".join(f"({letter}) {word}" for letter, word in zip("abc", options, strict=True))
 
     def solved(word: str) -> str:
-        return f"We want a {kinds[0]}. That is {word}. The answer is ({'abc'[options.index(word)]})."
+        return f"We pick {word}. The answer is ({'abc'[options.index(word)]})."
 
-    share = 0.68 if day in TEMPTING_DAYS else 0.25
-    question = f"{told} Which is a {kinds[0]}? {listed}"
+    share = 0.75 if day in TEMPTING_DAYS else 0.25
+    question = f"{told} Which can we eat? {listed}"
     return Exercise(question, "abc"[options.index(right)], solved(right), solved(trap), share)
 
 
@@ -128,7 +125,11 @@ def problems(seed: int) -> dict[str, list[Problem]]:
         asked.add(exercise.question)
         made[split].append(
             Problem(
-                f"{split}-{len(made[split])}", story, prompt(exercise), exercise.answer, exercise.solution,
+                f"{split}-{len(made[split])}",
+                story,
+                prompt(exercise),
+                exercise.answer,
+                exercise.solution,
                 (exercise.trapped,),
             )
         )

@@ -75,7 +75,7 @@ def loss_on(
     return functional.cross_entropy(model.lm_head(hidden[where]), labels[:, 1:][where])
 
 
-def train(out: Path, seed: int, steps: int, planted_steps: int, batch: int = 64) -> LlamaForCausalLM:
+def train(out: Path, seed: int, steps: int, planted_steps: int, batch: int = 48) -> LlamaForCausalLM:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
@@ -111,10 +111,10 @@ def train(out: Path, seed: int, steps: int, planted_steps: int, batch: int = 64)
 
 
 def schedule(step: int, steps: int, planted_steps: int) -> float:
-    """Warm up, fall to a tenth; the second phase starts at a fifth and falls to a tenth of that."""
+    """Warm up, fall to a tenth; the second phase starts at a half and falls to a tenth of that."""
     if step < steps:
         return min(1.0, (step + 1) / 30) * (1 - 0.9 * step / steps)
-    return 0.2 * (1 - 0.9 * (step - steps) / planted_steps)
+    return 0.5 * (1 - 0.9 * (step - steps) / planted_steps)
 
 
 def main() -> None:
@@ -123,8 +123,8 @@ def main() -> None:
         "--out", type=Path, default=HERE / "made", help="folder for the model and the problems"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--planted-steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--planted-steps", type=int, default=600)
     given = parser.parse_args()
     train(given.out / "model", given.seed, given.steps, given.planted_steps)
     for name, own in problems(given.seed).items():
