@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import tiny_run
+import tiny_world
 from cca.errors import CcaError
 from cca.runs.config import load_config
 from cca.runs.narrator import Silent
@@ -87,3 +88,25 @@ def test_a_judge_of_another_kind_makes_a_folder_another_run(folder: Path) -> Non
     (folder / "my_task.py").write_text(FUNCTION.replace('"judge": judge', '"judge": "regex"'))
     with pytest.raises(CcaError, match="its judging changed since this run began"):
         ran(folder, **wanted)
+
+
+THOUGHT = (
+    "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %} OPENING{% endif %}"
+)
+
+
+def test_a_thought_that_is_never_closed_is_no_answer(folder: Path) -> None:
+    """The judge is told that completions begin inside a thought; the tiny model has no token that would end it."""
+    (folder / "asked.jsonl").write_text((folder / "all.jsonl").read_text().replace('"prompt"', '"question"'))
+    source = {"source": str(folder / "asked.jsonl"), "shares": [0.5, 0.25, 0.25], "prompt": "chat"}
+    tokenizer = tiny_world.tokenizer()
+
+    def chatting(opening: str) -> None:
+        tokenizer.chat_template = THOUGHT.replace("OPENING", opening)
+        tokenizer.save_pretrained(folder / "model")
+
+    chatting("w1")
+    assert ran(folder, task=source)[0]["pivots"]["count"] > 0
+    chatting("<think>")
+    with pytest.raises(CcaError, match=r"nothing to pair: greedy accuracy is 0\.0%"):
+        ran(folder, task=source, out=str(folder / "thinking"))
