@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -226,7 +227,7 @@ def site() -> Site:
     return Site(model, anatomy_of(model), tiny_world.pivots(4), texts(4))
 
 
-@pytest.mark.parametrize("name", [name for name in LOCALISERS if name != "file"])
+@pytest.mark.parametrize("name", [name for name in LOCALISERS if name not in ("file", "natural")])
 def test_every_localiser_gives_a_circuit_of_the_size_asked_for(name: str, site: Site) -> None:
     choice = Choice(localiser=name, size=3, kinds=("neuron",), epochs=1, penalty=0.0)
     circuit = locate(site, choice)
@@ -235,6 +236,14 @@ def test_every_localiser_gives_a_circuit_of_the_size_asked_for(name: str, site: 
     else:
         assert len(circuit) == 3
         assert circuit.count("neuron") == 3
+
+
+def test_natural_asks_the_site(site: Site) -> None:
+    with pytest.raises(CcaError, match="expected a site that knows row gradients"):
+        locate(site, Choice(localiser="natural"))
+    own = locate(site, Choice(localiser="attribution", size=2))
+    asked = replace(site, promising=lambda _: own)
+    assert locate(asked, Choice(localiser="natural")) == own
 
 
 def test_circuits_combine_as_sets(site: Site) -> None:

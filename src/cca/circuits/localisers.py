@@ -80,6 +80,8 @@ class Site:
     seed: int = 0
     batch_size: int = 32
     progress: Progress | None = None
+    promising: Callable[[Choice], Circuit] | None = None
+    """The circuit of the rows that promise most; it takes row gradients, which are made by a later stage."""
     _shared: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -232,6 +234,12 @@ def _greedy(site: Site, choice: Choice) -> Circuit:
     return greedy_circuit(site.forward, site.gradient, choice.kinds, sum(counts.values()))
 
 
+def _natural(site: Site, choice: Choice) -> Circuit:
+    if site.promising is None:
+        raise CcaError("localiser natural: expected a site that knows row gradients, got one of gates alone")
+    return site.promising(choice)
+
+
 def _top(site: Site, choice: Choice, scores: Tensor, method: str) -> Circuit:
     return top_scored(scores, site.anatomy, method, choice.kinds, Size.parse(choice.size), site.rows)
 
@@ -240,6 +248,7 @@ LOCALISERS: dict[str, Localiser] = {
     "attribution": _attribution,
     "integrated": _integrated,
     "selective": _selective,
+    "natural": _natural,
     "dcm": _dcm,
     "activation": _activation,
     "head-gating": _head_gating,

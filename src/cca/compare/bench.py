@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -26,7 +26,7 @@ from cca.files import fingerprint, read_json, write_json
 from cca.pivots.pivot import Pivot
 from cca.runs import stages
 from cca.runs.config import Config
-from cca.runs.locating import settled
+from cca.runs.locating import promising, settled
 from cca.runs.opening import open_session
 from cca.runs.session import Session
 from cca.runs.spared import spared_texts
@@ -83,8 +83,7 @@ class Bench:
 
     def fresh_circuit(self, run: Config, pivots: Sequence[Pivot]) -> Circuit:
         """As `circuit`, but in the model as it stands; nothing is kept."""
-        site = Site(self.session.model, self.session.anatomy, pivots, self.spared, seed=run.seed)
-        return locate(site.with_rows(run.amplify.rows), Choice.of(settled(run.circuit, self.session)))
+        return locate(self._new_site(run, pivots), Choice.of(settled(run.circuit, self.session)))
 
     def circuit(self, run: Config, pivots: Sequence[Pivot]) -> Located:
         """The circuit of an arm, from its file when it was located before."""
@@ -111,10 +110,14 @@ class Bench:
         key = fingerprint([pivot.to_row() for pivot in pivots])
         if key not in self._sites:
             self._sites = {}  # prefix KV is large: keep those of one set of pivots
-            self._sites[key] = Site(
-                self.session.model, self.session.anatomy, pivots, self.spared, seed=run.seed
-            )
-        return self._sites[key].with_rows(run.amplify.rows)
+            self._sites[key] = self._new_site(run, pivots)
+        site, rows = self._sites[key].with_rows(run.amplify.rows), run.amplify.rows
+        return replace(site, promising=promising(self.session, pivots, self.spared, rows, site.batch_size))
+
+    def _new_site(self, run: Config, pivots: Sequence[Pivot]) -> Site:
+        rows = run.amplify.rows
+        site = Site(self.session.model, self.session.anatomy, pivots, self.spared, rows, seed=run.seed)
+        return replace(site, promising=promising(self.session, pivots, self.spared, rows, site.batch_size))
 
     def _found(self, run: Config) -> list[Pivot]:
         if run.pivots == self.session.config.pivots:

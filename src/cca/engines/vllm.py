@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -66,7 +66,7 @@ class VLLMEngine:
     settings: VLLMSettings = VLLMSettings()
     watch: WeightWatch | None = None
     generated_tokens: int = field(default=0, init=False)
-    lanes: ClassVar[int] = 1
+    lanes: int = field(default=1, init=False)
     _held: int = field(default=0, init=False)
     _numbers: Iterator[int] = field(default_factory=count, init=False)
 

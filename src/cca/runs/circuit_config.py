@@ -17,7 +17,7 @@ from cca.runs.section import Section
 
 class CircuitConfig(Section):
     localiser: str = "auto"
-    """What picks the components: auto (selective with retention sets, else attribution) or a localiser."""
+    """What picks the components: auto (natural with retention sets, else attribution) or a localiser."""
 
     @field_validator("localiser")
     @classmethod
@@ -28,8 +28,8 @@ class CircuitConfig(Section):
 
     sign: Literal["absolute", "signed"] = "absolute"
     """Rank by the size of the gate gradient, or by itself; head-gating: also interfering components, or only needed."""
-    kinds: tuple[Literal["q", "k", "v", "neuron"], ...] = ("neuron",)
-    """Kinds of components to choose from; all, dcm and file do not ask."""
+    kinds: tuple[Literal["q", "k", "v", "neuron"], ...] | None = None
+    """Kinds to choose from; by default all for natural, neurons for others; all, dcm and file do not ask."""
     size: str | int = "2% of parameters"
     """A number of components, 'N% of components' or 'N% of parameters'; all, file and dcm by coefficient do not ask."""
 

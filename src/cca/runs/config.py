@@ -58,7 +58,7 @@ class PivotsConfig(Section):
 class BudgetConfig(Section):
     points: float = Field(default=1.0, ge=0)
     """A step may lose at most this many points on any retention set's validation half."""
-    drift: float = Field(default=4e-5, gt=0)
+    drift: float = Field(default=2e-5, gt=0)
     """A step may drift at most this many nats a token on the texts of those halves that nothing was fitted to."""
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
 import torch
 
+from cca.amplify.natural import natural_circuit
 from cca.circuits.attribution import attribution_circuit, gate_gradient
 from cca.circuits.circuit import Circuit, load_circuit
 from cca.circuits.controls import random_circuit, whole_model
@@ -15,6 +16,8 @@ from cca.circuits.localisers import locate as locate_by_name
 from cca.circuits.masking import Mask, MaskSettings, learn_mask
 from cca.circuits.size import Size
 from cca.errors import CcaError
+from cca.models.components import KINDS
+from cca.models.drawn import Text
 from cca.models.out_of_memory import halving
 from cca.pivots.pivot import Pivot
 from cca.runs.config import CircuitConfig
@@ -46,9 +49,9 @@ def locate(session: Session, pivots: Sequence[Pivot]) -> Circuit:
             return given
         case "all":
             return whole_model(anatomy)
-    size = Size.parse(settings.size)
+    size, kinds = Size.parse(settings.size), settings.kinds or ("neuron",)
     if settings.localiser == "random":
-        return _random(session, settings.kinds, size)
+        return _random(session, kinds, size)
     with session.narrator.work("circuit: attribution", len(pivots)) as progress:
         gradient = halving(
             "circuit: attribution",
@@ -56,14 +59,30 @@ def locate(session: Session, pivots: Sequence[Pivot]) -> Circuit:
             lambda size: gate_gradient(session.model, anatomy, pivots, size, progress),
             session.note,
         )
-    return attribution_circuit(gradient, anatomy, settings.sign, settings.kinds, size, rows)
+    return attribution_circuit(gradient, anatomy, settings.sign, kinds, size, rows)
 
 
 def settled(settings: CircuitConfig, session: Session) -> CircuitConfig:
     """The settings with ``auto`` made out: sparing other skills takes text of other skills."""
-    if settings.localiser != "auto":
-        return settings
-    return settings.model_copy(update={"localiser": "selective" if session.task.retention else "attribution"})
+    localiser = settings.localiser
+    if localiser == "auto":
+        localiser = "natural" if session.task.retention else "attribution"
+    kinds = settings.kinds or (KINDS if "natural" in localiser.split() else ("neuron",))
+    return settings.model_copy(update={"localiser": localiser, "kinds": kinds})
+
+
+def promising(
+    session: Session, pivots: Sequence[Pivot], spared: Sequence[Text], rows: str, batch_size: int
+) -> Callable[[Choice], Circuit]:
+    """The localiser ``natural`` on these pivots and texts."""
+
+    def located(choice: Choice) -> Circuit:
+        return natural_circuit(
+            session.model, session.anatomy, pivots, spared, Size.parse(choice.size), choice.kinds, rows,
+            session.config.seed, batch_size,
+        )  # fmt: skip
+
+    return located
 
 
 def _located(session: Session, pivots: Sequence[Pivot], settings: CircuitConfig) -> Circuit:
@@ -71,9 +90,10 @@ def _located(session: Session, pivots: Sequence[Pivot], settings: CircuitConfig)
     what = f"circuit: {settings.localiser}"
 
     def attempt(batch_size: int) -> Circuit:
+        spared, rows = spared_texts(session), session.config.amplify.rows
         site = Site(
-            session.model, session.anatomy, pivots, spared_texts(session),
-            session.config.amplify.rows, session.config.seed, batch_size,
+            session.model, session.anatomy, pivots, spared, rows, session.config.seed, batch_size,
+            promising=promising(session, pivots, spared, rows, batch_size),
         )  # fmt: skip
         return locate_by_name(site, Choice.of(settings))
 
