@@ -13,12 +13,15 @@ from cca.runs.lanes import in_order
 @pytest.mark.parametrize("lanes", [1, 2, 5])
 def test_results_come_in_the_order_of_the_chunks(lanes: int) -> None:
     running, most, lock = 0, 0, threading.Lock()
+    side_by_side = threading.Barrier(lanes, timeout=60)
 
     def work(chunk: int) -> int:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
+        if chunk <= lanes:
+            side_by_side.wait()  # breaks unless so many chunks are worked on at once
         time.sleep(0.02 if chunk % 3 == 0 else 0.001)
         with lock:
             running -= 1
