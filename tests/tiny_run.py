@@ -40,7 +40,7 @@ def write_config(folder: Path, name: str = "run", **changes: Any) -> Path:
         "judge": "regex",
         "out": str(folder / "out"),
         "traces": {"max_new_tokens": 5, "samples": 4, "chunk": 4, "batch_size": 8},
-        "circuit": {"size": 6},
+        "circuit": {"localiser": "selective", "size": 6},
         "amplify": {"steps": 3, "predicted_change": 1.0, "budget": {"points": 100, "drift": 10}},
         **changes,
     }

@@ -56,7 +56,12 @@ def test_a_small_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, localis
 
 
 def test_a_step_that_breaks_the_model(tmp_path: Path) -> None:
-    amplify = {"steps": 3, "predicted_change": 1e30, "budget": {"points": 100, "drift": 10}}
+    amplify = {
+        "steps": 3,
+        "predicted_change": 1e30,
+        "validate_at": [1, 3],  # else the step would be halved
+        "budget": {"points": 100, "drift": 10},
+    }
     found = run(load_config(tiny_run.make(tmp_path, amplify=amplify)), Silent())
     assert found["amplify"]["best_step"] == 0
     assert found["patched"] == found["base"]

@@ -19,7 +19,7 @@ from forge import Forge
 pytestmark = pytest.mark.integration
 
 CIRCUITS = {
-    "selective": {"size": 6},
+    "selective": {"localiser": "selective", "size": 6},
     "dcm": {"localiser": "dcm", "epochs": 4, "learning_rate": 0.1, "batch_size": 3},
 }
 
