@@ -10,20 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from cca import ranks
 from cca.amplify.objective import LogitObjective, Objective
 from cca.amplify.pivot_gradient import Trained, add_pivot_gradient
-from cca.engines.engine import Tokens
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
-from cca.models.prefixes import buckets, padded
+from cca.models.drawn import Text, solution_log_probabilities
+from cca.models.prefixes import buckets
 from cca.pivots.pivot import Pivot
-
-Text = tuple[Tokens, Tokens]  # prompt, solution
 
 
 class KLAnchor:
@@ -44,30 +41,19 @@ class KLAnchor:
         self._counts = [counts for _, counts in own]
         self.tokens = sum(len(solution) for _, solution in texts)
         with torch.no_grad():
-            self.base = [self._log_probabilities(batch) for batch in self.batches]
+            self.base = [solution_log_probabilities(self.model, batch) for batch in self.batches]
 
     def add_gradient(self, trained: Trained) -> float:
         """Add the gradient of weight * KL; returns weight * KL, in nats."""
         total = 0.0
         with ranks.summed_gradients(trained.leaves), trained.active():
             for batch, base, counts in zip(self.batches, self.base, self._counts, strict=True):
-                now = self._log_probabilities(batch)
+                now = solution_log_probabilities(self.model, batch)
                 kl = functional.kl_div(now, base, reduction="sum", log_target=True)
                 loss = counts * self.weight * kl / self.tokens
                 loss.backward()
                 total += float(loss.detach())
         return ranks.total(total)[0]
-
-    def _log_probabilities(self, batch: Sequence[Text]) -> Tensor:
-        """(solution tokens of the batch, V), in float32 or wider."""
-        rows = [(*prompt, *solution)[:-1] for prompt, solution in batch]
-        token_ids, _ = padded(rows, self.model.device)
-        keep = torch.zeros_like(token_ids, dtype=torch.bool)
-        for row, (prompt, solution) in enumerate(batch):
-            keep[row, len(prompt) - 1 : len(prompt) - 1 + len(solution)] = True
-        # Right padding: causal attention never looks at it, so no mask is needed.
-        logits = self.model(input_ids=token_ids, use_cache=False).logits[keep]
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
 
 
 def gradient_of(

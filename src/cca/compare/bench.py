@@ -111,13 +111,15 @@ class Bench:
         if key not in self._sites:
             self._sites = {}  # prefix KV is large: keep those of one set of pivots
             self._sites[key] = self._new_site(run, pivots)
-        site, rows = self._sites[key].with_rows(run.amplify.rows), run.amplify.rows
-        return replace(site, promising=promising(self.session, pivots, self.spared, rows, site.batch_size))
+        return self._for_rows(self._sites[key], run.amplify.rows)
 
     def _new_site(self, run: Config, pivots: Sequence[Pivot]) -> Site:
-        rows = run.amplify.rows
-        site = Site(self.session.model, self.session.anatomy, pivots, self.spared, rows, seed=run.seed)
-        return replace(site, promising=promising(self.session, pivots, self.spared, rows, site.batch_size))
+        site = Site(self.session.model, self.session.anatomy, pivots, self.spared, seed=run.seed)
+        return self._for_rows(site, run.amplify.rows)
+
+    def _for_rows(self, site: Site, rows: str) -> Site:
+        of_rows = promising(self.session, site.pivots, self.spared, rows, site.batch_size)
+        return replace(site.with_rows(rows), promising=of_rows)
 
     def _found(self, run: Config) -> list[Pivot]:
         if run.pivots == self.session.config.pivots:

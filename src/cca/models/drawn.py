@@ -20,6 +20,13 @@ def drawn_log_likelihood(model: PreTrainedModel, texts: Sequence[Text], generato
     Rows are padded on the right to (prompt and solution, without the last token); call under whatever hooks or gates
     the gradient is wanted of. Texts do not interact: what a text alone computes with gets that text's gradient.
     """
+    log_probabilities = solution_log_probabilities(model, texts)
+    drawn = torch.multinomial(log_probabilities.detach().exp().cpu(), 1, generator=generator)
+    return log_probabilities.gather(1, drawn.to(log_probabilities.device)).sum()
+
+
+def solution_log_probabilities(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
+    """What the model says at every solution token of every text, (solution tokens, V) in float32 or wider."""
     token_ids, _ = padded([(*prompt, *solution)[:-1] for prompt, solution in texts], model.device)
     keep = torch.zeros_like(token_ids, dtype=torch.bool)
     for row, (prompt, solution) in enumerate(texts):
@@ -27,6 +34,4 @@ def drawn_log_likelihood(model: PreTrainedModel, texts: Sequence[Text], generato
     # Right padding: causal attention never looks at it, so no mask is needed.
     logits = model(input_ids=token_ids, use_cache=False).logits[keep]
     wide = torch.promote_types(logits.dtype, torch.float32)
-    log_probabilities = logits.to(wide).log_softmax(dim=-1)  # (solution tokens, V)
-    drawn = torch.multinomial(log_probabilities.detach().exp().cpu(), 1, generator=generator)
-    return log_probabilities.gather(1, drawn.to(logits.device)).sum()
+    return logits.to(wide).log_softmax(dim=-1)

@@ -55,8 +55,11 @@ def preconditioner(
     """
     if settings.precondition == "none":
         return None
-    if settings.precondition == "auto" and (settings.optimiser != "gradient-descent" or not spared()):
+    if settings.precondition == "auto" and settings.optimiser != "gradient-descent":
+        return None
+    texts = spared()
+    if settings.precondition == "auto" and not texts:
         return None
     rows = anatomy.rows(circuit.components, settings.rows)
     generator = torch.Generator().manual_seed(seed)
-    return whitening(model, rows, spared(), settings.damping, generator, batch_size)
+    return whitening(model, rows, texts, settings.damping, generator, batch_size)
