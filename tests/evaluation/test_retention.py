@@ -4,7 +4,9 @@ import pytest
 import torch
 
 import tiny_world
-from cca.evaluation.retention import DriftProbe, Text, solution_texts
+from cca.evaluation import retention
+from cca.evaluation.retention import DriftProbe, solution_texts
+from cca.models.drawn import Text
 
 
 def test_drift_is_the_mean_kl_over_solution_tokens() -> None:
@@ -24,6 +26,16 @@ def test_drift_is_the_mean_kl_over_solution_tokens() -> None:
             expected.append(float((old[place].exp() * (old[place] - new[place])).sum()))
     assert probe.drift() == pytest.approx(sum(expected) / 7, rel=1e-4)
     assert probe.drift() > 1e-5
+
+
+def test_where_memory_is_short_every_skill_keeps_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_world.model()
+    vocabulary = model.config.vocab_size
+    texts = [Text((first,), (5, 6)) for first in range(1, 11)]
+    monkeypatch.setattr(retention, "MAX_CACHED_BYTES", 4 * vocabulary * 9)
+    assert [text.prompt[0] for text in DriftProbe(model, texts).texts] == [1, 4, 7, 10]
+    monkeypatch.setattr(retention, "MAX_CACHED_BYTES", 4 * vocabulary)
+    assert DriftProbe(model, texts).drift() == 0.0
 
 
 def test_solutions_stand_in_for_answers() -> None:

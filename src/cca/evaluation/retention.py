@@ -14,21 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cca import ranks
-from cca.engines.engine import Tokens
+from cca.models.drawn import Text, solution_log_probabilities
 from cca.models.grading import Grader
-from cca.models.prefixes import buckets, padded
+from cca.models.prefixes import buckets
 from cca.problems.problem import Problem
 
-MAX_CACHED_BYTES = 1 << 29
-"""Memory for the base model's log-probabilities; texts beyond it are left out of the drift, from the end."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """A prompt and the solution whose tokens drift is measured on."""
-
-    prompt: Tokens
-    solution: Tokens
+MAX_CACHED_BYTES = 1 << 31
+"""Memory for the base model's log-probabilities. Of texts that need more, only every so manieth is measured."""
 
 
 def solution_texts(problems: Sequence[Problem], grader: Grader) -> list[Text]:
@@ -56,7 +48,7 @@ class DriftProbe:
     _count: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.texts = self.texts[: self._affordable()]
+        self.texts = self._affordable()
         batches = buckets([len(text.prompt) + len(text.solution) for text in self.texts], self.batch_size)
         self._count = len(batches)
         self._batches = [batches[number] for number, _ in ranks.mine(len(batches))]
@@ -81,23 +73,14 @@ class DriftProbe:
 
     def _log_probabilities(self, batch: Sequence[int]) -> Tensor:
         """(solution tokens of the batch, V) in float32, on the CPU."""
-        rows = [self.texts[row] for row in batch]
-        tokens, _ = padded([(*row.prompt, *row.solution)[:-1] for row in rows], self.model.device)
-        keep = torch.zeros_like(tokens, dtype=torch.bool)
-        for place, row in enumerate(rows):
-            start = len(row.prompt) - 1
-            keep[place, start : start + len(row.solution)] = True
         with torch.inference_mode():
-            # Right padding: causal attention never looks at it, so no mask is needed.
-            logits = self.model(input_ids=tokens, use_cache=False).logits[keep]
-        return logits.float().log_softmax(dim=-1).cpu()
+            return solution_log_probabilities(self.model, [self.texts[row] for row in batch]).float().cpu()
 
-    def _affordable(self) -> int:
-        vocabulary = self.model.config.get_text_config().vocab_size
-        budget, count = MAX_CACHED_BYTES // (4 * vocabulary), 0
-        for text in self.texts:
-            budget -= len(text.solution)
-            if budget < 0:
-                break
-            count += 1
-        return count
+    def _affordable(self) -> Sequence[Text]:
+        """Spread over all texts, so that every skill among them keeps its part."""
+        budget = MAX_CACHED_BYTES // (4 * self.model.config.get_text_config().vocab_size)
+        for stride in range(1, len(self.texts) + 1):
+            spread = self.texts[::stride]
+            if sum(len(text.solution) for text in spread) <= budget:
+                return spread
+        return []

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from cca.engines.engine import Tokens
-from cca.models.prefixes import padded
+from cca.models.prefixes import padded, project_only
 
-Text = tuple[Tokens, Tokens]  # prompt, solution
+
+class Text(NamedTuple):
+    """A prompt, and the solution that is asked about."""
+
+    prompt: Tokens
+    solution: Tokens
 
 
 def drawn_log_likelihood(model: PreTrainedModel, texts: Sequence[Text], generator: torch.Generator) -> Tensor:
@@ -26,12 +32,19 @@ def drawn_log_likelihood(model: PreTrainedModel, texts: Sequence[Text], generato
 
 
 def solution_log_probabilities(model: PreTrainedModel, texts: Sequence[Text]) -> Tensor:
-    """What the model says at every solution token of every text, (solution tokens, V) in float32 or wider."""
+    """What the model says at every solution token of every text, (solution tokens, V) in float32 or wider.
+
+    Nothing else is projected to the vocabulary: of a large one, the logits of few-shot prompts would fill the memory.
+    """
     token_ids, _ = padded([(*prompt, *solution)[:-1] for prompt, solution in texts], model.device)
     keep = torch.zeros_like(token_ids, dtype=torch.bool)
     for row, (prompt, solution) in enumerate(texts):
         keep[row, len(prompt) - 1 : len(prompt) - 1 + len(solution)] = True
-    # Right padding: causal attention never looks at it, so no mask is needed.
-    logits = model(input_ids=token_ids, use_cache=False).logits[keep]
+    handle = project_only(model, *keep.nonzero(as_tuple=True))
+    try:
+        # Right padding: causal attention never looks at it, so no mask is needed.
+        logits = model(input_ids=token_ids, use_cache=False).logits[:, 0]
+    finally:
+        handle.remove()
     wide = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(wide).log_softmax(dim=-1)

@@ -137,7 +137,8 @@ def logits_at(
         stack.enter_context(prefixed(model, anatomy, shared=shared, own=own))
         if T > 1:
             final = torch.full((B,), T) if lengths is None else lengths
-            stack.callback(_project_only(model, final.to(tokens.device) - 1).remove)
+            rows = torch.arange(B, device=tokens.device)
+            stack.callback(project_only(model, rows, final.to(tokens.device) - 1).remove)
         return model(input_ids=tokens, use_cache=False).logits[:, -1]
 
 
@@ -167,7 +168,8 @@ def _computed(
         raise CcaError(
             f"{anatomy.model_type}: layer {without[0]} has no attention, so prefixes cannot be kept"
         )
-    last = torch.full(tokens.shape[:1], tokens.shape[1] - 1, device=tokens.device)
+    B, T = tokens.shape
+    rows = torch.arange(B, device=tokens.device)
     with ExitStack() as stack:
         route = stack.enter_context(routed(model, anatomy, capture=True))
         if route.gates is not None or route.prefixes is not None:
@@ -175,12 +177,12 @@ def _computed(
                 "prefixes: expected to be computed outside of gated and prefixed blocks, got one open"
             )
         # the logits are not wanted; project one position a row, the least a model can be asked for
-        stack.callback(_project_only(model, last).remove)
+        stack.callback(project_only(model, rows, torch.full_like(rows, T - 1)).remove)
         if not _direct(anatomy):
             prefixes = CachedPrefixes(model, shared, None)
             stack.enter_context(routed(model, anatomy, prefixes=prefixes))
             model(input_ids=tokens)
-            return prefixes.new_keys_values(tokens.shape[1])
+            return prefixes.new_keys_values(T)
         stack.enter_context(prefixed(model, anatomy, shared=shared))
         model(input_ids=tokens, use_cache=False)
         assert route.captured is not None
@@ -200,9 +202,10 @@ def _nothing(
     return [(like.new_zeros(shape), like.new_zeros(shape)) for shape in shapes]
 
 
-def _project_only(model: PreTrainedModel, positions: Tensor) -> torch.utils.hooks.RemovableHandle:
-    """Give the output projection hidden states (B, 1, C) at ``positions`` (B,) in place of (B, T, C)."""
-    rows = torch.arange(len(positions), device=positions.device)
+def project_only(
+    model: PreTrainedModel, rows: Tensor, positions: Tensor
+) -> torch.utils.hooks.RemovableHandle:
+    """Give the output projection hidden states (N, 1, C) of ``rows`` at ``positions``, (N,) each, for (B, T, C)."""
 
     def gather(_: torch.nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
         hidden = args[0]

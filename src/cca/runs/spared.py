@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cca.engines.engine import Tokens
 from cca.evaluation.retention import solution_texts
+from cca.models.drawn import Text
 from cca.problems.problem import Problem
 from cca.problems.sources import halves
 from cca.runs.session import Session
@@ -24,10 +24,9 @@ def judging(problems: Sequence[Problem]) -> list[Problem]:
     return guard[1::2] or guard
 
 
-def spared_texts(session: Session) -> list[tuple[Tokens, Tokens]]:
-    """(prompt, solution) tokens."""
+def spared_texts(session: Session) -> list[Text]:
     problems = []
     for own in session.task.retention.values():
         spared = halves(own)[0][::2]
         problems += spared[:: max(1, -(-len(spared) // MOST))]
-    return [(text.prompt, text.solution) for text in solution_texts(problems, session.grader)]
+    return solution_texts(problems, session.grader)

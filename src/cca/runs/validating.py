@@ -11,7 +11,7 @@ from torch import Tensor
 from cca.amplify.update import Validation
 from cca.engines.engine import Request
 from cca.evaluation.accuracy import Results
-from cca.evaluation.retention import DriftProbe, Text, solution_texts
+from cca.evaluation.retention import DriftProbe, solution_texts
 from cca.files import fingerprint
 from cca.models.out_of_memory import halving
 from cca.models.weight_rows import WeightRows, get_rows
@@ -94,7 +94,7 @@ class Validator:
 
 def make_probe(session: Session, problems: Sequence[Problem]) -> DriftProbe:
     """A probe of the model as it stands, on the solutions of ``problems``."""
-    texts: list[Text] = solution_texts(problems, session.grader)
+    texts = solution_texts(problems, session.grader)
     return halving("drift", PROBE_BATCH, lambda size: DriftProbe(session.model, texts, size), session.note)
 
 
