@@ -11,7 +11,7 @@ from cca.cli.plan_table import plan_lines
 from cca.runs.config import load_config
 from cca.runs.narrator import Silent
 from cca.runs.pipeline import run
-from cca.runs.plan import make_plan
+from cca.runs.plan import held_against, make_plan
 
 pytestmark = pytest.mark.integration
 
@@ -35,12 +35,30 @@ def test_tokens_and_memory_come_out_as_planned(tmp_path: Path) -> None:
     report = run(config, Silent())
     held = report["plan"]
     assert list(held) == [*STAGES, "total"]
+    assert held["amplify"]["steps"]["happened"] == len(report["amplify"]["history"]) - 1
+    assert held["controls"]["steps"]["happened"] == report["controls"]["random"]["draws"][0]["steps"]
+    for stage in ("amplify", "controls"):
+        assert 1 / 1.5 < held[stage]["tokens_for_steps"]["ratio"] < 1.5, (stage, held[stage])
     for stage in ("traces", "amplify", "evaluate", "controls", "total"):
         assert 1 / 1.5 < held[stage]["tokens"]["ratio"] < 1.5, (stage, held[stage])
     for stage in STAGES:
         assert 1 / 1.5 < held[stage]["peak_cpu_bytes"]["ratio"] < 1.5, (stage, held[stage])
     assert plan["expected"]["pivots"] == pytest.approx(report["pivots"]["count"], rel=0.5)
     assert any("warning" in line for line in plan_lines({**plan, "warnings": ["too much"]}))
+
+
+def test_a_plan_is_held_as_it_stands_and_for_the_steps_taken() -> None:
+    amplify = {"seconds": 20.0, "tokens": 100, "steps": 10, "each": {"seconds": 1.5, "tokens": 8}}
+    plan = {"stages": {"traces": {"seconds": 5.0, "tokens": 50}, "amplify": amplify}}
+    accounts = {"traces": {"seconds": 6.0, "tokens": 40}, "amplify": {"seconds": 24.0, "tokens": 150}}
+    held = held_against(plan, accounts, {"amplify": 14})
+    assert held["amplify"]["steps"] == {"planned": 10, "happened": 14, "ratio": 1.4}
+    assert held["amplify"]["seconds"]["ratio"] == 1.2
+    assert held["amplify"]["seconds_for_steps"] == {"planned": 26.0, "happened": 24.0, "ratio": 0.923}
+    assert held["amplify"]["tokens_for_steps"]["planned"] == 132
+    assert held["total"]["seconds"]["planned"] == 25.0
+    assert held["total"]["seconds_for_steps"] == {"planned": 31.0, "happened": 30.0, "ratio": 0.968}
+    assert "seconds_for_steps" not in held["traces"]
 
 
 def test_a_plan_of_another_configuration_is_not_held_against_the_run(tmp_path: Path) -> None:

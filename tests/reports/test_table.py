@@ -97,3 +97,20 @@ def test_a_plan_is_held_against_what_happened() -> None:
         "against plan 1.20 times the planned 20.0 s, 0.90 times the tokens, 1.25 times the memory"
         in lines(found)
     )
+
+
+def test_a_plan_is_held_for_the_steps_that_were_taken() -> None:
+    def held(planned: float, happened: float) -> dict[str, float]:
+        return {"planned": planned, "happened": happened, "ratio": happened / planned}
+
+    stages = {"amplify": {"steps": held(16, 20)}, "controls": {"steps": held(8, 5)}}
+    total = {
+        "seconds": held(20.0, 24.0),
+        "seconds_for_steps": held(30.0, 24.0),
+        "tokens_for_steps": held(80, 88),
+    }
+    found = lines(report(plan={**stages, "total": total}))
+    assert (
+        "against plan 1.20 times the planned 20.0 s; for the 25 steps it took, 24 expected: 0.80 times the time, "
+        "1.10 times the tokens"
+    ) in found

@@ -51,7 +51,7 @@ def natural_circuit(
     """
     scores: dict[Component, float] = {}
     parameters: dict[Component, int] = {}
-    for group in _groups(anatomy, kinds, rows):
+    for group in layer_groups(anatomy, kinds, rows):
         trained = TrainableRows(model, anatomy.rows(group, rows))
         add_pivot_gradient(model, anatomy, trained, pivots, OBJECTIVES["softplus"], batch_size)
         gradients = {key: leaf.grad for key, leaf in trained.masters.items() if leaf.grad is not None}
@@ -67,7 +67,7 @@ def natural_circuit(
     return Circuit.of(chosen, "natural", scores)
 
 
-def _groups(anatomy: Anatomy, kinds: Sequence[str], rows: str) -> Iterator[list[Component]]:
+def layer_groups(anatomy: Anatomy, kinds: Sequence[str], rows: str) -> Iterator[list[Component]]:
     """The components layer by layer, several layers together while they are small."""
     group: list[Component] = []
     held = 0

@@ -26,7 +26,16 @@ def plan_lines(plan: Row) -> list[str]:
         f"expected: {expected['pairs']} problems with traces of both verdicts, {expected['pivots']} pivots (greedy "
         f"accuracy {sample['greedy_accuracy']:.0%} on {sample['problems']} problems); prefixes of pivots "
         f"{plan['prefix_bytes'] / 1e9:.2f} GB",
-        f"assumed: {expected['steps']} steps each time rows are trained; with all {most['steps']} at most "
-        f"{duration(most['seconds'])}",
+        f"steps are not known beforehand: up to {most['steps']} for each circuit, expected {_expected(stages)}; "
+        f"with all of them {duration(most['seconds'])}",
     ]
     return lines + [f"warning: {warning}" for warning in plan["warnings"]]
+
+
+def _expected(stages: Row) -> str:
+    """ "16 by amplify (1.9 s each), 8 by controls (1.8 s each)"."""
+    return ", ".join(
+        f"{own['steps']} by {name} ({duration(own['each']['seconds'])} each)"
+        for name, own in stages.items()
+        if "steps" in own
+    )

@@ -124,7 +124,6 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600}{NBSP}h {whole % 3600 // 60:02d}{NBSP}min"
 
 
-def held(planned: float, seconds: float | None, tokens: float | None, memory: float | None) -> str:
-    """A run against its plan: "1.1 times the planned 35 s, 0.9 times the tokens, 1.0 times the memory"."""
-    parts = [(seconds, f"planned {duration(planned)}"), (tokens, "tokens"), (memory, "memory")]
+def times(*parts: tuple[float | None, str]) -> str:
+    """Ratios to what was planned: "1.10 times the planned 35 s, 0.90 times the tokens"; unknown ones are left out."""
     return ", ".join(f"{ratio:.2f} times the {what}" for ratio, what in parts if ratio is not None)

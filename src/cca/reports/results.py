@@ -163,15 +163,28 @@ def control_summary(report: Document) -> tuple[int, float | None, float | None] 
     )
 
 
-def plan_held(report: Document) -> tuple[float, float | None, float | None, float | None] | None:
-    """(seconds planned, and what was taken for each planned: seconds, tokens, memory of the stage that had most)."""
-    total = report.section("plan", "total")
+def plan_held(report: Document) -> str | None:
+    """The run against its plan: as it stood, and for the steps that were taken. Memory: of the stage that had most."""
+    total, stages = report.section("plan", "total"), report.sections("plan")
     planned = total.number("seconds", "planned")
     if planned is None:
         return None
-    peaks = [stage.section("peak_cpu_bytes") for stage in report.sections("plan").values()]
+    peaks = [stage.section("peak_cpu_bytes") for stage in stages.values()]
     most = max(peaks, key=lambda peak: peak.number("happened") or 0.0)
-    return planned, total.number("seconds", "ratio"), total.number("tokens", "ratio"), most.number("ratio")
+    told = formats.times(
+        (total.number("seconds", "ratio"), f"planned {formats.duration(planned)}"),
+        (total.number("tokens", "ratio"), "tokens"),
+        (most.number("ratio"), "memory"),
+    )
+    steps = [stage.section("steps") for stage in stages.values() if stage.section("steps")]
+    if not steps:
+        return told
+    taken, expected = (sum(own.count(key) or 0 for own in steps) for key in ("happened", "planned"))
+    for_steps = formats.times(
+        (total.number("seconds_for_steps", "ratio"), "time"),
+        (total.number("tokens_for_steps", "ratio"), "tokens"),
+    )
+    return f"{told}; for the {taken} steps it took, {expected} expected: {for_steps}"
 
 
 def _control(name: str, detail: str, control: Document, base: float | None) -> ResultRow:

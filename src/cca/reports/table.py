@@ -100,7 +100,7 @@ def facts(report: Document) -> list[tuple[str, str]]:
         times = ", ".join(f"{formats.label(stage, 24)} {formats.duration(took)}" for stage, took, _ in stages)
         found.append(("time", f"{formats.duration(results.total_seconds(report))}: {times}"))
     if plan := results.plan_held(report):
-        found.append(("against plan", formats.held(*plan)))
+        found.append(("against plan", plan))
     if fingerprint := report.text("fingerprint"):
         found.append(("fingerprint", formats.label(fingerprint)))
     return found

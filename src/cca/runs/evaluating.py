@@ -204,6 +204,7 @@ def _control_row(tested: _Tested, amplified: Amplified, circuit: Circuit, target
     return {
         **{key: measured[key] for key in keep},
         "best_step": amplified.best_step,
+        "steps": amplified.history[-1].step,
         "matched": {"step": reached.step, "drift": reached.validation.drift} if reached else None,
         "circuit": circuit.fingerprint,
     }

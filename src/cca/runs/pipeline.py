@@ -64,7 +64,7 @@ def write_report(path: Path) -> Row | None:
         report |= {key: manifest[key] for key in ("notes", "forked_from") if key in manifest}
         plan = read_plan(path, manifest["config"])
         if plan is not None:
-            report["plan"] = held_against(plan, read_accounts(folder / TIMING))
+            report["plan"] = held_against(plan, read_accounts(folder / TIMING), _steps_taken(report))
         write_json(folder / "report.json", report)
         patch = load_patch(folder / PATCH)
         claimed = with_claims(patch, report)
@@ -72,3 +72,12 @@ def write_report(path: Path) -> Row | None:
             save_patch(folder / PATCH, claimed)
     write_text(folder / "report.html", render_page(path))
     return report
+
+
+def _steps_taken(report: Row) -> dict[str, int]:
+    """Of amplify, and of all controls together."""
+    steps = {"amplify": report["amplify"]["history"][-1]["step"]}
+    draws = report.get("controls", {}).get("random", {}).get("draws", ())
+    if draws and all("steps" in draw for draw in draws):  # runs made before steps were written down lack them
+        steps["controls"] = sum(draw["steps"] for draw in draws)
+    return steps

@@ -1,8 +1,8 @@
 """`cca plan`: what a run will take, stage by stage, before it starts; after it, how that compares with what it took.
 
 The counts follow from the configuration and from rates of a rehearsal (`cca.runs.rehearsal`); times and memory from
-what the rehearsal metered, scaled to those counts. How many steps amplify takes is not known beforehand: some two
-fifths of those allowed are assumed, and the plan says so.
+what the rehearsal metered, scaled to those counts. How many steps amplify takes is not known beforehand: the plan
+says how many it expects and what each costs, and is held against the run both as it stands and for the steps taken.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cca.amplify.natural import layer_groups
+from cca.amplify.preconditioner import SAMPLES
 from cca.errors import CcaError
 from cca.files import Row, fingerprint, read_sealed, write_sealed
+from cca.models.components import KINDS
 from cca.problems.sources import halves
 from cca.runs.accounts import Account
 from cca.runs.config import Config
 from cca.runs.decoding_cost import Call, Work, expected_work
 from cca.runs.directory import without_out
+from cca.runs.locating import settled
 from cca.runs.narrator import Narrator
 from cca.runs.plan_memory import memory_of, warnings
 from cca.runs.provenance import hardware
@@ -26,8 +30,10 @@ from cca.runs.rehearsal import EPOCHS, Rehearsal, rehearsed
 FILE, FORMAT = "plan.json", "cca.plan"
 SECONDS = 20.0
 """How long a rehearsal may take."""
-TAKEN = 0.42
-"""Share of the steps allowed that is assumed: of 40, runs on eight models took 5 to 29, most of them 11 to 26."""
+TO_BEST = {"amplify": 11, "controls": 3}
+"""Validated steps until the best one, which patience follows: the medians of some twenty runs and forty controls on
+four models (from 4 to 24, and from 0 to 12)."""
+PER_STEP = ("seconds", "tokens")
 
 
 def make_plan(config: Config, narrator: Narrator, seconds: float = SECONDS) -> Row:
@@ -46,23 +52,35 @@ def read_plan(folder: Path, config: Mapping[str, Any]) -> Row | None:
     return plan if plan.get("config") == fingerprint(config) else None
 
 
-def held_against(plan: Row, accounts: Mapping[str, Account]) -> Row:
-    """For every stage that ran: what was planned, what happened, and their ratio (happened / planned)."""
+def held_against(plan: Row, accounts: Mapping[str, Account], steps: Mapping[str, int]) -> Row:
+    """For every stage that ran: what was planned, what happened, and their ratio (happened / planned).
+
+    ``steps``: those that amplify and controls took. ``seconds_for_steps`` and ``tokens_for_steps`` hold the plan for
+    as many steps against the run: what is left is what could be known beforehand.
+    """
     compared: Row = {}
+    totals = {key: [0.0, 0.0] for name in PER_STEP for key in (name, f"{name}_for_steps")}
     try:
         for stage, planned in plan["stages"].items():
             happened = accounts.get(stage)
             if happened is None:
                 continue
             keys = [key for key in planned if key in happened and (planned[key] or happened[key])]
-            compared[stage] = {key: _held(planned[key], happened[key]) for key in keys}
-        both = [stage for stage in plan["stages"] if stage in accounts]
-        compared["total"] = {
-            key: _held(sum(plan["stages"][s][key] for s in both), sum(accounts[s][key] for s in both))
-            for key in ("seconds", "tokens")
-        }
+            own = compared[stage] = {key: _held(planned[key], happened[key]) for key in keys}
+            known = stage in steps and "each" in planned
+            if known:
+                own["steps"] = _held(planned["steps"], steps[stage])
+            for name in PER_STEP:
+                for_steps = planned[name]
+                if known:
+                    for_steps += (steps[stage] - planned["steps"]) * planned["each"][name]
+                    own[f"{name}_for_steps"] = _held(round(for_steps, 2), happened[name])
+                for key, foreseen in ((name, planned[name]), (f"{name}_for_steps", for_steps)):
+                    totals[key][0] += foreseen
+                    totals[key][1] += happened[name]
     except (KeyError, TypeError, AttributeError) as error:
         raise CcaError(f"{FILE}: expected the stages of a plan, got {error!r}; make it again") from error
+    compared["total"] = {key: _held(*pair) for key, pair in totals.items()}
     return compared
 
 
@@ -88,18 +106,19 @@ class _Planning:
             self.pivots = min(self.pivots, self.config.pivots.most)
 
     def plan(self) -> Row:
-        steps = self._steps()
+        steps = {stage: self._steps(stage) for stage in TO_BEST}
         stages = {
             "traces": self._stage(self._traces(), beside=self.train * self.found.beside),
             "pivots": self._stage(self._walks(), beside=self.pairs * self.found.reading),
             "circuit": self._circuit(),
-            "amplify": self._amplify(steps, first=True),
+            "amplify": self._amplify(steps["amplify"], first=True),
             "evaluate": self._stage(self._tests().times(2), beside=3 * self._probing(self.reported)),
         }
         if draws := self.config.evaluate.random_controls:
-            control = self._amplify(steps, first=False)
+            control = self._amplify(steps["controls"], first=False)
             test = self._stage(self._tests(), beside=self._probing(self.reported))
-            stages["controls"] = {key: draws * (control[key] + test[key]) for key in control}
+            own = {key: draws * (control[key] + test[key]) for key in test}
+            stages["controls"] = {**control, **own, "steps": draws * control["steps"]}
         memory = memory_of(self.found, self.pivots, self.guards, self.reported)
         for stage, own in stages.items():
             own.update(memory[stage])
@@ -111,7 +130,7 @@ class _Planning:
             | {name: len(problems) for name, problems in task.retention.items()},
             "sample": {"problems": self.found.problems, "greedy_accuracy": self.found.right},
             "expected": {"pairs": round(self.pairs), "pivots": round(self.pivots), "steps": steps},
-            "at_most": {"steps": self.config.amplify.steps, "seconds": self._at_most(stages, steps)},
+            "at_most": {"steps": self.config.amplify.steps, "seconds": self._at_most(stages)},
             "stages": {stage: _rounded(own) for stage, own in stages.items()},
             "prefix_bytes": memory["prefixes"]["bytes"],
             "warnings": self._warnings(memory),
@@ -158,9 +177,16 @@ class _Planning:
         return self.found.probing * sum(sizes.values())
 
     def _circuit(self) -> Row:
-        """Prefixes of the pivots once, then a forward and backward pass of one token a pivot, each epoch of a mask."""
-        epochs = self.config.circuit.epochs if self.config.circuit.localiser == "dcm" else 1
-        stage = self._stage(Work(prompt_tokens=self.pivots * (self.found.pivot_tokens + 3 * epochs)))
+        """Prefixes of the pivots once, then a forward and backward pass of one token a pivot, each epoch of a mask;
+        for the natural circuit what a step takes and the Fisher information, once a group of layers."""
+        config, anatomy = self.config, self.session.anatomy
+        circuit = settled(config.circuit, self.session)
+        epochs = circuit.epochs if circuit.localiser == "dcm" else 1
+        read = self.pivots * (self.found.pivot_tokens + 3 * epochs)
+        if "natural" in circuit.localiser.split():
+            groups = len(list(layer_groups(anatomy, circuit.kinds or KINDS, config.amplify.rows)))
+            read += groups * 2 * (self.pivots * self.found.pivot_tokens + SAMPLES * self.found.spared_tokens)
+        stage = self._stage(Work(prompt_tokens=read))
         return {**stage, "seconds": self._line(self.found.locating) * epochs / min(EPOCHS, epochs)}
 
     def _line(self, seconds: tuple[float, float]) -> float:
@@ -170,31 +196,49 @@ class _Planning:
         return max(min(seconds), seconds[1] + slope * (self.pivots - full))
 
     def _amplify(self, steps: int, first: bool) -> Row:
-        """``first``: with the validation of the untouched model, which later arms find done."""
-        validated = self._validated(steps)
-        work = self._validations().times(validated + first)
-        probing = (validated + 1 + first) * self._probing(self.guards)
-        stage = self._stage(work, beside=steps * self._line(self.found.stepping) + probing)
-        read = 3 * 2.0 * self.session.anatomy.total_parameters * self.pivots * self.found.pivot_tokens
-        stage["flops"] += steps * read
-        return stage
+        """``first``: with the validation of the untouched model, which later arms find done.
 
-    def _steps(self) -> int:
-        """Two fifths of those allowed, and never fewer than patience lets pass (see `TAKEN`)."""
-        allowed, patience = self.config.amplify.steps, self.config.amplify.patience
-        return min(allowed, max(patience + 1, round(TAKEN * allowed)))
+        ``each`` is what one step more or less costs.
+        """
+        parameters, config = self.session.anatomy.total_parameters, self.config.amplify
+        whitened = config.precondition != "none" and config.optimiser == "gradient-descent"
+        judged, judging = self._stage(self._validations()), self._probing(self.guards) / 2
+        judged["seconds"] += judging
+        stepped = {
+            "tokens": 0.0,
+            "seconds": self._line(self.found.stepping),
+            "flops": 2 * 2.0 * parameters * self.pivots * self.found.pivot_tokens,
+        }
+        once = {
+            "tokens": 0.0,
+            "seconds": self.found.whitening + judging,
+            "flops": 2 * SAMPLES * 2.0 * parameters * self.found.spared_tokens * whitened,
+        }
+        validated = self._validated(steps)
+        row: Row = {key: once[key] + steps * stepped[key] + (validated + first) * judged[key] for key in once}
+        each = {key: stepped[key] + validated / steps * judged[key] for key in PER_STEP}
+        return {**row, "steps": steps, "each": each}
+
+    def _steps(self, stage: str) -> int:
+        """Those until the best one (`TO_BEST`), and as many validations without a better one as patience takes."""
+        config = self.config.amplify
+        at = [step for step in config.validate_at if step <= config.steps] or range(1, config.steps + 1)
+        patient = [step for step in at if step > TO_BEST[stage]]
+        return patient[config.patience - 1] if len(patient) >= config.patience else at[-1]
 
     def _validated(self, steps: int) -> int:
         at = self.config.amplify.validate_at
         return sum(step <= steps for step in at) if at else steps
 
-    def _at_most(self, stages: Mapping[str, Row], steps: int) -> int:
-        extra = sum(
-            self._amplify(self.config.amplify.steps, first)["seconds"]
-            - self._amplify(steps, first)["seconds"]
-            for first in [True, *[False] * self.config.evaluate.random_controls]
-        )
-        return round(sum(stage["seconds"] for stage in stages.values()) + extra)
+    def _at_most(self, stages: Mapping[str, Row]) -> int:
+        """Seconds with every step that is allowed."""
+        seconds = sum(stage["seconds"] for stage in stages.values())
+        draws = self.config.evaluate.random_controls
+        for stage, times in (("amplify", 1), ("controls", draws)):
+            if times:
+                own = stages[stage]
+                seconds += (times * self.config.amplify.steps - own["steps"]) * own["each"]["seconds"]
+        return round(seconds)
 
     def _warnings(self, memory: Row) -> list[str]:
         found, told = self.found, warnings(self.session, memory)
@@ -209,4 +253,9 @@ class _Planning:
 
 
 def _rounded(stage: Row) -> Row:
-    return {key: round(value, 2) if key == "seconds" else round(value) for key, value in stage.items()}
+    return {
+        key: _rounded(value)
+        if isinstance(value, dict)
+        else (round(value, 2) if key == "seconds" else round(value))
+        for key, value in stage.items()
+    }

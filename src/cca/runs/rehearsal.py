@@ -30,6 +30,7 @@ from cca.runs.memory import held_memory, peak_memory, reset_peak_memory
 from cca.runs.narrator import Narrator, Silent
 from cca.runs.pivoting import pivots_of
 from cca.runs.session import Session
+from cca.runs.spared import spared_texts
 from cca.runs.validating import Validator, make_probe, retention_tokens
 
 T = TypeVar("T")
@@ -62,6 +63,11 @@ class Rehearsal:
     pivot_tokens: float = 0.0
     locating: tuple[float, float] = (0.0, 0.0)
     stepping: tuple[float, float] = (0.0, 0.0)
+    """Of one step."""
+    whitening: float = 0.0
+    """Seconds from the start of amplify to its first step: the Fisher information of other text."""
+    spared_tokens: int = 0
+    """Tokens of the texts that it is measured on."""
     probing: float = 0.0
     """Seconds a problem whose solution drift is measured on."""
     base_bytes: dict[str, int] = field(default_factory=dict)
@@ -84,15 +90,16 @@ class _RehearsalSession(Session):
 
 
 class _NoValidation(Validator):
-    """Steps are metered without what judges them."""
+    """Steps are metered without what judges them. The untouched model is judged once, as the first step begins."""
 
     def __init__(self) -> None:
-        pass
+        self.called = 0.0
 
     def prepare(self, rows: object = None) -> None:
         pass
 
     def __call__(self) -> Validation:
+        self.called = time.perf_counter()
         return Validation(0.0, 0.0, {}, True)
 
 
@@ -199,21 +206,23 @@ class _Rehearsing:
             if len(circuit) > LARGE * session.anatomy.size and config.circuit.localiser == "dcm":
                 circuit = self._small_circuit()  # a mask of few epochs has not let go of anything yet
 
-            def steps(own: list[Pivot]) -> None:
-                run_amplify(session, circuit, own, _NoValidation(), "rehearsal")
-
-            self.found.stepping = (
-                self._timed("amplify", lambda: steps(pivots[:half]))[0] / METERED_STEPS,
-                self._timed("amplify", lambda: steps(pivots))[0] / METERED_STEPS,
-            )
+            self.found.stepping = self._stepping(circuit, pivots[:half]), self._stepping(circuit, pivots)
         finally:
             session.config = config
+        self.found.spared_tokens = sum(len(prompt) + len(own) for prompt, own in spared_texts(session))
         probed = [
             problem for problems in session.task.retention.values() for problem in _spread(problems, FIRST)
         ]
         if probed:
             make_probe(session, probed)
             self.found.probing = self._timed("probe", lambda: make_probe(session, probed))[0] / len(probed)
+
+    def _stepping(self, circuit: Circuit, pivots: list[Pivot]) -> float:
+        """Seconds a step on ``pivots``; also meters what comes before the first."""
+        nothing, began = _NoValidation(), time.perf_counter()
+        self._metered("amplify", lambda: run_amplify(self.session, circuit, pivots, nothing, "rehearsal"))
+        self.found.whitening = nothing.called - began
+        return (time.perf_counter() - nothing.called) / METERED_STEPS
 
     def _small_circuit(self) -> Circuit:
         anatomy = self.session.anatomy

@@ -84,7 +84,7 @@ def _contents(files: RunFiles) -> dict[str, Any]:
         "pivots": _pivots(files),
         "timing": _timing(report),
         "total": results.total_seconds(report),
-        "plan": (plan := results.plan_held(report)) and formats.held(*plan),
+        "plan": results.plan_held(report),
         "reproduce": _reproduction(report, files.name),
         "facts": _facts(files),
     }
