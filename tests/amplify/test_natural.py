@@ -27,9 +27,11 @@ def model() -> PreTrainedModel:
     return tiny_world.model(dtype=torch.float64)
 
 
-def located(model: PreTrainedModel, size: str, kinds: tuple[str, ...] = KINDS) -> Circuit:
+def located(
+    model: PreTrainedModel, size: str, kinds: tuple[str, ...] = KINDS, rows: str = "paper"
+) -> Circuit:
     return natural_circuit(
-        model, anatomy_of(model), PIVOTS, TEXTS, Size.parse(size), kinds, "paper", seed=0, batch_size=4
+        model, anatomy_of(model), PIVOTS, TEXTS, Size.parse(size), kinds, rows, seed=0, batch_size=4
     )
 
 
@@ -41,7 +43,10 @@ def softplus_of(model: PreTrainedModel) -> Tensor:
     return torch.nn.functional.softplus(-torch.stack(gaps)).mean()
 
 
-def test_scores_are_what_the_rows_promise_a_parameter(model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
+def test_scores_are_what_the_rows_promise_a_parameter(name: str) -> None:
+    model = tiny_world.model(name, dtype=torch.float64)
+    model.set_experts_implementation("eager")  # the default, grouped_mm, has no float64 kernel
     anatomy = anatomy_of(model)
     circuit = located(model, "100% of components")
     assert len(circuit) == anatomy.size
@@ -49,6 +54,9 @@ def test_scores_are_what_the_rows_promise_a_parameter(model: PreTrainedModel) ->
     whiten = whitening(model, every, TEXTS, DAMPING, torch.Generator().manual_seed(0))
     weights = {row.parameter: model.get_parameter(row.parameter).requires_grad_(True) for row in every}
     dense = dict(zip(weights, torch.autograd.grad(softplus_of(model), list(weights.values())), strict=True))
+    assert {
+        key for key in ((row.parameter, row.axis) for row in every) if not key[0].endswith("bias")
+    } <= set(whiten.factors)
     for component in [Component(0, "q", 1), Component(1, "v", 0), Component(1, "neuron", 3)]:
         promise, parameters = 0.0, 0
         for row in anatomy.rows([component]):
@@ -85,3 +93,6 @@ def test_what_cannot_be_located_is_refused(model: PreTrainedModel) -> None:
         )
     with pytest.raises(CcaError, match="this model has none"):
         located(model, "3", kinds=())
+    with pytest.raises(CcaError, match="own rows in mode up, this model has none"):
+        located(model, "3", kinds=("q", "v"), rows="up")
+    assert {component.kind for component in located(model, "3", rows="up").components} == {"neuron"}

@@ -15,7 +15,9 @@ from cca.errors import CcaError
 from cca.models.anatomy import anatomy_of
 from cca.models.components import Component
 from cca.models.drawn import drawn_log_likelihood
+from cca.models.probes import probed, readable
 from cca.models.trainable_rows import Key, TrainableRows
+from cca.models.weight_rows import get_rows
 
 TEXTS = [((1, 2, 3), (4, 5)), ((6, 7), (8, 9, 10, 11)), ((3,), (2,))]
 NEURONS = Circuit.of([Component(0, "neuron", 1), Component(1, "neuron", 3)], "test")
@@ -43,23 +45,49 @@ def test_the_layers_named_are_those_with_rows(name: str) -> None:
             assert moment.diagonal().sum() > 0
 
 
-def test_a_block_of_one_token_is_the_square_of_the_dense_gradient() -> None:
-    """With one position in the text, d x is the row's whole gradient: F is its outer product with itself."""
-    model = tiny("llama").double()
-    circuit = [Component(1, "neuron", 3)]
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "gpt-oss", "deepseek-v3"])
+def test_a_block_of_one_token_is_the_square_of_the_dense_gradients(name: str) -> None:
+    """With one position in the text, d x is a row's whole gradient: F is the mean outer product with itself."""
+    model = tiny(name).double()
+    model.set_experts_implementation("eager")  # the default, grouped_mm, has no float64 kernel
+    rows = anatomy_of(model).rows([*anatomy_of(model).components(["v", "neuron"])])
     text = [((5,), (2,))]
-    blocks = fisher_blocks(model, anatomy_of(model).rows(circuit), text, drawing(), samples=1)
-    assert blocks
-    for (parameter, axis), block in blocks.items():
-        (row,) = [row for row in anatomy_of(model).rows(circuit) if row.parameter == parameter]
-        weight = model.get_parameter(parameter)
-        weight.requires_grad_(True)
+    blocks = fisher_blocks(model, rows, text, drawing(), samples=1)
+    assert set(blocks) == {(row.parameter, row.axis) for row in rows if not row.parameter.endswith("bias")}
+    for row in rows:
+        if (row.parameter, row.axis) not in blocks:
+            continue
+        weight = model.get_parameter(row.parameter).requires_grad_(True)
         (dense,) = torch.autograd.grad(drawn_log_likelihood(model, text, drawing()), weight)
-        gradient = dense.index_select(axis, row.indices).squeeze(axis)
-        torch.testing.assert_close(block.fisher, torch.outer(gradient, gradient), rtol=1e-5, atol=1e-12)
+        gradients = get_rows(dense, row.axis, row.indices)
+        block = blocks[row.parameter, row.axis]
+        torch.testing.assert_close(
+            block.fisher, gradients.T @ gradients / len(gradients), rtol=1e-5, atol=1e-12
+        )
         assert int(torch.linalg.matrix_rank(block.inputs)) == 1
-        ratio = block.fisher / block.inputs  # both are multiples of the one x x^T
-        torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
+
+
+@pytest.mark.parametrize("name", ["mixtral", "olmoe", "gpt-oss"])
+def test_probes_of_experts_change_no_bit(name: str) -> None:
+    model, tokens = tiny(name), torch.tensor([[3, 4, 5, 6], [7, 8, 9, 9]])
+    rows = anatomy_of(model).rows([*anatomy_of(model).components(["neuron"])])
+    plain = model(tokens).logits
+    with probed(model, readable(model, rows)) as probes:
+        assert torch.equal(model(tokens).logits, plain)
+    layers, experts, each = 2, 4, 2  # each token is routed to 2 of 4 experts
+    assert len(probes) == layers * experts
+    assert sum(len(probe.x) for probe in probes) == layers * each * tokens.numel()
+
+
+def test_layers_that_no_text_reaches_are_left_out() -> None:
+    """An expert without tokens: nothing is known of its rows, and their steps are plain."""
+    model = tiny("mixtral")
+    anatomy = anatomy_of(model)
+    text = [((5,), (2,))]
+    each = anatomy.layers[1].n_neurons // 4
+    experts = [anatomy.rows([Component(1, "neuron", e * each)]) for e in range(4)]
+    known = [fisher_blocks(model, rows, text, drawing()) for rows in experts]
+    assert sorted(map(len, known)) == [0, 0, 1, 1]
 
 
 def test_batches_and_padding_change_nothing() -> None:

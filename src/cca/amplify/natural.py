@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cca import ranks
 from cca.amplify.objective import OBJECTIVES
 from cca.amplify.pivot_gradient import add_pivot_gradient
 from cca.amplify.preconditioner import whitening
@@ -24,9 +25,8 @@ from cca.circuits.circuit import Circuit
 from cca.circuits.size import Size
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
-from cca.models.components import Component
-from cca.models.drawn import Text
-from cca.models.trainable_rows import Key, TrainableRows
+from cca.models.drawn import MOST_TEXTS, Text
+from cca.models.trainable_rows import TrainableRows
 from cca.pivots.pivot import Pivot
 
 DAMPING = 1e-3
@@ -47,71 +47,71 @@ def natural_circuit(
 ) -> Circuit:
     """The circuit of at most ``size``, and at least one component; scores are the gain promised a parameter.
 
-    Raises CcaError without texts of other skills, and for kinds that the model lacks.
+    batch_size: pivots of one forward and backward pass, and texts where it is below `MOST_TEXTS`. Raises CcaError
+    without texts of other skills, and for kinds that the model lacks.
     """
-    scores: dict[Component, float] = {}
-    parameters: dict[Component, int] = {}
+    promised = torch.zeros(anatomy.size, dtype=torch.float64)
+    parameters = torch.zeros(anatomy.size, dtype=torch.int64)
     for group in layer_groups(anatomy, kinds, rows):
         trained = TrainableRows(model, anatomy.rows(group, rows))
         add_pivot_gradient(model, anatomy, trained, pivots, OBJECTIVES["softplus"], batch_size)
         gradients = {key: leaf.grad for key, leaf in trained.masters.items() if leaf.grad is not None}
         generator = torch.Generator().manual_seed(seed)
-        directions = whitening(model, list(trained.rows.values()), texts, DAMPING, generator)(gradients)
-        promised = {key: (gradients[key] * directions[key]).double().sum(1).cpu() for key in gradients}
-        for component in group:
-            promise, parameters[component] = _of(component, anatomy, rows, trained, promised)
-            scores[component] = promise / parameters[component]
-    if not scores:
-        raise CcaError(f"circuit: expected components of kind {', '.join(kinds)}, this model has none")
+        whiten = whitening(
+            model, list(trained.rows.values()), texts, DAMPING, generator, min(MOST_TEXTS, batch_size)
+        )
+        directions = whiten(gradients)
+        for key, row in trained.rows.items():
+            owners = anatomy.owners(row)
+            parameters.index_add_(0, owners, torch.full_like(owners, trained.masters[key].shape[1]))
+            if key in gradients:
+                gain = (gradients[key] * directions[key]).double().sum(dim=1).cpu()
+                promised.index_add_(0, owners, gain)
+    if not parameters.any():
+        raise CcaError(
+            f"circuit: expected components of kind {', '.join(kinds)} that own rows in mode {rows}, "
+            "this model has none"
+        )
+    ranks.same(promised)
+    scores = promised / parameters.clamp_min(1)
     chosen = _fitting(scores, parameters, size, anatomy)
-    return Circuit.of(chosen, "natural", scores)
+    return Circuit.of(
+        [anatomy.component(flat) for flat in chosen],
+        "natural",
+        {anatomy.component(flat): float(scores[flat]) for flat in chosen},
+    )
 
 
-def layer_groups(anatomy: Anatomy, kinds: Sequence[str], rows: str) -> Iterator[list[Component]]:
-    """The components layer by layer, several layers together while they are small."""
-    group: list[Component] = []
+def layer_groups(anatomy: Anatomy, kinds: Sequence[str], rows: str) -> Iterator[Tensor]:
+    """The components that own rows, as masks (anatomy.size,): layer by layer, several together while they are small."""
+    group = torch.zeros(anatomy.size, dtype=torch.bool)
     held = 0
-    by_layer: dict[int, list[Component]] = {}
-    for component in anatomy.components(kinds):
-        by_layer.setdefault(component.layer, []).append(component)
-    for own in by_layer.values():
+    for layer in anatomy.layers:
+        own = torch.zeros_like(group)
+        for kind in kinds:
+            own[anatomy.span(layer.index, kind)] = True
         more = anatomy.parameter_count(own, rows)
-        if group and held + more > HELD:
+        if held and held + more > HELD:
             yield group
-            group, held = [], 0
-        group += own
+            group, held = torch.zeros_like(group), 0
+        group = group | own
         held += more
-    if group:
+    if held:
         yield group
 
 
-def _of(
-    component: Component, anatomy: Anatomy, rows: str, trained: TrainableRows, promised: dict[Key, Tensor]
-) -> tuple[float, int]:
-    """What the component's rows promise together, and how many parameters they have."""
-    promise, parameters = 0.0, 0
-    for own in anatomy.rows([component], rows):
-        key = (own.parameter, own.axis)
-        parameters += len(own.indices) * trained.masters[key].shape[1]
-        if key in promised:
-            places = torch.searchsorted(trained.rows[key].indices, own.indices)
-            promise += float(promised[key][places].sum())
-    return promise, parameters
-
-
-def _fitting(
-    scores: dict[Component, float], parameters: dict[Component, int], size: Size, anatomy: Anatomy
-) -> list[Component]:
-    """The best components that fit: what is too large for what is left is passed over."""
-    ranked = sorted(scores, key=lambda component: (-scores[component], component))
+def _fitting(scores: Tensor, parameters: Tensor, size: Size, anatomy: Anatomy) -> list[int]:
+    """The best components that fit, by flat index: what is too large for what is left is passed over."""
+    candidates = parameters.nonzero().squeeze(1)
+    ranked = candidates[scores[candidates].argsort(descending=True, stable=True)]
     if size.of == "parameters":
-        left = size.amount * anatomy.total_parameters
+        left, costs = size.amount * anatomy.total_parameters, parameters[ranked]
     else:
-        left = float(max(1, int(size.amount if size.of == "count" else size.amount * anatomy.size)))
+        left = max(1, int(size.amount if size.of == "count" else size.amount * anatomy.size))
+        costs = torch.ones_like(ranked)
     chosen = []
-    for component in ranked:
-        cost = parameters[component] if size.of == "parameters" else 1
+    for flat, cost in zip(ranked.tolist(), costs.tolist(), strict=True):
         if cost <= left:
-            chosen.append(component)
+            chosen.append(flat)
             left -= cost
-    return chosen or [min(ranked, key=lambda component: parameters[component])]
+    return chosen or [int(ranked[parameters[ranked].argmin()])]

@@ -10,27 +10,28 @@ One F is kept a layer, the mean over its rows in the circuit. That lies between 
 1503.05671), which averages d^2 and x x^T apart, and a block for every row. F of a few hundred texts knows little of
 texts like them, so a share of E[x x^T] is added, which needs no draws (ROME writes with it alone: arXiv 2202.05262,
 eq. 2), and a damping. Each is divided by its mean diagonal, so that every layer keeps its share of the step. Sampled
-once, on the model as it is before the first step. Rows with no input vector of their own (biases, input columns, fused
-expert stacks) step along their plain gradients.
+once, on the model as it is before the first step, the texts shared out over the processes of a run (`cca.ranks`).
+
+The fused experts of a layer are one layer here: a token costs nothing in the rows of experts that it is not routed to,
+so F is the mean over the rows of all experts in the circuit, each over the tokens that reach it. Rows with no input
+vector of their own (biases, input columns) step along their plain gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
+from cca import ranks
 from cca.errors import CcaError
-from cca.models.drawn import Text, drawn_log_likelihood
-from cca.models.frozen import frozen
-from cca.models.prefixes import buckets
+from cca.models.drawn import MOST_TEXTS, Text, dealt, drawn_log_likelihood
+from cca.models.probes import probed, readable
 from cca.models.trainable_rows import Key
-from cca.models.weight_rows import WeightRows
+from cca.models.weight_rows import WeightRows, row_shape
 
 Precondition = Callable[[Mapping[Key, Tensor]], dict[Key, Tensor]]
 """From the gradients of the masters, (k, row length) each, to the directions to step along, of the same shapes."""
@@ -44,7 +45,7 @@ SAMPLES = 4
 
 @dataclass(frozen=True)
 class Block:
-    """What is known of a layer's rows on given text, both (d, d) in float64: F a solution token, E[x x^T] a token."""
+    """What is known of a layer's rows on given text, both (d, d) in float64: F a solution token, E[x x^T] a read."""
 
     fisher: Tensor
     inputs: Tensor
@@ -75,9 +76,9 @@ def whitening(
     texts: Sequence[Text],
     damping: float,
     generator: torch.Generator,
-    batch_size: int = 16,
+    batch_size: int = MOST_TEXTS,
 ) -> Whitening:
-    """Sample F at every linear layer that owns some of ``rows``, on all tokens of ``texts``.
+    """Sample F at every layer that owns some of ``rows``, on all tokens of ``texts``.
 
     damping: added to the diagonal of both parts, in units of its mean; > 0. Raises CcaError without texts.
     """
@@ -95,62 +96,50 @@ def fisher_blocks(
     rows: Sequence[WeightRows],
     texts: Sequence[Text],
     generator: torch.Generator,
-    batch_size: int = 16,
+    batch_size: int = MOST_TEXTS,
     samples: int = SAMPLES,
 ) -> dict[Key, Block]:
-    """The `Block` of each linear layer of ``rows``; F is averaged over the layer's rows among them.
+    """The `Block` of each layer of ``rows``; F is averaged over the layer's rows among them.
 
-    Keyed like `TrainableRows.masters`; keys whose rows are not output features of a linear layer are left out.
+    Keyed like `TrainableRows.masters`; left out are rows that read no vector, and layers that no text reaches.
     """
-    linear = {
-        (row.parameter, row.axis): (model.get_submodule(row.parameter.rpartition(".")[0]), row)
-        for row in rows
-        if _has_input_vector(model.get_submodule(row.parameter.rpartition(".")[0]), row)
-    }
-    fisher: dict[Key, Tensor] = {}
-    inputs: dict[Key, Tensor] = {}
-    reads: dict[Key, int] = {}
-    for batch in samples * buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size):
-        seen: dict[Key, tuple[Tensor, Tensor]] = {}
-        with ExitStack() as stack:
-            stack.enter_context(frozen(model))
-            for key, (module, row) in linear.items():
-                stack.callback(module.register_forward_hook(_watcher(seen, key, row)).remove)
-            likelihood = drawn_log_likelihood(model, [texts[row] for row in batch], generator)
-            derivatives = torch.autograd.grad(likelihood, [probe for _, probe in seen.values()])
-        for (key, (x, _)), derivative in zip(seen.items(), derivatives, strict=True):
-            wide = torch.promote_types(x.dtype, torch.float32)
-            weights = derivative.to(wide).square().mean(dim=-1).flatten()
-            rested_on = weights > 0  # no drawn token rests on padding
-            x, weights = x.to(wide).flatten(0, -2)[rested_on], weights[rested_on]
-            _add(fisher, key, (x * weights[:, None]).T @ x)
-            _add(inputs, key, x.T @ x)
-            reads[key] = reads.get(key, 0) + len(x)
+    rows = readable(model, rows)
+    if not rows:
+        return {}
+    number = {(row.parameter, row.axis): len(row.indices) for row in rows}
+    reads = dict.fromkeys(number, 0)
+    moments: dict[Key, Tensor] = {}  # (2, d, d): sums of d^2 x x^T and of x x^T
+    with probed(model, rows) as probes:
+        for batch, drawing, counts in dealt(model, texts, batch_size, samples, generator):
+            likelihood = drawn_log_likelihood(model, batch, drawing)
+            derivatives = torch.autograd.grad(likelihood, [probe.zero for probe in probes])
+            if counts:
+                for probe, derivative in zip(probes, derivatives, strict=True):
+                    x, weights = _rested_on(probe.x, derivative, number[probe.key])
+                    more = torch.stack(((x * weights[:, None]).T @ x, x.T @ x)).double()
+                    moments[probe.key] = moments[probe.key] + more if probe.key in moments else more
+                    reads[probe.key] += len(x)
+            probes.clear()
+    if ranks.size() > 1:
+        for key in number:
+            d = row_shape(model.get_parameter(key[0]).shape, key[1])[1]
+            nothing = torch.zeros(2, d, d, dtype=torch.float64, device=model.device)
+            ranks.add_up(moments.setdefault(key, nothing))
+    read_by_all = dict(zip(reads, ranks.total(*reads.values()), strict=True))
     drawn = samples * sum(len(solution) for _, solution in texts)
-    return {key: Block(fisher[key] / drawn, inputs[key] / max(1, reads[key])) for key in fisher}
+    return {
+        key: Block(fisher / drawn, inputs / read_by_all[key])
+        for key, (fisher, inputs) in moments.items()
+        if read_by_all[key]
+    }
 
 
-def _add(sums: dict[Key, Tensor], key: Key, term: Tensor) -> None:
-    sums[key] = sums[key] + term.double() if key in sums else term.double()
-
-
-def _watcher(seen: dict[Key, tuple[Tensor, Tensor]], key: Key, row: WeightRows) -> Callable[..., Tensor]:
-    """A forward hook that keeps the layer's input, and adds a zero to the rows' outputs to take the derivative by."""
-
-    def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        indices = row.indices.to(out.device)
-        probe = out.new_zeros(*out.shape[:-1], len(indices)).requires_grad_()
-        seen[key] = (args[0].detach(), probe)
-        return out.index_add(-1, indices, probe)
-
-    return hook
-
-
-def _has_input_vector(module: nn.Module, row: WeightRows) -> bool:
-    """Whether the rows are output features of a layer that multiplies them with its input."""
-    out_axis = 1 if isinstance(module, Conv1D) else 0
-    linear = isinstance(module, nn.Linear | Conv1D)
-    return linear and not row.parameter.endswith("bias") and row.axis == out_axis
+def _rested_on(x: Tensor, derivative: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """The tokens that a drawn token rests on, which no padding is: (n, d), and their mean d^2 over ``rows``, (n,)."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    weights = (derivative.to(wide).square().sum(dim=-1) / rows).flatten()
+    chosen = weights > 0
+    return x.to(wide).flatten(0, -2)[chosen], weights[chosen]
 
 
 def _factor(block: Block, damping: float) -> Tensor:

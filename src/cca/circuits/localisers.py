@@ -33,6 +33,7 @@ from cca.engines.engine import Progress, Tokens
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
 from cca.models.components import KINDS
+from cca.models.drawn import MOST_TEXTS, Text
 from cca.pivots.pivot import Pivot
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ class Site:
     model: PreTrainedModel
     anatomy: Anatomy
     pivots: Sequence[Pivot]
-    spared: Sequence[tuple[Tokens, Tokens]] = ()
+    spared: Sequence[Text] = ()
     rows: str = "paper"
     seed: int = 0
     batch_size: int = 32
@@ -205,7 +206,10 @@ def _integrated(site: Site, choice: Choice) -> Circuit:
 
 def _selective(site: Site, choice: Choice) -> Circuit:
     fisher = site.remembered(
-        "fisher", lambda: gate_fisher(site.model, site.anatomy, site.spared, site.generator())
+        "fisher",
+        lambda: gate_fisher(
+            site.model, site.anatomy, site.spared, site.generator(), min(MOST_TEXTS, site.batch_size)
+        ),
     )
     return _top(site, choice, selective_scores(site.gradient, fisher), "selective")
 

@@ -18,24 +18,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cca import ranks
-from cca.engines.engine import Tokens
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
-from cca.models.drawn import drawn_log_likelihood
+from cca.models.drawn import MOST_TEXTS, Text, dealt, drawn_log_likelihood
 from cca.models.frozen import frozen
 from cca.models.gates import gated
-from cca.models.prefixes import buckets
 
 DAMPING = 0.01
-Spared = tuple[Tokens, Tokens]  # prompt, solution
 
 
 def gate_fisher(
     model: PreTrainedModel,
     anatomy: Anatomy,
-    texts: Sequence[Spared],
+    texts: Sequence[Text],
     generator: torch.Generator,
-    batch_size: int = 16,
+    batch_size: int = MOST_TEXTS,
     samples: int = 1,
 ) -> Tensor:
     """Sampled diagonal Fisher information of the gates, a token, (anatomy.size,) in float32 or wider, on the CPU.
@@ -47,17 +44,11 @@ def gate_fisher(
         raise CcaError("selective: expected text of other skills to spare, got none; add retention sets")
     wide = torch.promote_types(model.dtype, torch.float32)
     total = torch.zeros(anatomy.size, dtype=wide, device=model.device)
-    batches = buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size)
     with frozen(model):
-        for number, batch in enumerate(batches * samples):
-            rows = [texts[row] for row in batch]
-            if number % ranks.size() == ranks.rank():
-                total += _squared_gradients(model, anatomy, rows, generator)
-            else:
-                _pass_over(model, rows, generator)
-        for _, counts in ranks.mine(samples * len(batches)):
-            if not counts:  # a forward pass that the others make too
-                _squared_gradients(model, anatomy, [texts[0]], torch.Generator())
+        for rows, drawing, counts in dealt(model, texts, batch_size, samples, generator):
+            squared = _squared_gradients(model, anatomy, rows, drawing)
+            if counts:
+                total += squared
     ranks.add_up(total)
     return (total / (samples * sum(len(solution) for _, solution in texts))).cpu()
 
@@ -69,16 +60,8 @@ def selective_scores(gradient: Tensor, fisher: Tensor, damping: float = DAMPING)
     )
 
 
-def _pass_over(model: PreTrainedModel, texts: Sequence[Spared], generator: torch.Generator) -> None:
-    """Leave the generator as `_squared_gradients` does: tokens are drawn alike however texts are shared out."""
-    wide = torch.promote_types(model.dtype, torch.float32)
-    positions = sum(len(solution) for _, solution in texts)
-    even = torch.ones((), dtype=wide).expand(positions, model.config.get_text_config().vocab_size)
-    torch.multinomial(even, 1, generator=generator)
-
-
 def _squared_gradients(
-    model: PreTrainedModel, anatomy: Anatomy, texts: Sequence[Spared], generator: torch.Generator
+    model: PreTrainedModel, anatomy: Anatomy, texts: Sequence[Text], generator: torch.Generator
 ) -> Tensor:
     """The sum over texts of the squared gradients of their drawn tokens' log-probability, (anatomy.size,)."""
     wide = torch.promote_types(model.dtype, torch.float32)

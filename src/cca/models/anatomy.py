@@ -132,6 +132,21 @@ class Anatomy:
             for (name, axis), parts in owned.items()
         )
 
+    def owners(self, row: WeightRows) -> Tensor:
+        """The flat indices (k,) of the components that own the rows, as `rows` gives them."""
+        shape = self.shapes[row.parameter]
+        owner = torch.full((row_shape(shape, row.axis)[0],), -1)
+        for layer in self.layers:
+            for pattern in layer.patterns:
+                if row.parameter == pattern.bias or (row.parameter, row.axis) == (
+                    pattern.weight,
+                    pattern.axis,
+                ):
+                    units = torch.arange(pattern.n)
+                    first = self.span(layer.index, pattern.kind).start + pattern.first
+                    owner[pattern.indices(units)] = (first + units)[:, None]
+        return owner[row.indices]
+
     def parameter_count(self, components: Iterable[Component] | Tensor, mode: str = "paper") -> int:
         """Number of scalars in the rows that ``components`` own."""
         rows = self.rows(components, mode)

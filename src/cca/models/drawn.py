@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cca import ranks
 from cca.engines.engine import Tokens
-from cca.models.prefixes import padded, project_only
+from cca.models.prefixes import buckets, padded, project_only
+
+MOST_TEXTS = 16
+"""Texts of one forward and backward pass, where memory allows."""
 
 
 class Text(NamedTuple):
@@ -18,6 +22,30 @@ class Text(NamedTuple):
 
     prompt: Tokens
     solution: Tokens
+
+
+def dealt(
+    model: PreTrainedModel,
+    texts: Sequence[Text],
+    batch_size: int,
+    samples: int,
+    generator: torch.Generator,
+) -> Iterator[tuple[list[Text], torch.Generator, bool]]:
+    """This rank's batches of ``samples`` readings of every text: the texts, what to draw with, whether they count.
+
+    Draw from each batch before asking for the next. However the batches are shared out, the same tokens are drawn of
+    each: for those of other ranks ``generator`` is moved on. All ranks get as many batches, as `ranks.mine` has it.
+    """
+    batches = samples * buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size)
+    for number, batch in enumerate(batches):
+        own = [texts[row] for row in batch]
+        if number % ranks.size() == ranks.rank():
+            yield own, generator, True
+        else:
+            _pass_over(model, own, generator)
+    for _, counts in ranks.mine(len(batches)):
+        if not counts:
+            yield [texts[0]], torch.Generator(), False
 
 
 def drawn_log_likelihood(model: PreTrainedModel, texts: Sequence[Text], generator: torch.Generator) -> Tensor:
@@ -48,3 +76,11 @@ def solution_log_probabilities(model: PreTrainedModel, texts: Sequence[Text]) ->
         handle.remove()
     wide = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(wide).log_softmax(dim=-1)
+
+
+def _pass_over(model: PreTrainedModel, texts: Sequence[Text], generator: torch.Generator) -> None:
+    """Leave the generator as `drawn_log_likelihood` does."""
+    wide = torch.promote_types(model.dtype, torch.float32)
+    positions = sum(len(solution) for _, solution in texts)
+    even = torch.ones((), dtype=wide).expand(positions, model.config.get_text_config().vocab_size)
+    torch.multinomial(even, 1, generator=generator)

@@ -29,8 +29,7 @@ def routed_correction(
     factors: (n,) or (B, n) of the routed neurons, expert by expert.
     at: the gated (rows, positions), None for all; shape: (B, T) of the forward pass under way.
     """
-    call = inspect.signature(experts.forward).bind(*args, **kwargs).arguments
-    x, chosen, weights = call.values()  # (B * T, C), (B * T, K), (B * T, K)
+    x, chosen, weights = routing(experts, args, kwargs)
     B, T = shape
     if at is None:
         tokens = torch.arange(B * T, device=x.device)
@@ -44,21 +43,31 @@ def routed_correction(
     for e in chosen[tokens].unique().tolist():
         which, slot = torch.where(chosen[tokens] == e)
         here = tokens[which]
-        neurons = _neurons(experts, x[here], e)  # (n, N)
+        neurons = activated(experts, inner(experts, x[here], e))  # (n, N)
         factor = by_expert[row[which] if len(by_expert) > 1 else 0, e]
-        change = _linear(experts, (neurons * (factor - 1)).to(x.dtype), experts.down_proj[e])
+        change = linear(experts, (neurons * (factor - 1)).to(x.dtype), experts.down_proj[e])
         out = out.index_add(0, here, (change * weights[here, slot, None]).to(x.dtype))
     return out
 
 
-def _neurons(experts: Any, x: Tensor, e: int) -> Tensor:
-    """The neurons (n, N) of expert ``e`` at the tokens x (n, C)."""
+def routing(experts: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``experts`` are called with: the tokens (N, C), the experts chosen for each and their weights (N, K)."""
+    x, chosen, weights = inspect.signature(experts.forward).bind(*args, **kwargs).arguments.values()
+    return x, chosen, weights
+
+
+def inner(experts: Any, x: Tensor, e: int) -> Tensor:
+    """What expert ``e`` makes of the tokens x (n, C) before its activation: (n, N), or (n, 2 N) with gates."""
     name = "gate_up_proj" if experts.has_gate else "up_proj"
-    inner = _linear(experts, x, getattr(experts, name)[e])
-    if experts.has_bias:
-        inner = inner + getattr(experts, f"{name}_bias")[e]
+    out = linear(experts, x, getattr(experts, name)[e])
+    return out + getattr(experts, f"{name}_bias")[e] if experts.has_bias else out
+
+
+def activated(experts: Any, inner: Tensor) -> Tensor:
+    """The neurons (n, N)."""
     return experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
 
 
-def _linear(experts: Any, x: Tensor, weight: Tensor) -> Tensor:
+def linear(experts: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """x (n, inputs) through one expert's weight."""
     return x @ weight if experts.is_transposed else x @ weight.T

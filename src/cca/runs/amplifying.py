@@ -13,6 +13,7 @@ from cca.amplify.preconditioner import Precondition
 from cca.amplify.update import Amplified, StepRecord, UpdateSettings, amplify
 from cca.circuits.circuit import Circuit
 from cca.files import Row
+from cca.models.drawn import MOST_TEXTS
 from cca.models.out_of_memory import halving
 from cca.pivots.pivot import Pivot
 from cca.runs.directory import without_out
@@ -22,7 +23,6 @@ from cca.runs.spared import spared_texts
 from cca.runs.validating import Validator
 
 AMPLIFY = "cca.amplify"
-WHITENING_BATCH = 16
 
 
 def run_amplify(
@@ -38,7 +38,7 @@ def run_amplify(
             batch_size,
         )  # fmt: skip
 
-    shaped = halving(f"{what}: Fisher information", WHITENING_BATCH, shape, session.note)
+    shaped = halving(f"{what}: Fisher information", MOST_TEXTS, shape, session.note)
     with session.narrator.work(f"{what}: steps on {len(circuit)} components", settings.steps) as progress:
 
         def told(record: StepRecord) -> None:
