@@ -34,6 +34,29 @@ def made(
 
 
 DIALECTS = {
+    "several draws": made("{n} {k}", ["$n = sample(range(2, 9)) * sample([10, 100])", TWO[1]]),
+    "sorted draws": made("{n} {k}", ["$k, $n = sorted(sample(range(2, 50), 2))"], ["k < n"], "n-k"),
+    "several in one": made("{a[0]}, {a[1]}: {n} {k}", ["a = sample(names, 2)", *TWO]),
+    "arrays": made("{n} {k}", ["$n = np.arange(1, 30) / 2 + 10", "$k = np.round([2.254, 3.5], 2)"]),
+    "methods": made("{c.lower()} {n} {k}", ["c = sample(['Red', 'Blue'])", *TWO], ["(n/2).is_integer()"]),
+    "two loops": made("{n} {k}", ["n, k = sample([(a, b) for a in range(3, 12) for b in range(2, a)])"]),
+    "a dictionary": made(
+        "{u} {n} {k}",
+        [*TWO, "u = sample(['foot', 'yard'])", "$p = {'foot': 12, 'yard': 36}[u]"],
+        answer="n*p+k",
+    ),
+    "formats": made("{'%.2f' % n} {'${:.2f}'.format(k)} {u}", [*TWO, "u = f'{n:.1f}-pen'"]),
+    "doubled and nested braces": made(
+        "{{n,2}} and {k,3}", worked="{n} + {k} = { {n} + {k} }\n#### {{n+k}}", answer="{n} + {k}"
+    ),
+    "an answer below zero turned round": made("{n} {k}", answer="-(-n//k)", conditions=["n % k == 0"]),
+    "is": made("{n} {k}", TWO, ["is_int(n/2) is True", "n is not k"]),
+    "parts of a fraction": made(
+        "{f} {n} {k}", [*TWO, "$f = sample(fraction_nums)"], ["is_int(n*f)"], "n*f.numerator//f.denominator+k"
+    ),
+    "unknown fractions": made("{f,a third} of {n} {k}", ["f = sample(shares)", *TWO], ["is_int(n*f)"], "n*f+k"),
+    "tens": made("{n} {k}", ["$n = range(200, 900)", TWO[1]], (), "round(n, -1) + k"),
+    "ends in commas": made("{n} {k}", ["$n = range(2, 90),", "$k = range(2, 60);"]),
     "keyword count": made("{a,A}, {b,B}: {n}, {k}", [*TWO, "a, b = sample(names, k=2)"]),
     "random.sample": made("{a,A}, {b,B}: {n}, {k}", [*TWO, "a, b = random.sample(names, 2)"]),
     "numpy draws": made("{n} {k}", ["$n = np.random.randint(2, 90)", "$k = np.random.choice(range(2, 80))"]),

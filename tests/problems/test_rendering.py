@@ -69,7 +69,7 @@ def test_names_and_defaults_of_the_slots() -> None:
         ("n} more", "a lone '}' near 'n} more'"),
         ("{n +}", "cannot read 'n +'"),
         ("{n.real}", "attribute access"),
-        ("{{n}}", "a lone '{'"),
+        ("{n {n}", "a lone '{'"),
         ("{n}" * 3000, "at most 2000 slots"),
         ("x" * 60_000, "at most 20000 characters"),
     ],

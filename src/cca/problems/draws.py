@@ -6,6 +6,8 @@ a, b = sample([("pen", 2), ("cup", 5)]) the parts of one item
 d1, d2 = sample_sequential(weekdays, 2) neighbours, going round for days, months and seasons
 $x = range(5, 100, 5)                   any list, range or array is a domain; a single value is a constant
 $y = sample(range(1, 9)) * x            an expression around a draw; earlier targets may be read
+a, b = sorted(sample(range(9), 2))      an expression around several items, or several draws: the items are drawn under
+pair = sample(names, 2)                 names of their own (`_taken_apart`)
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from fractions import Fraction
 from typing import Any
 
 from cca.problems.expressions import Expression
-from cca.problems.functions import INIT_ONLY, WIDEST, text
+from cca.problems.formats import text
+from cca.problems.functions import INIT_ONLY, WIDEST
+from cca.problems.operators import Array
 from cca.problems.quantities import LONGEST, ExpressionError, Worded, shown
-from cca.problems.syntax import brief, dotted, parse
+from cca.problems.syntax import brief, dotted, is_dotted, parse
 from cca.problems.vocabulary import CYCLES, LISTS, spelled
 
 _PICKED = "drawn_item"
@@ -105,18 +109,52 @@ def parse_draws(line: str) -> list[Draw]:
         raise ExpressionError(f"expected 'name = values' in #init, got '{brief(line)}'")
     if any(target.startswith("_") for target in targets):
         raise ExpressionError(f"expected names without a leading underscore, got '{brief(line)}'")
-    tree = parse(right)
+    tree = parse(right.strip().rstrip(",;"))
     if isinstance(tree, ast.Tuple) and len(tree.elts) == len(targets) > 1:
         return [_draw((target,), part, line) for target, part in zip(targets, tree.elts, strict=True)]
-    if isinstance(tree, ast.Call) and dotted(tree.func).rpartition(".")[2] in RANGES:
+    if isinstance(tree, ast.Call) and is_dotted(tree.func) and dotted(tree.func).rpartition(".")[2] in RANGES:
         return [_draw((target,), tree, line) for target in targets]  # "a, b = range(...)": each of its own
+    calls = _draw_calls(tree)
+    if len(calls) > 1 or any((call is not tree or len(targets) == 1) and _count(call) > 1 for call in calls):
+        return _taken_apart(targets, tree, calls, line)
     return [_draw(targets, tree, line)]
 
 
-def _draw(targets: tuple[str, ...], tree: ast.expr, line: str) -> Draw:
+def _taken_apart(targets: tuple[str, ...], tree: ast.expr, calls: list[ast.Call], line: str) -> list[Draw]:
+    """The draws of a line with several, each with names of its own, and last what is made of them."""
+    draws: list[Draw] = []
+    for place, call in enumerate(calls):
+        count = _count(call)
+        names = tuple(f"{targets[0]}_draw{place}_{item}" for item in range(count))
+        draws.append(_draw(names, call, line))
+        items: list[ast.expr] = [ast.Name(name, ast.Load()) for name in names]
+        tree = _Replaced(call, items[0] if count == 1 else ast.List(items, ast.Load())).visit(tree)
+    return [*draws, Draw(targets, *_constant(targets, tree, line), None, line)]
+
+
+def _constant(targets: tuple[str, ...], tree: ast.expr, line: str) -> tuple[str, Expression]:
+    """(kind, source) of a draw whose one item is the value of ``tree``."""
+    return "each" if len(targets) == 1 else "rows", Expression(line, ast.List([tree], ast.Load()))
+
+
+def _draw_calls(tree: ast.expr) -> list[ast.Call]:
+    """The draws in a tree; one within another is not."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _drawing(node)]
-    if len(calls) > 1:
-        raise ExpressionError(f"expected one sample() a line, got several in '{brief(line)}'")
+    if any(other is not call and other in ast.walk(call) for call in calls for other in calls):
+        raise ExpressionError("expected no sample() within another, got one")
+    return calls
+
+
+def _count(call: ast.Call) -> int:
+    """How many items a draw takes, as far as a plain number says so."""
+    given = call.args[1:2] + [word.value for word in call.keywords if word.arg in COUNTS]
+    ranged = dotted(call.func).endswith(("randint", "randrange"))
+    (count,) = given if len(given) == 1 and not ranged else [ast.Constant(1)]
+    return count.value if isinstance(count, ast.Constant) and type(count.value) is int else 1
+
+
+def _draw(targets: tuple[str, ...], tree: ast.expr, line: str) -> Draw:
+    calls = _draw_calls(tree)
     if not calls:
         return Draw(targets, "each" if len(targets) == 1 else "rows", Expression(line, tree), None, line)
     (call,) = calls
@@ -128,7 +166,9 @@ def _draw(targets: tuple[str, ...], tree: ast.expr, line: str) -> Draw:
         raise ExpressionError(f"expected {name}(list, count), got '{brief(line)}'")
     if not 1 <= len(arguments) <= 2:
         raise ExpressionError(f"expected {name}(list) or {name}(list, count), got '{brief(line)}'")
-    mapping = None if call is tree else Expression(line, _Replaced(call).visit(tree))
+    mapping = (
+        None if call is tree else Expression(line, _Replaced(call, ast.Name(_PICKED, ast.Load())).visit(tree))
+    )
     if name.endswith(("randint", "randrange")):
         inclusive = name in ("randint", "random.randint")  # numpy's leaves the upper end out
         high = ast.BinOp(arguments[-1], ast.Add(), ast.Constant(1)) if inclusive else arguments[-1]
@@ -145,24 +185,24 @@ def _draw(targets: tuple[str, ...], tree: ast.expr, line: str) -> Draw:
 
 
 def _drawing(node: ast.Call) -> bool:
-    try:
-        return dotted(node.func) in INIT_ONLY
-    except ExpressionError:
-        return False
+    return is_dotted(node.func) and dotted(node.func) in INIT_ONLY
 
 
 class _Replaced(ast.NodeTransformer):
-    """The tree with the draw replaced by the name that stands for the drawn item."""
+    """The tree with the draw replaced by what stands for the drawn items."""
 
-    def __init__(self, call: ast.Call) -> None:
+    def __init__(self, call: ast.Call, standing: ast.expr) -> None:
         self.call = call
+        self.standing = standing
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        return ast.Name(_PICKED, ast.Load()) if node is self.call else self.generic_visit(node)
+        return self.standing if node is self.call else self.generic_visit(node)
 
 
 def _worded(item: Any) -> Any:
-    """A pair of words and their number as one Worded; anything else as it is."""
+    """A pair of words and their number as one Worded, an array as a list; anything else as it is."""
+    if isinstance(item, Array):
+        return list(item)
     pair = isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int | Fraction)
     return (
         Worded(text(item[0]), item[1]) if pair and (isinstance(item[0], str) or item[0] == item[1]) else item

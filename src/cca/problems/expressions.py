@@ -2,8 +2,9 @@
 
 An expression is parsed once by ``ast`` in mode "eval", every node is checked against what is listed here, and the
 tree becomes one closure over a dict of values; calling it costs about 0.1 microseconds a node. There is no attribute
-access at all: a dotted name such as ``np.arange`` is looked up whole among the known functions and is refused
-anywhere else. Length, nesting, powers, repetitions and sizes are bounded, so no expression takes long.
+access at all: a dotted name such as ``np.arange`` is looked up whole among the known functions, a method such as
+``.lower()`` among those of ours that go by its name (`methods`), and anything else with a dot is refused. Length,
+nesting, powers, repetitions and sizes are bounded, so no expression takes long.
 """
 
 from __future__ import annotations
@@ -15,10 +16,22 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from cca.problems.comprehension import comprehension
-from cca.problems.functions import FUNCTIONS, INIT_ONLY, bulk, distinct, divide, multiply, power
-from cca.problems.quantities import LARGEST, LONGEST, ExpressionError, Worded, exact, shown
-from cca.problems.syntax import MAXIMUM_COST, MAXIMUM_DEPTH, MAXIMUM_NODES, brief, described, dotted, parse
+from cca.problems.comprehension import Loop, comprehension
+from cca.problems.formats import formatted
+from cca.problems.functions import ARRAYS, FUNCTIONS, INIT_ONLY, LISTING, distinct
+from cca.problems.methods import METHODS, PROPERTIES
+from cca.problems.operators import bounded, bulk, operation
+from cca.problems.quantities import LONGEST, ExpressionError, Worded, exact, shown
+from cca.problems.syntax import (
+    MAXIMUM_COST,
+    MAXIMUM_DEPTH,
+    MAXIMUM_NODES,
+    brief,
+    described,
+    dotted,
+    is_dotted,
+    parse,
+)
 from cca.problems.vocabulary import LISTS
 
 Values = Mapping[str, Any]
@@ -27,6 +40,8 @@ Closure = Callable[[Any], Any]
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
+    ast.Is: operator.eq,  # "n is 3", "unit is not other": what their writer means
+    ast.IsNot: operator.ne,
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
@@ -42,7 +57,7 @@ class Expression:
     __slots__ = ("closure", "cost", "names", "text", "tree")
 
     def __init__(self, text: str, tree: ast.expr) -> None:
-        compiler = _Compiler()
+        compiler = _Compiler(LISTING if _uses_arrays(tree) else 0)
         self.text = text
         self.tree = tree
         self.closure = compiler.compile(tree, 0)
@@ -78,11 +93,12 @@ def compiled(text: str) -> Expression:
 class _Compiler:
     """Turns one tree into a closure, collecting the names it reads and its price."""
 
-    def __init__(self) -> None:
+    def __init__(self, operation_price: int) -> None:
         self.names: set[str] = set()
         self.cost = 0
         self.nodes = 0
-        self.local: str | None = None
+        self.local: set[str] = set()
+        self.operation_price = operation_price
 
     def compile(self, node: ast.AST, depth: int) -> Closure:
         self.nodes += 1
@@ -113,7 +129,7 @@ class _Compiler:
             raise ExpressionError(
                 f"name {name!r} is not allowed in a template (it starts with an underscore)"
             )
-        if name != self.local:
+        if name not in self.local:
             self.names.add(name)
         if name not in LISTS:
             return operator.itemgetter(name)
@@ -122,55 +138,8 @@ class _Compiler:
 
     def _binop(self, node: ast.BinOp, depth: int) -> Closure:
         left, right = self.compile(node.left, depth), self.compile(node.right, depth)
-        match node.op:
-            case ast.Add():
-
-                def add(values: Any) -> Any:
-                    result = left(values) + right(values)
-                    return result if type(result) is int else _bounded(result)
-
-                return add
-            case ast.Sub():
-
-                def subtract(values: Any) -> Any:
-                    result = left(values) - right(values)
-                    return result if type(result) is int else exact(result)
-
-                return subtract
-            case ast.Mult():
-
-                def product(values: Any) -> Any:
-                    one, other = left(values), right(values)
-                    if type(one) is int and type(other) is int:
-                        result = one * other
-                        if -LARGEST < result < LARGEST:
-                            return result
-                    return multiply(one, other)
-
-                return product
-            case ast.Div():
-
-                def quotient(values: Any) -> Any:
-                    one, other = left(values), right(values)
-                    if type(one) is int and type(other) is int and not one % other:
-                        return one // other
-                    return divide(one, other)
-
-                return quotient
-            case ast.FloorDiv():
-                return lambda values: exact(left(values) // right(values))
-            case ast.Mod():
-
-                def remainder(values: Any) -> Any:
-                    one = left(values)
-                    if isinstance(one, str):
-                        raise ExpressionError("expected a number before '%', got a text")
-                    return exact(one % right(values))
-
-                return remainder
-            case ast.Pow():
-                return lambda values: power(left(values), right(values))
-        raise ExpressionError(f"operator {type(node.op).__name__} is not allowed in a template")
+        self.cost += self.operation_price
+        return operation(node.op, left, right)
 
     def _unaryop(self, node: ast.UnaryOp, depth: int) -> Closure:
         operand = self.compile(node.operand, depth)
@@ -190,11 +159,6 @@ class _Compiler:
         return lambda values: any(part(values) for part in parts)
 
     def _compare(self, node: ast.Compare, depth: int) -> Closure:
-        for kind in node.ops:
-            if type(kind) not in _COMPARISONS:
-                raise ExpressionError(
-                    f"comparison {type(kind).__name__} is not allowed in a template; use =="
-                )
         first = self.compile(node.left, depth)
         rest = [
             (_COMPARISONS[type(kind)], self.compile(part, depth))
@@ -244,52 +208,88 @@ class _Compiler:
 
         return item
 
-    def _listcomp(self, node: ast.ListComp | ast.GeneratorExp, depth: int) -> Closure:
-        (loop, *more) = node.generators
-        if more or self.local is not None or not isinstance(loop.target, ast.Name) or loop.is_async:
-            raise ExpressionError("expected comprehensions with one loop over one name, got a nested one")
-        source = self.compile(loop.iter, depth)
-        name = self.local = loop.target.id
-        before = self.cost
+    def _listcomp(self, node: ast.ListComp | ast.GeneratorExp | ast.SetComp, depth: int) -> Closure:
+        if self.local:
+            raise ExpressionError("expected comprehensions without another one in them, got a nested one")
+        before, loops = self.cost, []
+        for loop in node.generators:
+            source = self.compile(loop.iter, depth)
+            targets = loop.target.elts if isinstance(loop.target, ast.Tuple) else [loop.target]
+            names = tuple(target.id for target in targets if isinstance(target, ast.Name))
+            if len(names) < len(targets) or loop.is_async:
+                raise ExpressionError("expected comprehensions that loop over plain names, got another one")
+            self.local |= set(names)
+            loops.append(Loop(names, source, [self.compile(test, depth) for test in loop.ifs]))
         element = self.compile(node.elt, depth)
-        tests = [self.compile(test, depth) for test in loop.ifs]
-        price = self.cost - before
-        self.local = None
+        self.local = set()
+        made = comprehension(loops, element, self.cost - before)
         self.cost += LONGEST
+        return (lambda values: distinct(made(values))) if isinstance(node, ast.SetComp) else made
 
-        return comprehension(source, name, tests, element, price)
+    _generatorexp = _setcomp = _listcomp
 
-    _generatorexp = _listcomp
+    def _dict(self, node: ast.Dict, depth: int) -> Closure:
+        if any(key is None for key in node.keys):
+            raise ExpressionError("expected keys and values in a dictionary, got **")
+        keys = [self.compile(key, depth) for key in node.keys if key is not None]
+        parts = [self.compile(part, depth) for part in node.values]
+        return lambda values: _within(
+            {key(values): part(values) for key, part in zip(keys, parts, strict=True)}
+        )
+
+    def _joinedstr(self, node: ast.JoinedStr, depth: int) -> Closure:
+        parts = [self.compile(part, depth) for part in node.values]
+        return lambda values: bounded("".join([part(values) for part in parts]))
+
+    def _formattedvalue(self, node: ast.FormattedValue, depth: int) -> Closure:
+        if node.conversion != -1:
+            raise ExpressionError("expected f-strings without '!', got one with it")
+        value = self.compile(node.value, depth)
+        shape = self.compile(node.format_spec, depth) if node.format_spec else lambda _: ""
+        return lambda values: formatted(value(values), shape(values))
+
+    def _attribute(self, node: ast.Attribute, depth: int) -> Closure:
+        if node.attr not in PROPERTIES:
+            raise ExpressionError(f"{described(node)} is not allowed in a template")
+        read, value = PROPERTIES[node.attr], self.compile(node.value, depth)
+        return lambda values: read(value(values))
 
     def _call(self, node: ast.Call, depth: int) -> Closure:
-        name = dotted(node.func)
+        name, function, price = _called(node)
         if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
             raise ExpressionError(f"expected plain arguments for {name}(), got named or starred ones")
-        if name not in FUNCTIONS:
-            if name in INIT_ONLY:
-                raise ExpressionError(f"{name}() is only allowed in #init lines")
-            near = difflib.get_close_matches(name, FUNCTIONS, n=1)
-            raise ExpressionError(
-                f"unknown function {name}()" + (f"; did you mean {near[0]}()?" if near else "")
-            )
-        function, price = FUNCTIONS[name]
         self.cost += price
-        arguments = [self.compile(argument, depth) for argument in node.args]
+        parts = node.args
+        if isinstance(node.func, ast.Attribute) and name.startswith("."):
+            parts = [node.func.value, *parts]
+        arguments = [self.compile(part, depth) for part in parts]
         if len(arguments) == 1:
             (only,) = arguments
             return lambda values: function(only(values))
         return lambda values: function(*[argument(values) for argument in arguments])
 
 
-def _bounded(value: Any) -> Any:
-    if isinstance(value, str | list | tuple):
-        if len(value) > LONGEST:
-            raise ExpressionError(f"expected at most {LONGEST} items or characters, got {len(value)}")
-        return value
-    return exact(value)
+def _called(node: ast.Call) -> tuple[str, Closure, int]:
+    """(name, function, price) of what is called; a method's name begins with a dot."""
+    function = node.func
+    name = dotted(function) if is_dotted(function) else ""
+    if name in FUNCTIONS:
+        return (name, *FUNCTIONS[name])
+    if isinstance(function, ast.Attribute) and function.attr in METHODS and name not in INIT_ONLY:
+        return f".{function.attr}", METHODS[function.attr], LISTING
+    if name in INIT_ONLY:
+        raise ExpressionError(f"{name}() is only allowed in #init lines")
+    near = difflib.get_close_matches(name or dotted(function), FUNCTIONS, n=1)
+    raise ExpressionError(f"unknown function {name}()" + (f"; did you mean {near[0]}()?" if near else ""))
+
+
+def _uses_arrays(tree: ast.expr) -> bool:
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return any(is_dotted(call) and dotted(call) in ARRAYS for call in calls)
 
 
 def _within(items: Any) -> Any:
-    if any(isinstance(item, list | tuple) for item in items) and bulk(items) > LONGEST:
+    held = items.values() if isinstance(items, dict) else items
+    if any(isinstance(item, list | tuple | dict) for item in held) and bulk(items) > LONGEST:
         raise ExpressionError(f"expected at most {LONGEST} items in a list of lists, got more")
     return items

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
+from cca.problems.formats import text
+from cca.problems.operators import Array, divide, power, root
 from cca.problems.quantities import (
     LARGEST,
     LONGEST,
@@ -39,52 +41,6 @@ INIT_ONLY = (
     "np.random.randint",
 )
 """Draws: they are the sampler's business, never an expression's."""
-
-
-def bulk(value: Any) -> int:
-    """The items and characters in a text or list, those of the lists in it included."""
-    if isinstance(value, list | tuple):
-        return len(value) + sum(bulk(item) for item in value if isinstance(item, list | tuple))
-    return len(value)
-
-
-def multiply(one: Any, other: Any) -> Any:
-    """``one * other`` where a number repeats a text or a list only up to LONGEST."""
-    for whole, count in ((one, other), (other, one)):
-        if isinstance(whole, str | list | tuple):
-            times = number(count, "a repetition")
-            if not isinstance(times, int) or max(bulk(whole), 1) * times > LONGEST:
-                raise ExpressionError(
-                    f"expected at most {LONGEST} items or characters, got a repetition of {shown(count)}"
-                )
-            return whole * times
-    return exact(number(one, "a product") * number(other, "a product"))
-
-
-def divide(one: Any, other: Any) -> Number:
-    return exact(Fraction(number(one, "a division")) / number(other, "a division"))
-
-
-def power(base: Any, exponent: Any) -> Number:
-    base, exponent = number(base, "a power"), number(exponent, "an exponent")
-    if exponent == Fraction(1, 2):
-        return root(base)
-    if not isinstance(exponent, int):
-        raise ExpressionError(f"expected a whole exponent or 1/2, got {shown(exponent)}")
-    digits = max(abs(base.numerator).bit_length(), base.denominator.bit_length()) - 1
-    if abs(exponent) > 64 or digits * abs(exponent) > LARGEST.bit_length():
-        raise ExpressionError(f"expected powers up to 1e18, got {shown(base)} ** {shown(exponent)}")
-    return exact(Fraction(base) ** exponent)
-
-
-def root(value: Any) -> Number:
-    """The square root where it is exact; other roots have no place in an answer."""
-    value = Fraction(number(value, "a square root"))
-    if value >= 0:
-        top, bottom = math.isqrt(value.numerator), math.isqrt(value.denominator)
-        if top * top == value.numerator and bottom * bottom == value.denominator:
-            return exact(Fraction(top, bottom))
-    raise ExpressionError(f"expected a perfect square, got {shown(value)}")
 
 
 def is_int(value: Any) -> bool:
@@ -129,7 +85,7 @@ def span(*bounds: Any) -> range:
     return result
 
 
-def steps(*bounds: Any) -> list[Number]:
+def steps(*bounds: Any) -> Array:
     """``np.arange`` and ``frange``: start, start + step, ... below stop, without rounding noise."""
     numbers = [Fraction(number(bound, "arange")) for bound in bounds]
     if not 1 <= len(numbers) <= 3:
@@ -141,14 +97,15 @@ def steps(*bounds: Any) -> list[Number]:
     count = max(0, math.ceil((stop - start) / step))
     if count > LONGEST:
         raise ExpressionError(f"expected at most {LONGEST} steps, got {count}")
-    return [exact(start + index * step) for index in range(count)]
+    return Array([exact(start + index * step) for index in range(count)])
 
 
-def spaced(start: Any, stop: Any, count: Any = 50) -> list[Number]:
+def spaced(start: Any, stop: Any, count: Any = 50) -> Array:
     first, last, count = number(start, "linspace"), number(stop, "linspace"), number(count, "linspace")
     if not isinstance(count, int) or not 1 <= count <= LONGEST:
         raise ExpressionError(f"expected linspace() of 1 ... {LONGEST} numbers, got {shown(count)}")
-    return [exact(first + Fraction(last - first) * index / max(count - 1, 1)) for index in range(count)]
+    parts = max(count - 1, 1)
+    return Array([exact(first + Fraction(last - first) * index / parts) for index in range(count)])
 
 
 def numbers_within(low: Any, high: Any, step: Any = 1) -> list[Worded]:
@@ -159,8 +116,17 @@ def numbers_within(low: Any, high: Any, step: Any = 1) -> list[Worded]:
     ]
 
 
+def strings(low: Any, high: Any, step: Any = 1) -> list[Worded]:
+    """``range_str``: a range of numbers in digits, each a pair of text and number as others in words are."""
+    return [Worded(str(value), value) for value in items(span(low, high, step))]
+
+
+def zipped(*lists: Any) -> list[tuple[Any, ...]]:
+    return list(zip(*map(items, lists), strict=False))
+
+
 def items(value: Any) -> list[Any]:
-    if not isinstance(value, list | tuple | range) or len(value) > LONGEST:
+    if not isinstance(value, list | tuple | range | str) or len(value) > LONGEST:
         raise ExpressionError(f"expected a list of at most {LONGEST} items, got {shown(value)}")
     return list(value)
 
@@ -187,12 +153,6 @@ def mixed(value: Any) -> str:
     return f"{sign}{units} {rest}/{size.denominator}" if units else f"{sign}{rest}/{size.denominator}"
 
 
-def text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return value.text if isinstance(value, Worded) else written(number(value, "str"))
-
-
 def _read(value: Any, what: str) -> Number:
     if isinstance(value, str):
         spelled = parsed_number(value)
@@ -200,6 +160,17 @@ def _read(value: Any, what: str) -> Number:
             raise ExpressionError(f"expected {what}() of a number, got {shown(value)}")
         return spelled
     return number(value, what)
+
+
+def _each(function: Callable[..., Any]) -> Callable[..., Any]:
+    """numpy's form of a function: of a number, or of every item of a list."""
+
+    def call(value: Any, *rest: Any) -> Any:
+        if isinstance(value, list | tuple | range):
+            return Array([function(item, *rest) for item in items(value)])
+        return function(value, *rest)
+
+    return call
 
 
 def _folded(function: Callable[[Sequence[Any]], Any]) -> Callable[..., Any]:
@@ -233,7 +204,7 @@ def _sum(values: Sequence[Any]) -> Any:
     return exact(total)
 
 
-_LISTING = LONGEST // 10
+LISTING = LONGEST // 10
 """Price of a call that may go through a list (one node of an expression costs 1)."""
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
@@ -250,23 +221,25 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "str": (text, 1),
     "min": (_folded(min), 10),
     "max": (_folded(max), 10),
-    "sum": (_folded(_sum), _LISTING),
-    "all": (_folded(all), _LISTING),
-    "any": (_folded(any), _LISTING),
+    "sum": (_folded(_sum), LISTING),
+    "all": (_folded(all), LISTING),
+    "any": (_folded(any), LISTING),
     "len": (lambda value: len(value), 1),
-    "list": (items, _LISTING),
-    "tuple": (lambda value: tuple(items(value)), _LISTING),
-    "set": (distinct, _LISTING),
-    "sorted": (lambda value: sorted(items(value)), _LISTING),
+    "list": (items, LISTING),
+    "tuple": (lambda value: tuple(items(value)), LISTING),
+    "set": (distinct, LISTING),
+    "sorted": (lambda value: sorted(items(value)), LISTING),
     "range": (span, 3),
-    "frange": (steps, _LISTING),
-    "arange": (steps, _LISTING),
-    "linspace": (spaced, _LISTING),
-    "numbers_within": (numbers_within, _LISTING),
-    "fix_floats": (tidied, _LISTING),
-    "shuffle_list": (items, _LISTING),
-    "shuffle": (items, _LISTING),
-    "array": (items, _LISTING),
+    "frange": (steps, LISTING),
+    "arange": (steps, LISTING),
+    "linspace": (spaced, LISTING),
+    "numbers_within": (numbers_within, LISTING),
+    "range_str": (strings, LISTING),
+    "fix_floats": (tidied, LISTING),
+    "shuffle_list": (items, LISTING),
+    "shuffle": (items, LISTING),
+    "array": (lambda value: Array(items(value)), LISTING),
+    "zip": (zipped, LISTING),
     "format_frac": (mixed, 3),
     "format_fraction": (mixed, 3),
     "number_words": (lambda value: number_words(whole(value)), 10),
@@ -284,11 +257,23 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
     "perm": (_whole_numbers(math.perm), 10),
     "money": (lambda value: rounded(number(value, "money"), 2), 3),
 }
+_NUMPY = "arange linspace round array floor ceil abs min max sum sqrt gcd lcm"
 for _module, _names in {
-    "np": "arange linspace round array floor ceil abs min max sum sqrt gcd lcm",
-    "numpy": "arange linspace round array floor ceil abs min max sum sqrt gcd lcm",
+    "np": _NUMPY,
+    "numpy": _NUMPY,
     "math": "floor ceil trunc sqrt gcd lcm factorial comb perm pow",
     "fractions": "Fraction",
 }.items():
     for _name in _names.split():
         FUNCTIONS[f"{_module}.{_name}"] = FUNCTIONS[_name]
+_BY_ITEM = "round floor ceil abs sqrt".split()
+for _name in _BY_ITEM:
+    FUNCTIONS[f"np.{_name}"] = FUNCTIONS[f"numpy.{_name}"] = (_each(FUNCTIONS[_name][0]), LISTING)
+
+ARRAYS = frozenset(
+    name
+    for name in FUNCTIONS
+    if name.rpartition(".")[2] in ("arange", "frange", "linspace", "array")
+    or (name.partition(".")[0] in ("np", "numpy") and name.rpartition(".")[2] in _BY_ITEM)
+)
+"""Functions that may give an Array: operators in an expression with one of them go through lists."""

@@ -167,10 +167,10 @@ def rounded(value: Number, digits: int) -> str:
 
 def round_half_away(value: Number, digits: int = 0) -> Number:
     """Round as a person does, halves away from zero (Python's round goes to the even neighbour)."""
-    scale = 10**digits
+    scale = 10**digits if digits >= 0 else Fraction(1, 10**-digits)
     scaled = abs(Fraction(value)) * scale
     units = (2 * scaled.numerator + scaled.denominator) // (2 * scaled.denominator)
-    result = Fraction(-units if value < 0 else units, scale)
+    result = Fraction(-units if value < 0 else units) / scale
     return result.numerator if result.denominator == 1 else result
 
 

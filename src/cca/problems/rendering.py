@@ -14,14 +14,17 @@ from functools import lru_cache
 from typing import Any
 
 from cca.problems.expressions import Expression, compiled
-from cca.problems.quantities import LONGEST, ExpressionError, Worded, number, rounded, written
+from cca.problems.formats import SHAPE, formatted
+from cca.problems.quantities import ExpressionError, Worded, written
+from cca.problems.syntax import undollared
 
 MAXIMUM_TEXT = 20_000
 MAXIMUM_SLOTS = 2_000
 MAXIMUM_COST = 200_000
 
-_SLOT = re.compile(r"\{([^{}]*)\}")
-_FORMAT = re.compile(r"(.*):(0\d)?(,?)(?:\.(\d))?([fd%]?)", re.DOTALL)
+_BRACE = re.compile(r"[{}]")
+_DOUBLED = re.compile(r"\s*\{([^{}]*)\}\s*")
+_FORMAT = re.compile(rf"(.*):({SHAPE.pattern})", re.DOTALL)
 _OPENS_SENTENCE = re.compile(r"(?:\A|[.!?][\"”')]*\s|\n)\s*\Z")
 _OPERATOR_BEFORE = re.compile(r"(?:[*/+=÷×<>(^]|(?<=\s)[-–−x]|(?<=\d)-)\s*(?:[$€£])?\Z")
 _OPERATOR_AFTER = re.compile(r"\A\s*(?:[*/+=÷×<>^%]|[-–−x](?=\s)|-(?=\d))")
@@ -60,16 +63,18 @@ class Text:
 
     def _split(self, annotated: str) -> None:
         position = 0
-        if len(_SLOT.findall(annotated)) > MAXIMUM_SLOTS:
+        slots = _slots(annotated)
+        if len(slots) > MAXIMUM_SLOTS:
             raise ExpressionError(f"expected at most {MAXIMUM_SLOTS} slots, got more")
-        for slot in _SLOT.finditer(annotated):
-            before, after = annotated[position : slot.start()], annotated[slot.end() :]
+        for start, end in slots:
+            before, after = annotated[position:start], annotated[end:]
             self._parts.append(_literal(before))
-            head = annotated[: slot.start()]
+            head = annotated[:start]
             reckons = bool(_OPERATOR_BEFORE.search(head[-8:]) or _OPERATOR_AFTER.search(after[:8]))
             reckons = reckons or "####" in head[head.rfind("\n") + 1 :]
-            self._parts.append(self._slot(slot.group(1), reckons, bool(_OPENS_SENTENCE.search(head[-6:]))))
-            position = slot.end()
+            inside = annotated[start + 1 : end - 1]
+            self._parts.append(self._slot(inside, reckons, bool(_OPENS_SENTENCE.search(head[-6:]))))
+            position = end
         self._parts.append(_literal(annotated[position:]))
 
     def _slot(self, inside: str, reckons: bool, opens: bool) -> tuple[int, Callable[[Any], str]]:
@@ -80,10 +85,10 @@ class Text:
         try:
             expression = compiled(source)
         except ExpressionError:
-            formatted = _FORMAT.fullmatch(source)
-            if formatted is None:
+            shape = _FORMAT.fullmatch(source)
+            if shape is None:
                 raise
-            source, show = formatted.group(1), _formatter(*formatted.groups()[1:])
+            source, show = shape.group(1), _formatter(shape.group(2))
             expression = compiled(source)
         if source not in self._indices:
             self._indices[source] = len(self._expressions)
@@ -101,8 +106,25 @@ def display(value: Any) -> str:
     return _words(value)
 
 
+def _slots(annotated: str) -> list[tuple[int, int]]:
+    """(start, end) of every slot; braces inside a slot belong to it."""
+    slots: list[tuple[int, int]] = []
+    start = depth = 0
+    for brace in _BRACE.finditer(annotated):
+        if brace.group() == "{":
+            start = start if depth else brace.start()
+            depth += 1
+        elif depth:
+            depth -= 1
+            if not depth:
+                slots.append((start, brace.end()))
+    return slots
+
+
 def _slot_source(inside: str) -> tuple[str, str]:
     """(expression, default or nothing) of a slot: the default follows the first comma outside brackets and quotes."""
+    doubled = _DOUBLED.fullmatch(inside)
+    inside = doubled.group(1) if doubled else inside
     depth, quote = 0, ""
     source, default = inside, ""
     for place, sign in enumerate(inside):
@@ -110,14 +132,14 @@ def _slot_source(inside: str) -> tuple[str, str]:
             quote = "" if sign == quote else quote
         elif sign in "'\"":
             quote = sign
-        elif sign in "([":
+        elif sign in "([{":
             depth += 1
-        elif sign in ")]":
+        elif sign in ")]}":
             depth -= 1
         elif sign == "," and depth == 0 and not inside[:place].rstrip().endswith(":"):
             source, default = inside[:place], inside[place + 1 :]
             break
-    source = source.strip().lstrip("$").strip()
+    source = undollared(source.strip()).strip()
     if not source:
         raise ExpressionError("expected a name or an expression in every slot, got an empty slot {}")
     return source, default.strip()
@@ -168,15 +190,5 @@ def _opening(value: Any) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _formatter(width: str | None, comma: str, places: str | None, kind: str) -> Callable[[Any], str]:
-    def formatted(value: Any) -> str:
-        amount = number(value, "a formatted slot") * (100 if kind == "%" else 1)
-        digits = int(places) if places is not None else 0
-        text = rounded(amount, digits) if places is not None or kind in ("f", "%") else written(amount)
-        if comma and len(text) < LONGEST:
-            units, point, cents = text.partition(".")
-            text = f"{int(units):,}{point}{cents}"
-        text = text.zfill(int(width)) if width else text
-        return text + ("%" if kind == "%" else "")
-
-    return formatted
+def _formatter(shape: str) -> Callable[[Any], str]:
+    return lambda value: formatted(value, shape)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from cca.problems.quantities import ExpressionError
-from cca.problems.syntax import brief
+from cca.problems.syntax import brief, undollared
 
 MOST_ITEMS = 100
 """Lines that #init and #conditions may have."""
@@ -37,11 +37,11 @@ class Sections:
             if header:
                 current, rest = header.group(1).lower(), header.group(2)
                 if rest.strip():
-                    found[current].append(_item(rest))
+                    found[current].append(_item(rest, current))
             elif current == "text":
                 found["text"].append(line)
             elif line.strip() and not line.lstrip(" -\t").startswith("#"):
-                _add(found[current], line.strip(), joined=current == "answer")
+                _add(found[current], line.strip(), current)
         for section in ("init", "condition"):
             if len(found[section]) > MOST_ITEMS:
                 raise ExpressionError(
@@ -56,17 +56,18 @@ class Sections:
         return cls(text, tuple(found["init"]), conditions, _unwrapped(found["answer"][0]))
 
 
-def _add(items: list[str], line: str, joined: bool) -> None:
+def _add(items: list[str], line: str, section: str) -> None:
     """A new item, or the rest of the last one when that has open brackets."""
     opened = bool(items) and _open(items[-1])
-    if items and (joined or (opened and not re.match(r"-\s|-\$", line))):
+    if items and (section == "answer" or (opened and not re.match(r"-\s|-\$", line))):
         items[-1] += f" {line}"
     else:
-        items.append(_item(line))
+        items.append(_item(line, section))
 
 
-def _item(line: str) -> str:
-    return re.sub(r"\A[-*•]\s*", "", line.strip())
+def _item(line: str, section: str) -> str:
+    """The line without its dash; an answer may begin with a minus sign."""
+    return re.sub(r"\A[-*•]\s+" if section == "answer" else r"\A[-*•]\s*", "", line.strip())
 
 
 def _open(item: str) -> bool:
@@ -78,17 +79,15 @@ def _compared(condition: str) -> str:
 
 
 def _unwrapped(answer: str) -> str:
-    answer = answer.strip()
-    if answer.startswith("{") and answer.endswith("}"):
-        answer = answer[1:-1]
-    answer = _plain(answer)
+    whole = re.fullmatch(r"\{([^{}]*)\}", answer.strip())
+    answer = _plain(whole[1] if whole else answer)
     if not answer:
         raise ExpressionError("expected an expression after '#answer:', got none")
     return answer
 
 
 def _plain(item: str) -> str:
-    item = re.sub(r"\$(?=\s?[^\W\d])", "", item).strip().rstrip(",;")
+    item = undollared(item).strip().rstrip(",;")
     if not item:
         raise ExpressionError(f"expected an expression in every line, got '{brief(item)}'")
     return item

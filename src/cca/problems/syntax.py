@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 
 from cca.problems.quantities import ExpressionError
@@ -26,7 +27,7 @@ def parse(text: str) -> ast.expr:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python remarks on "1if x"; whoever wrote that meant it
-            return _ARRAYS.visit(ast.parse(text.strip(), mode="eval").body)
+            return _MEANT.visit(ast.parse(text.strip(), mode="eval").body)
     except SyntaxError as error:
         respelled = text.translate(_SPELLINGS)
         if respelled != text:
@@ -38,8 +39,12 @@ def parse(text: str) -> ast.expr:
         ) from error
 
 
-class _ArrayLogic(ast.NodeTransformer):
-    """``&`` and ``|`` between conditions, as conditions on arrays are joined, become ``and`` and ``or``."""
+class _Meant(ast.NodeTransformer):
+    """What writers mean: ``&`` between conditions is ``and`` (arrays are joined so), a set of one is in brackets."""
+
+    def visit_Set(self, node: ast.Set) -> ast.AST:
+        self.generic_visit(node)
+        return node.elts[0] if len(node.elts) == 1 else node  # "{n} + {k}": a slot inside a slot
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
@@ -50,12 +55,24 @@ class _ArrayLogic(ast.NodeTransformer):
         return node
 
 
-_ARRAYS = _ArrayLogic()
+_MEANT = _Meant()
+
+
+def undollared(text: str) -> str:
+    """``$n - $k`` as ``n - k``: the sign that numbers bear in #init may be before their names anywhere."""
+    return re.sub(r"\$(?=\s?[^\W\d])", "", text)
 
 
 def brief(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def is_dotted(node: ast.expr) -> bool:
+    """Whether ``dotted`` gives a name."""
+    return isinstance(node, ast.Name) or (
+        isinstance(node, ast.Attribute) and (isinstance(node.value, ast.Name) or _is_random(node.value))
+    )
 
 
 def dotted(node: ast.expr) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from cca.problems.quantities import Number, Worded, parsed_number
+from cca.problems.quantities import Number, Worded, exact, parsed_number
 
 _UNITS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
@@ -182,10 +182,19 @@ for _alias, _stem in _ALIASES:
         LISTS.setdefault(f"{_alias}_{_size}", LISTS[f"{_stem}_{_size}"])
 
 _SPELLED = {item.text: item for items in LISTS.values() for item in items if isinstance(item, Worded)}
+for _value in _COMMON:  # "one-fourth", "one fourth", "a fourth", "a quarter", "three quarters"
+    _text = f"{number_words(_value.numerator)} {fraction_words(_value).rpartition('-')[2]}"
+    for _same in (_text, _text.replace("fourth", "quarter")):
+        for _variant in (_same, _same.replace(" ", "-"), _same.replace("one ", "a ")):
+            _SPELLED.setdefault(_variant, Worded(_variant, _value))
+_SPELLED |= {text: Worded(text, value) for text, value in (("once", 1), ("dozen", 12), ("a dozen", 12))}
 _SPELLED |= {number_words(value): Worded(number_words(value), value) for value in range(101)}
 
 
 def spelled(text: str) -> Any:
-    """The value that a slot's default spells: a number ("12"), a worded number ("half", "five"), or the text."""
+    """The value that a slot's default spells: a number ("12"), a worded number ("half", "25%"), or the text."""
     value = parsed_number(text)
-    return _SPELLED.get(text, text) if value is None else value
+    share = parsed_number(text[:-1]) if text.endswith("%") else None
+    if share is not None:
+        return Worded(text, exact(Fraction(share) / 100))
+    return _SPELLED.get(text.lower(), text) if value is None else value
