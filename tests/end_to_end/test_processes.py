@@ -19,8 +19,10 @@ from forge import Forge
 pytestmark = pytest.mark.integration
 
 CIRCUITS = {
+    "natural": {},  # what a run takes that says nothing: whitened steps too
     "selective": {"localiser": "selective", "size": 6},
-    "dcm": {"localiser": "dcm", "epochs": 4, "learning_rate": 0.1, "batch_size": 3},
+    "attribution": {"localiser": "attribution", "size": 6},
+    "dcm": {"localiser": "dcm", "epochs": 8, "learning_rate": 0.1, "penalty": 0.05, "batch_size": 3},
 }
 
 
@@ -38,8 +40,13 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     config = tiny_run.make(folder, circuit=CIRCUITS[request.param], amplify=amplify)
     code, output = forge.cca("run", config)
     assert code == 0, output
-    assert request.param != "selective" or load_patch(folder / "out" / "patch.safetensors").edits
+    header = json.loads((folder / "out" / "circuit.jsonl").read_text().partition("\n")[0])
+    assert header["method"].startswith(request.param)
+    assert load_patch(folder / "out" / "patch.safetensors").edits
     return folder
+
+
+DEFAULT = pytest.mark.parametrize("world", ["natural"], indirect=True)
 
 
 def two(forge: Forge, folder: Path, *more: str, **request: object) -> list[tuple[int, str]]:
@@ -107,6 +114,7 @@ def test_weights_spread_over_two_processes(world: Path, forge: Forge) -> None:
     assert_same(world, folder)
 
 
+@DEFAULT
 def test_stopped_at_two_goes_on_at_one_and_at_two(world: Path, forge: Forge) -> None:
     folder = world / "stopped"
     answers = two(forge, folder, signals=[[f"{folder}/traces.jsonl", signal.SIGTERM]])
@@ -122,6 +130,7 @@ def test_stopped_at_two_goes_on_at_one_and_at_two(world: Path, forge: Forge) -> 
     assert_same(world, folder)
 
 
+@DEFAULT
 @pytest.mark.parametrize("override", ["amplify.predicted_change=null", "device_map=cpu"])
 def test_one_line_ends_all(world: Path, forge: Forge, override: str) -> None:
     answers = two(forge, world / "refused", "--set", override)
