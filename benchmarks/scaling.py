@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 import time
@@ -25,9 +26,19 @@ from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, PreTrai
 
 from benchmarks.measuring import Measured, Row
 from benchmarks.models import random_llama
+from cca.amplify.natural import HELD
 from cca.models.anatomy import anatomy_of
 from cca.runs.config import Config, make_config
-from cca.runs.cost_model import Hardware, PivotWork, Shape, amplify_step, attribution, generation, masking
+from cca.runs.cost_model import (
+    Hardware,
+    PivotWork,
+    Shape,
+    amplify_step,
+    attribution,
+    generation,
+    masking,
+    natural,
+)
 from cca.runs.decoding_cost import Work
 from cca.runs.narrator import Silent
 from cca.runs.pipeline import run
@@ -181,6 +192,8 @@ SHAPES = {
 }
 FEW_SHOT, OWN, TRACE, PIVOTS, PROBLEMS = 1100, 200, 160, 1000, 2600
 VALIDATION, STEPS = 2000, 20
+SPARED, SPARED_TOKENS = 400, 200
+"""Texts of four other skills, and their tokens."""
 
 
 def examples() -> list[dict[str, Any]]:
@@ -199,6 +212,9 @@ def examples() -> list[dict[str, Any]]:
             traces = _work(PROBLEMS * 5, batch)
             prefixes, epoch = attribution(shape, gradients, pivots)
             dcm = sum(masking(shape, gradients, pivots, epochs=50, batch=8))
+            # of the default rows, q, k, v and up, about half of all parameters are some, HELD of them at a time
+            groups = min(shape.layers, math.ceil(shape.parameters / 2 / HELD))
+            located = natural(shape, gradients, pivots, SPARED, SPARED_TOKENS, groups)
             step = amplify_step(shape, gradients, pivots)
             validation = generation(shape, decoding, _work(VALIDATION, batch), context)
             # tensor parallel over the GPUs of a node, as vLLM has it: weights and cache are split, none gathered
@@ -208,7 +224,7 @@ def examples() -> list[dict[str, Any]]:
                 {
                     "model": name, "GPUs": gpus, "sharding": "none" if fits else "fsdp",
                     "traces": generation(shape, decoding, traces, context), "traces, vLLM": served,
-                    "attribution": prefixes + epoch, "DCM, 50 epochs": dcm,
+                    "attribution": prefixes + epoch, "natural": located, "DCM, 50 epochs": dcm,
                     f"{STEPS} steps": STEPS * step, f"{STEPS} validations": STEPS * validation,
                     "prefixes a GPU, GB": pivots.prefix_bytes(shape) / gpus / 1e9,
                 }

@@ -16,7 +16,9 @@ from cca.runs.cost_model import (
     attribution,
     generation,
     masking,
+    natural,
     speed,
+    whitening,
 )
 from cca.runs.decoding_cost import Work
 
@@ -60,3 +62,11 @@ def test_spread_weights_are_gathered_for_every_pass() -> None:
     spread = replace(ONE, spread=8, gather=1e11)
     assert spread.a_pass(SHAPE) == pytest.approx(2e9 * 7 / 8 / 1e11 + 10 * 1e-4)
     assert replace(spread, gather=1e15).a_pass(SHAPE) == pytest.approx(ONE.a_pass(SHAPE))
+
+
+def test_the_natural_circuit_is_a_step_and_four_readings_of_the_spared_texts_a_group() -> None:
+    fisher = whitening(SHAPE, ONE, texts=160, tokens=50)
+    assert fisher == pytest.approx(2 * (4 * 10 * ONE.a_pass(SHAPE) + ONE.tokens(SHAPE, 4 * 160 * 50)))
+    assert whitening(SHAPE, EIGHT, texts=160, tokens=50) == pytest.approx(fisher / 8)
+    once = amplify_step(SHAPE, ONE, PIVOTS) + fisher
+    assert natural(SHAPE, ONE, PIVOTS, 160, 50, groups=3) == pytest.approx(3 * once)

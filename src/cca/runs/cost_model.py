@@ -14,8 +14,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from cca.amplify.preconditioner import SAMPLES
 from cca.models.anatomy import Anatomy
 from cca.runs.decoding_cost import Speed, Work
+
+TEXTS = 16
+"""Texts a pass, of those that the Fisher information is sampled on."""
 
 
 @dataclass(frozen=True)
@@ -127,3 +131,20 @@ def amplify_step(shape: Shape, hardware: Hardware, pivots: PivotWork, batch: int
     passes = 1 + math.ceil(pivots.count / (batch * hardware.copies))
     tokens = pivots.shared + pivots.count * pivots.own / hardware.copies
     return 2 * (passes * hardware.a_pass(shape) + hardware.tokens(shape, tokens))
+
+
+def whitening(shape: Shape, hardware: Hardware, texts: int, tokens: float, batch: int = TEXTS) -> float:
+    """Seconds of the Fisher information of ``texts``, of ``tokens`` each: every sample a pass forwards and back.
+
+    The Cholesky factors of the layers are left out.
+    """
+    passes = math.ceil(SAMPLES * math.ceil(texts / batch) / hardware.copies)
+    read = SAMPLES * texts * tokens / hardware.copies
+    return 2 * (passes * hardware.a_pass(shape) + hardware.tokens(shape, read))
+
+
+def natural(
+    shape: Shape, hardware: Hardware, pivots: PivotWork, texts: int, tokens: float, groups: int = 1
+) -> float:
+    """Seconds of the natural circuit: a step and the Fisher information, once a group of layers."""
+    return groups * (amplify_step(shape, hardware, pivots) + whitening(shape, hardware, texts, tokens))

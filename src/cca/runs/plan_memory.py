@@ -44,7 +44,7 @@ def memory_of(
         "pivots": {"generation": grown},
         "circuit": {"circuit": 1.0},
         "amplify": {"generation": grown, "amplify": 1.0},
-        "evaluate": {"generation": grown},
+        "evaluate": {"generation": grown, "left": 1.0},
         "controls": {"generation": grown, "amplify": 1.0},
     }
     kept = {

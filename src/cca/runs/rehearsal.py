@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -209,6 +209,7 @@ class _Rehearsing:
             self.found.stepping = self._stepping(circuit, pivots[:half]), self._stepping(circuit, pivots)
         finally:
             session.config = config
+        self._took("left", {"cpu": held_memory()})
         self.found.spared_tokens = sum(len(prompt) + len(own) for prompt, own in spared_texts(session))
         probed = [
             problem for problems in session.task.retention.values() for problem in _spread(problems, FIRST)
@@ -235,15 +236,19 @@ class _Rehearsing:
         return time.perf_counter() - began, made
 
     def _metered(self, what: str, work: Callable[[], T]) -> T:
-        """Run ``work`` and keep the memory it took beside what was held before."""
-        held = held_memory()
+        """Run ``work`` and keep the memory it took beside the model.
+
+        What pieces before it left behind counts too: the process of a run holds that as well.
+        """
         reset_peak_memory()
         made = work()
-        for device, peak in peak_memory().items():
-            took = peak - (held if device == "cpu" else self.found.base_bytes.get(device, 0))
-            known = self.found.piece_bytes.setdefault(what, {})
-            known[device] = max(0, took, known.get(device, 0))
+        self._took(what, peak_memory())
         return made
+
+    def _took(self, what: str, sizes: Mapping[str, int]) -> None:
+        known = self.found.piece_bytes.setdefault(what, {})
+        for device, size in sizes.items():
+            known[device] = max(0, size - self.found.base_bytes.get(device, 0), known.get(device, 0))
 
 
 def _spread(items: Sequence[T], count: int) -> list[T]:
