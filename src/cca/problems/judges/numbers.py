@@ -28,6 +28,8 @@ _FILLER = re.compile(
 )
 _CLAUSE = re.compile(r"[,;][ ]|[ ]\(|\n|[.!?][ ]")
 _JOINED = re.compile(r"[)\]*_$%]{0,3}[ ]?(?:[*×÷+]|x(?=[ ])|-(?=[ ]))[ ]?[$(]?\d")
+_RANGED = re.compile(r"[)\]*_$%]{0,3}(?: ?[-\u2013\u2014] ?| to )(?=[$€£]?\d)")
+_PLACES = re.compile(r"\s?(?:decimal|d\.?p|significant|s\.?f)", re.IGNORECASE)
 _SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,]| ?/)")
 _ENUMERATION = re.compile(r"[ \t]{0,8}[*_#]{0,4}[ ]?(?:Step )?\d{1,2}[.):][*_]{0,2}[ ]+(?=[^\W\d])")
 _DENIAL = re.compile(r"\s*(?:not\b|n't)", re.IGNORECASE)
@@ -127,9 +129,20 @@ def _read_clause(text: str, direct: bool, leading: bool) -> Quantity | None:
         result = next(find_quantities(rest, equals), None)
         if result is not None:
             return None if direct and leading else result.quantity
+    if _is_range(text, first):
+        return replace(first.quantity, single=False)
     if _JOINED.match(text, first.end):
         return None  # an expression that was not worked out
     return _with_spaced_sign(text, first)
+
+
+def _is_range(text: str, first: Found) -> bool:
+    """Whether "-", a dash or "to" and a larger number follow: "5-10 pens", but not "0.33 to 2 decimal places"."""
+    joint = _RANGED.match(text, first.end)
+    other = next(find_quantities(text, joint.end()), None) if joint else None
+    if joint is None or other is None or _PLACES.match(text, other.end):
+        return False
+    return abs(other.quantity.value) > first.quantity.value
 
 
 def _with_spaced_sign(text: str, found: Found) -> Quantity:

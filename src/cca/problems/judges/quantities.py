@@ -61,9 +61,13 @@ class Quantity:
     percent: bool = False
     scale: int = 1
     """Factor of the word after the number: 10**6 for "million"."""
+    single: bool = True
+    """False for the low end of a range ("5-10"), which is no answer: it matches nothing."""
 
     def matches(self, other: Quantity, tolerance: Fraction = Fraction(0)) -> bool:
         """Whether both can mean the same number, up to ``tolerance`` (absolute)."""
+        if not (self.single and other.single):
+            return False
         if (self.percent and other.percent) or not (self.ambiguous or other.ambiguous):
             return self.value == other.value or abs(self.value - other.value) <= tolerance
         if self.scale != 1 and other.scale != 1:
@@ -82,8 +86,8 @@ class Quantity:
         return (self.value, self.value * self.scale) if self.scale != 1 else (self.value,)
 
     def __str__(self) -> str:
-        """``42``, ``0.5``, ``1/3``, ``50%``, ``2500000``."""
-        text = _decimal(self.value * self.scale)
+        """``42``, ``0.5``, ``1/3``, ``50%``, ``2500000``, ``5-...``."""
+        text = _decimal(self.value * self.scale) + ("" if self.single else "-...")
         return f"{text}%" if self.percent else text
 
 
