@@ -121,7 +121,7 @@ def locate(site: Site, choice: Choice) -> Circuit:
     first, *rest = choice.localiser.split()
     circuit = _one(first, site, choice)
     if len(rest) % 2:
-        raise CcaError(f"localiser: expected names joined by |, & or -, got {choice.localiser!r}")
+        raise CcaError(f"localiser: expected names joined by |, & or -, got {choice.localiser!r:.80}")
     for sign, name in zip(rest[::2], rest[1::2], strict=True):
         other = _one(name, site, choice)
         match sign:
@@ -132,7 +132,7 @@ def locate(site: Site, choice: Choice) -> Circuit:
             case "-":
                 circuit = circuit - other
             case _:
-                raise CcaError(f"localiser: expected names joined by |, & or -, got {choice.localiser!r}")
+                raise CcaError(f"localiser: expected names joined by |, & or -, got {choice.localiser!r:.80}")
     if not len(circuit):
         raise CcaError(
             f"circuit: {choice.localiser} chose no component; lower circuit.penalty or ask for a larger size"
@@ -145,9 +145,9 @@ def check_localiser(text: str) -> None:
     parts = text.split()
     for name in parts[::2] or [text]:
         if name not in LOCALISERS:
-            raise CcaError(f"localiser: expected one of {', '.join(LOCALISERS)}, got {name!r}")
+            raise CcaError(f"localiser: expected one of {', '.join(LOCALISERS)}, got {name!r:.80}")
     if len(parts) % 2 == 0 or any(sign not in ("|", "&", "-") for sign in parts[1::2]):
-        raise CcaError(f"localiser: expected names joined by |, & or -, got {text!r}")
+        raise CcaError(f"localiser: expected names joined by |, & or -, got {text!r:.80}")
 
 
 def _one(name: str, site: Site, choice: Choice) -> Circuit:
