@@ -117,13 +117,13 @@ def _cells(arm: Row, runs: Sequence[Row], own: Mapping[int, Row | None], tested:
 
 
 def _tested(tests: Sequence[Row]) -> tuple[str, ...]:
-    """The median gain on the test split; the interval over its templates where there is one run."""
+    """The median gain on the test split; of the runs' intervals over its templates, the lowest and highest bounds."""
     if not tests:
         return (formats.UNKNOWN,) * 3
     worst = [
         min((100 * (skill["patched"] - skill["base"]) for skill in test["retention"].values()), default=0.0)
         for test in tests
     ]
-    only = tuple(tests[0]["gain"]["interval"]) if len(tests) == 1 else None
+    lows, highs = zip(*(test["gain"]["interval"] for test in tests), strict=True)
     gain = median(test["gain"]["points"] for test in tests)
-    return formats.points(gain), formats.interval(only), formats.points(min(worst))
+    return formats.points(gain), formats.interval((min(lows), max(highs))), formats.points(min(worst))
