@@ -75,6 +75,10 @@ def test_wrong_steps(line: str, found: str) -> None:
     [
         ("12 - -3 players", True),
         ("5 - 8 = -3", True),
+        ("420 - 495 = £-75", True),
+        ("20 - 25 = -$5 left", True),
+        ("so\n#### -75", True),
+        ("$20 -$5 = $15", False),
         ("a 6-foot fish", False),
         ("12-3 = 9", False),
         ("7 -3", False),

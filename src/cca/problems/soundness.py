@@ -23,7 +23,7 @@ _TOKEN = re.compile(
     r"(?P<number>(?:\d+/\d+(?![\d/]))|\d+(?:,\d{3})*(?:\.\d+)?)|(?P<operator>[-+*/×÷()]|(?<=\s)x(?=\s))"
     r"|(?P<equals>=)|(?P<unit>[A-Za-z]+(?:/[A-Za-z]+)*)|(?P<blank>[\s$€£])|(?P<other>.)"
 )
-_NEGATIVE = re.compile(r"(?:\A|[=*/+(×÷]\s?|\s-\s|[A-Za-z]\s)-\d")
+_NEGATIVE = re.compile(r"(?:\A|[=*/+(×÷#]\s?|\s-\s|[A-Za-z]\s|(?:\A|\s)[$€£])(?:-\d|-[$€£]\d)")
 
 
 def disagreement(solution: str, answer: str) -> str:
