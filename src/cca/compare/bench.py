@@ -23,6 +23,7 @@ from cca.compare.retracing import traced_anew
 from cca.compare.testing import Tested
 from cca.engines.engine import request_seed
 from cca.files import fingerprint, read_json, write_json
+from cca.models.drawn import Text
 from cca.pivots.pivot import Pivot
 from cca.runs import stages
 from cca.runs.config import Config
@@ -63,8 +64,8 @@ class Bench:
             self.tested  # noqa: B018
 
     @cached_property
-    def spared(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Text of other skills that localisers and anchors may spare, as tokens."""
+    def spared(self) -> list[Text]:
+        """Text of other skills that localisers and anchors may spare."""
         return spared_texts(self.session)
 
     def pivots(self, run: Config, arm: Arm) -> list[Pivot]:
