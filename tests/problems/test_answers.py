@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cca.errors import CcaError
 from cca.problems.answers import Judge, Judgement, Verdict, join_digits, make_judge
 
-GSM8K = Path("/work/shared/data/gsm8k/test_first_400.jsonl")
+GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "test_first_400.jsonl"
 
 TABLES = {"number": NUMBER, "text": TEXT, "choice": CHOICE, "auto": {**NUMBER, **TEXT}}
 SUFFIX = ".5 million</think>5\n\nThe final answer is 9.\n#### 9\n<think>Q: 3</think>\\boxed{8}\nQ: 3\nA: B."
