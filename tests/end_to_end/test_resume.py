@@ -98,16 +98,16 @@ def test_killed_at_every_write_in_turn(world: Path, forge: Forge) -> None:
 def test_killed_at_random_moments(world: Path, forge: Forge) -> None:
     folder, moments = world / "killed", random.Random(0)
     latest, deaths = 0.8, 0
-    for _ in range(60):
+    for _ in range(80):
         code, output = forge.cca(*to(folder), signals=[[moments.uniform(0.02, latest), signal.SIGKILL]])
         deaths += code == DEAD
-        if deaths == 5:
+        if deaths == 10:
             break
         if code != DEAD:  # it outran the kill, as it does on a fast machine: begin again and kill earlier
             assert code == 0, output
             shutil.rmtree(folder)
             latest *= 0.7
-    assert deaths == 5
+    assert deaths == 10
     code, output = forge.cca(*to(folder))
     assert code == 0, output
     assert_same(world, folder)
