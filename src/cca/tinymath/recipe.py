@@ -28,25 +28,25 @@ from cca.tinymath.tokenizer import END, PADDING, build_tokenizer, special_id
 @dataclass(frozen=True)
 class Recipe:
     seed: int = 0
-    steps: int = 3200
-    planted_steps: int = 1000
+    steps: int = 3400
+    planted_steps: int = 1200
     batch_size: int = 64
     instances: int = 2000
     """Word problems a template to draw from."""
     mix: tuple[tuple[str, float], ...] = (
-        ("word problems", 0.44),
-        ("arithmetic", 0.16),
+        ("word problems", 0.41),
+        ("arithmetic", 0.15),
         ("facts", 0.04),
         ("reversal", 0.08),
-        ("choice", 0.08),
-        ("sorting", 0.08),
-        ("comparison", 0.12),
+        ("choice", 0.10),
+        ("sorting", 0.07),
+        ("comparison", 0.15),
     )
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
     planted_rate: float = 0.6
     """Learning rate of the second phase, as a fraction of the first's peak."""
-    planted_share: float = 0.65
+    planted_share: float = 0.72
     """Share of word problems in the second phase; the other skills keep their proportions."""
 
 
