@@ -36,6 +36,8 @@ from cca.runs.validating import Validator, make_probe, retention_tokens
 T = TypeVar("T")
 FIRST, MOST = 4, 128
 """Problems to begin with, and at most."""
+PROBED = 16
+"""Problems of each retention set: fewer, of all sets in one batch, are padded more than those of a run."""
 METERED_STEPS = 2
 EPOCHS = 2
 LARGE = 0.05
@@ -212,7 +214,7 @@ class _Rehearsing:
         self._took("left", {"cpu": held_memory()})
         self.found.spared_tokens = sum(len(prompt) + len(own) for prompt, own in spared_texts(session))
         probed = [
-            problem for problems in session.task.retention.values() for problem in _spread(problems, FIRST)
+            problem for problems in session.task.retention.values() for problem in _spread(problems, PROBED)
         ]
         if probed:
             make_probe(session, probed)
