@@ -11,6 +11,7 @@ import pytest
 from cca.compare.grid import compare_config
 from cca.compare.markdown import read_result, results_page
 from cca.compare.pipeline import compare
+from cca.errors import CcaError
 from cca.problems.problem import write_problems
 from cca.runs.narrator import Silent
 from cca.tinymath import BUNDLED_MODEL
@@ -91,3 +92,9 @@ def test_arms_are_run_once_and_named_anew(given: dict[str, Any]) -> None:
     assert json.loads((out / "compare.json").read_text())["arms"][0]["runs"][0]["circuit"] == run["circuit"]
     assert "renamed" in (out / "compare.html").read_text()
     assert "| renamed |" in results_page({"t": read_result(out / "compare.json")}, "# r")
+
+    test = Path(given["models"][0]["task"]["test"])
+    test.write_text("".join(test.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(CcaError, match="test changed since"):
+        compare(compare_config(given), Silent())
+    assert (out / "arms.jsonl").read_bytes() == whole

@@ -87,7 +87,8 @@ class RunDirectory:
         changed = [what for what, expected in known.items() if fingerprints.get(what) != expected]
         if changed:
             raise CcaError(
-                f"{self.path}: its {', '.join(changed)} changed since this run began; restore it, or add --fork NEW_DIR"
+                f"{self.path}: its {', '.join(changed)} changed since this run began; restore it, take another out, "
+                "or add --fork NEW_DIR to cca run"
             )
 
     def manifest(self) -> dict[str, Any]:
