@@ -48,7 +48,7 @@ def measure() -> list[Row]:
     worst = min(retention_rows(report), key=lambda each: each.points or 0.0)
     rows.append(
         row(
-            "largest loss of another skill, points", "the base", -(worst.points or 0.0), ("<=", 0.5),
+            "largest loss of another skill, points", "the base", 0.0 - (worst.points or 0.0), ("<=", 0.5),
             f"{worst.name}: {worst.base:.1%} to {worst.patched:.1%} of {worst.detail}",
         )
     )  # fmt: skip
