@@ -6,13 +6,11 @@ size and mix that the run amplifies beside it, at the step as accurate as the pa
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.measuring import Measured, Row
+from benchmarks.measuring import Measured, Row, cca
 from cca.files import read_json
 from cca.reports.document import Document
 from cca.reports.results import matched_drift, retention_rows
@@ -22,8 +20,7 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "run"
         began = time.perf_counter()
-        command = [sys.executable, "-c", "from cca.cli import main; main()", "demo", "--out", str(out)]
-        subprocess.run(command, check=True, capture_output=True)
+        cca("demo", "--out", str(out))
         seconds = time.perf_counter() - began
         report = Document(read_json(out / "report.json"))
     gain = report.section("gain")

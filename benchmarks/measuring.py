@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,6 +55,12 @@ class Row:
     @property
     def aim(self) -> str:
         return f"{self.reach[0]} {_short(self.reach[1])}" if self.reach else ""
+
+
+def cca(*arguments: str) -> None:
+    """The command line of this environment, as a user runs it."""
+    command = [sys.executable, "-c", "from cca.cli import main; main()", *arguments]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def seconds(run: Run, times: int = 1) -> float:

@@ -11,27 +11,28 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from scipy.optimize import nnls
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from benchmarks.measuring import Measured, Row
+from benchmarks.measuring import Measured, Row, cca
 from benchmarks.models import random_llama, widened
 from benchmarks.organisms import ORGANISMS
+from cca.files import read_json
 from cca.models.anatomy import anatomy_of
 from cca.problems.problem import write_problems
-from cca.runs.config import Config, make_config
 from cca.runs.cost_model import Hardware, Shape
-from cca.runs.narrator import Silent
-from cca.runs.pipeline import run
-from cca.runs.plan import make_plan
 
 VOCABULARY = 320
 LARGER = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 6}
@@ -53,12 +54,12 @@ def measure() -> list[Row]:
     rows = _told(_roofline())
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name, config in (
+        for name, given in (
             ("demo", _demo(folder)),
             ("widened ledger", _widened(folder)),
             ("random OLMo-2", _random(folder)),
         ):
-            rows += _told(_held(name, config))
+            rows += _told(_held(name, given))
     return rows
 
 
@@ -68,12 +69,16 @@ def _told(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def _held(name: str, config: Config) -> list[Row]:
-    """Rows of what each stage took. The plan is made first, as a user does."""
-    make_plan(config, Silent())
-    report = run(config, Silent())
+def _held(name: str, given: Mapping[str, Any]) -> list[Row]:
+    """Rows of what each stage took. Planned and run by two processes, as a user does: what the first leaves in the
+    allocator would make the second faster."""
+    out = Path(given["out"])
+    file = out.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(given))
+    for command in ("plan", "run"):
+        cca(command, str(file))
     rows = []
-    for stage, own in report["plan"].items():
+    for stage, own in read_json(out / "report.json")["plan"].items():
         for quantity in ("tokens", "seconds", "peak_cpu_bytes"):
             expected = own.get(quantity)
             taken = own.get(f"{quantity}_for_steps", expected)
@@ -88,11 +93,11 @@ def _held(name: str, config: Config) -> list[Row]:
     return rows
 
 
-def _demo(folder: Path) -> Config:
-    return make_config({"model": "tinymath", "task": "tinymath", "out": str(folder / "demo")})
+def _demo(folder: Path) -> dict[str, Any]:
+    return {"model": "tinymath", "task": "tinymath", "out": str(folder / "demo")}
 
 
-def _widened(folder: Path) -> Config:
+def _widened(folder: Path) -> dict[str, Any]:
     """7.2M parameters that do what one of the model organisms does."""
     widened("ledger", WIDER, folder / "widened")
     files = {}
@@ -100,17 +105,15 @@ def _widened(folder: Path) -> Config:
         files[name] = str(folder / f"ledger-{name}.jsonl")
         write_problems(Path(files[name]), problems)
     task = {split: files.pop(split) for split in ("train", "validation", "test")}
-    return make_config(
-        {
-            "model": str(folder / "widened"),
-            "task": task,
-            "retention": list(files.values()),
-            "out": str(folder / "widened-run"),
-        }
-    )
+    return {
+        "model": str(folder / "widened"),
+        "task": task,
+        "retention": list(files.values()),
+        "out": str(folder / "widened-run"),
+    }
 
 
-def _random(folder: Path) -> Config:
+def _random(folder: Path) -> dict[str, Any]:
     """A random model that no step helps, right by chance: a text is when it holds some words."""
     torch.manual_seed(0)
     _save(Olmo2ForCausalLM(Olmo2Config(**LARGER_OLMO)).eval(), folder / "model")
@@ -126,16 +129,14 @@ def _random(folder: Path) -> Config:
             for i, row in enumerate(words)
         ]  # fmt: skip
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
-    return make_config(
-        {
-            "model": str(folder / "model"),
-            "task": {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")},
-            "retention": [str(folder / "other.jsonl")],
-            "judge": "regex",
-            "out": str(folder / "larger"),
-            "traces": {"max_new_tokens": 32, "samples": 4},
-        }
-    )
+    return {
+        "model": str(folder / "model"),
+        "task": {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")},
+        "retention": [str(folder / "other.jsonl")],
+        "judge": "regex",
+        "out": str(folder / "larger"),
+        "traces": {"max_new_tokens": 32, "samples": 4},
+    }
 
 
 def _save(model: PreTrainedModel, folder: Path) -> None:
@@ -187,5 +188,7 @@ def _pass(model: PreTrainedModel, rows: int, tokens: int) -> float:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[1]) if sys.argv[1:] else 2)
+    threads = sys.argv[1] if sys.argv[1:] else "2"
+    os.environ["OMP_NUM_THREADS"] = threads  # of the commands
+    torch.set_num_threads(int(threads))
     measure()
