@@ -191,8 +191,8 @@ class _Planning:
 
     def _line(self, seconds: tuple[float, float]) -> float:
         """Seconds at as many pivots as are expected, on the line through two measurements."""
-        half, full = max(1, self.found.pivots // 2), self.found.pivots
-        slope = max(0.0, (seconds[1] - seconds[0]) / max(1, full - half))
+        few, full = self.found.few, self.found.pivots
+        slope = max(0.0, (seconds[1] - seconds[0]) / max(1, full - few))
         return max(min(seconds), seconds[1] + slope * (self.pivots - full))
 
     def _amplify(self, steps: int, first: bool) -> Row:

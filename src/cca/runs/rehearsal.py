@@ -46,7 +46,7 @@ LARGE = 0.05
 
 @dataclass
 class Rehearsal:
-    """What was metered. ``seconds`` of a piece are (at half the pivots, at all of them): two points of a line."""
+    """What was metered. ``locating`` and ``stepping`` are (with `few` pivots, with all): two points of a line."""
 
     session: Session
     problems: int = 0
@@ -75,6 +75,12 @@ class Rehearsal:
     base_bytes: dict[str, int] = field(default_factory=dict)
     piece_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
     """Bytes each piece took at its peak beside the base, by device."""
+
+    @property
+    def few(self) -> int:
+        """An eighth of the pivots: a natural circuit takes most of its time on other text, so that a line through
+        counts nearer to each other would mostly show the noise of the clock."""
+        return max(1, self.pivots // 8)
 
 
 class _RehearsalSession(Session):
@@ -196,19 +202,20 @@ class _Rehearsing:
             self.found.retention[name] = self.engine.calls[-1]
 
     def _later_stages(self, pivots: list[Pivot]) -> None:
-        session, half = self.session, max(1, len(pivots) // 2)
+        session = self.session
         self.found.pivots = len(pivots)
+        few = pivots[: self.found.few]
         self.found.pivot_tokens = sum(len(pivot.tokens) for pivot in pivots) / len(pivots)
         config = session.config
         session.config = _shortened(config)
         try:
-            half_time, _ = self._timed("circuit", lambda: locate(session, pivots[:half]))
+            few_time, _ = self._timed("circuit", lambda: locate(session, few))
             full_time, circuit = self._timed("circuit", lambda: locate(session, pivots))
-            self.found.locating = half_time, full_time
+            self.found.locating = few_time, full_time
             if len(circuit) > LARGE * session.anatomy.size and config.circuit.localiser == "dcm":
                 circuit = self._small_circuit()  # a mask of few epochs has not let go of anything yet
 
-            self.found.stepping = self._stepping(circuit, pivots[:half]), self._stepping(circuit, pivots)
+            self.found.stepping = self._stepping(circuit, few), self._stepping(circuit, pivots)
         finally:
             session.config = config
         self._took("left", {"cpu": held_memory()})
