@@ -21,9 +21,10 @@ from cca.evaluation.accuracy import Results
 from cca.evaluation.retention import DriftProbe, solution_texts
 from cca.problems.problem import Problem
 from cca.problems.sources import halves
+from cca.runs.answering import answers, retention_tokens
 from cca.runs.config import BudgetConfig
+from cca.runs.measurements import UNTOUCHED
 from cca.runs.session import Session
-from cca.runs.validating import answers, retention_tokens
 
 
 class Yardstick:
@@ -42,15 +43,15 @@ class Yardstick:
             name: DriftProbe(session.model, solution_texts(own, session.grader))
             for name, own in self.guards.items()
         }
-        self.base = self.answered()
-        self.base_retention = self.retention()
+        self.base = self.answered(UNTOUCHED)
+        self.base_retention = self.retention(UNTOUCHED)
 
-    def answered(self) -> Results:
-        return answers(self.session, self.validation, self.session.max_new_tokens)
+    def answered(self, weights: str | None = None) -> Results:
+        return answers(self.session, self.validation, self.session.max_new_tokens, weights)
 
-    def retention(self) -> dict[str, float]:
+    def retention(self, weights: str | None = None) -> dict[str, float]:
         return {
-            name: answers(self.session, own, retention_tokens(self.session, own)).accuracy
+            name: answers(self.session, own, retention_tokens(self.session, own), weights).accuracy
             for name, own in self.guards.items()
         }
 

@@ -9,8 +9,9 @@ from cca.evaluation.retention import DriftProbe, solution_texts
 from cca.files import Row
 from cca.problems.problem import Problem
 from cca.problems.sources import halves
+from cca.runs.answering import answers, retention_tokens
+from cca.runs.measurements import UNTOUCHED
 from cca.runs.session import Session
-from cca.runs.validating import answers, retention_tokens
 
 
 class Tested:
@@ -25,8 +26,8 @@ class Tested:
             name: DriftProbe(session.model, solution_texts(own, session.grader))
             for name, own in self.reported.items()
         }
-        self.base = self._test()
-        self.base_retention = {name: self._skill(own) for name, own in self.reported.items()}
+        self.base = self._test(UNTOUCHED)
+        self.base_retention = {name: self._skill(own, UNTOUCHED) for name, own in self.reported.items()}
 
     def against_base(self) -> Row:
         """The model as it stands. Accuracies are fractions, gains percentage points, drift nats a token."""
@@ -56,8 +57,8 @@ class Tested:
         before, after = self.base.of_templates(unseen), patched.of_templates(unseen)
         return comparison(before, after, self.session.config.seed)
 
-    def _test(self) -> Results:
-        return answers(self.session, self.problems, self.session.max_new_tokens)
+    def _test(self, weights: str | None = None) -> Results:
+        return answers(self.session, self.problems, self.session.max_new_tokens, weights)
 
-    def _skill(self, problems: list[Problem]) -> Results:
-        return answers(self.session, problems, retention_tokens(self.session, problems))
+    def _skill(self, problems: list[Problem], weights: str | None = None) -> Results:
+        return answers(self.session, problems, retention_tokens(self.session, problems), weights)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cca.errors import CcaError
+
 Tokens = tuple[int, ...]
 StopRule = Callable[[Sequence[int]], bool]
 """Told the completion so far, says whether nothing that follows can matter."""
@@ -20,11 +22,25 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """One text to complete. ``temperature`` 0 is greedy; ``seed`` alone decides what is sampled."""
+    """One text to complete. ``temperature`` 0 is greedy; ``seed`` alone decides what is sampled.
+
+    The last ``written`` tokens of the prefix are the completion's own already: they count towards its longest length
+    and the stop rule sees them. What comes back is what follows them.
+    """
 
     prefix: Tokens
     temperature: float = 0.0
     seed: int = 0
+    written: int = 0
+
+    def begun(self, max_new_tokens: int) -> Tokens:
+        """The part that is written. Raises CcaError when nothing may follow it."""
+        if not 0 <= self.written < min(max_new_tokens, len(self.prefix)):
+            raise CcaError(
+                f"expected fewer written tokens than the longest completion ({max_new_tokens}) and the prefix "
+                f"({len(self.prefix)}), got {self.written}"
+            )
+        return self.prefix[len(self.prefix) - self.written :]
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,11 @@ class Engine(Protocol):
     @property
     def lanes(self) -> int:
         """How many calls from different threads it serves side by side."""
+        ...
+
+    @property
+    def reads_cheaply(self) -> bool:
+        """Whether `greedy_paths` of a text takes much less time than writing it, so that drafts are worth reading."""
         ...
 
     def complete(

@@ -38,6 +38,7 @@ class HFEngine:
     """Told when memory ran out and the batch was halved."""
     generated_tokens: int = field(default=0, init=False)
     lanes: int = field(default=1, init=False)
+    reads_cheaply: bool = field(default=True, init=False)
     together: ClassVar[bool] = True
     """Whether all processes of a run, where there are several, decode the same batches side by side."""
 
@@ -49,7 +50,7 @@ class HFEngine:
         progress: Progress | None = None,
         shared: int | None = None,
     ) -> list[Completion]:
-        """Complete every request. Raises CcaError for an empty prefix or one that fills the model's context.
+        """Complete every request. Raises CcaError for an empty prefix or one that leaves no room for a token.
 
         ``shared``: tokens at the beginning that all prefixes have in common and that are to be computed once; by
         default `shared_length` of them.
@@ -170,10 +171,14 @@ class _Decoding:
     def run(self, max_new_tokens: int, stop: StopRule | None) -> Iterator[tuple[int, Completion]]:
         limit = context_length(self.model)
         rows = list(range(len(self.requests)))
-        budgets = [min(max_new_tokens, limit - len(request.prefix)) for request in self.requests]
-        texts: list[list[int]] = [[] for _ in self.requests]
-        places = self._places(max(budgets))
-        for step in range(max(budgets)):
+        texts = [list(request.begun(max_new_tokens)) for request in self.requests]
+        written = [request.written for request in self.requests]
+        budgets = [
+            min(max_new_tokens, limit - len(request.prefix) + request.written) for request in self.requests
+        ]
+        longest = max(budget - own for budget, own in zip(budgets, written, strict=True))
+        places = self._places(longest)
+        for step in range(longest):
             logits = self._forward()
             chosen = choose(logits, self.temperatures, None if places is None else places[rows, step])
             keep: list[int] = []
@@ -183,7 +188,7 @@ class _Decoding:
                     stop is not None and len(texts[row]) % STOP_EVERY == 0 and stop(texts[row])
                 )
                 if ended or len(texts[row]) >= budgets[row]:
-                    yield row, Completion(tuple(texts[row]), ended)
+                    yield row, Completion(tuple(texts[row][written[row] :]), ended)
                 else:
                     keep.append(place)
             if not keep:

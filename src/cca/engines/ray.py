@@ -77,6 +77,7 @@ class RayEngine:
         wanted = self.settings
         self._ray, self._ours = connected(wanted.address, wanted.actors, wanted.cpus, wanted.gpus, self.tell)
         self.lanes = self.settings.actors
+        self.reads_cheaply = self.settings.engine == "hf"
         self._lock = Lock()
         self._idle: Queue[Any] = Queue()
         self._put: tuple[int, tuple[Any, ...]] = (0, ())

@@ -67,6 +67,8 @@ class VLLMEngine:
     watch: WeightWatch | None = None
     generated_tokens: int = field(default=0, init=False)
     lanes: int = field(default=1, init=False)
+    reads_cheaply: bool = field(default=False, init=False)
+    """Prompt log-probabilities are computed without the prefix cache, few-shot examples and all."""
     _held: int = field(default=0, init=False)
     _numbers: Iterator[int] = field(default_factory=count, init=False)
 
@@ -85,26 +87,24 @@ class VLLMEngine:
         stop: StopRule | None = None,
         progress: Progress | None = None,
     ) -> list[Completion]:
-        """Complete every request. Raises CcaError for an empty prefix or one that fills the context."""
+        """Complete every request. Raises CcaError for an empty prefix or one that leaves no room for a token."""
+        asked: list[tuple[Tokens, Any]] = []
         for request in requests:
             self._check(len(request.prefix))
-        asked = [
-            (
-                request.prefix,
-                self._parameters(request, min(max_new_tokens, self.context - len(request.prefix))),
-            )
-            for request in requests
-        ]
+            budget = min(max_new_tokens - request.written, self.context - len(request.prefix))
+            asked.append((request.prefix, self._parameters(request, budget)))
         results: dict[int, Completion] = {}
-        checked = [0] * len(requests)
+        begun = [request.begun(max_new_tokens) for request in requests]
+        checked = [request.written // STOP_EVERY * STOP_EVERY for request in requests]
 
         def look(place: int, output: Any) -> bool:
             made = output.outputs[0]
-            end = _stop_at(made.token_ids, checked[place], stop)
-            checked[place] = len(made.token_ids) // STOP_EVERY * STOP_EVERY
+            text = (*begun[place], *made.token_ids)
+            end = _stop_at(text, checked[place], stop)
+            checked[place] = len(text) // STOP_EVERY * STOP_EVERY
             if end is None and not output.finished:
                 return False
-            token_ids = tuple(made.token_ids[:end])
+            token_ids = text[len(begun[place]) : end]
             results[place] = Completion(token_ids, end is not None or made.finish_reason == "stop")
             self.generated_tokens += len(token_ids)
             if progress:

@@ -128,10 +128,10 @@ def _complete(walks: Sequence[_Walk], grader: Grader, engine: Engine, max_new_to
             unknown.append((walk, prefix))
     if not unknown:
         return
-    wanted = list(dict.fromkeys(walk.prompt + prefix for walk, prefix in unknown))
-    longest = max_new_tokens - min(len(prefix) for _, prefix in unknown)
-    made = engine.complete([Request(whole) for whole in wanted], max(1, longest), grader.finished)
-    completions = {whole: completion.token_ids for whole, completion in zip(wanted, made, strict=True)}
-    for walk, prefix in unknown:
-        text = (prefix + completions[walk.prompt + prefix])[:max_new_tokens]
+    requests = [Request(walk.prompt + prefix, written=len(prefix)) for walk, prefix in unknown]
+    wanted = list(dict.fromkeys(requests))
+    made = engine.complete(wanted, max_new_tokens, grader.finished)
+    completions = {request: completion.token_ids for request, completion in zip(wanted, made, strict=True)}
+    for (walk, prefix), request in zip(unknown, requests, strict=True):
+        text = prefix + completions[request]
         walk.settle(grader.judgement(walk.problem, text).verdict is Verdict.RIGHT, text)

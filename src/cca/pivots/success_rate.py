@@ -141,27 +141,26 @@ class _Rates:
 
     def estimate(self, wanted: Iterable[tuple[_Search, Tokens]]) -> None:
         """Put the rates of these prefixes into their searches, where they are not known yet."""
+        count, most = self.settings.samples, self.settings.max_new_tokens
         owed: list[tuple[_Search, Tokens]] = []
         for search, prefix in dict.fromkeys(wanted):
             if prefix in search.rates:
                 continue
-            if prefix and self.grader.codec.ends_text(prefix[-1]):
+            if len(prefix) >= most or (prefix and self.grader.codec.ends_text(prefix[-1])):
                 search.rates[prefix] = float(self._right(search, prefix))
             else:
                 owed.append((search, prefix))
         if not owed:
             return
-        count, most = self.settings.samples, self.settings.max_new_tokens
         requests = [self._request(search, prefix, n) for search, prefix in owed for n in range(count)]
-        longest = max(1, most - min(len(prefix) for _, prefix in owed))
-        made = iter(self.engine.complete(requests, longest, self.grader.finished))
+        made = iter(self.engine.complete(requests, most, self.grader.finished))
         for search, prefix in owed:
-            right = sum(self._right(search, (prefix + next(made).token_ids)[:most]) for _ in range(count))
+            right = sum(self._right(search, prefix + next(made).token_ids) for _ in range(count))
             search.rates[prefix] = right / count
 
     def _request(self, search: _Search, prefix: Tokens, number: int) -> Request:
         seed = request_seed(self.settings.seed, METHOD, search.problem.id, prefix, number)
-        return Request(search.prompt + prefix, self.settings.temperature, seed)
+        return Request(search.prompt + prefix, self.settings.temperature, seed, written=len(prefix))
 
     def _right(self, search: _Search, text: Tokens) -> bool:
         return self.grader.judgement(search.problem, text).verdict is Verdict.RIGHT

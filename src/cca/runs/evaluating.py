@@ -24,10 +24,11 @@ from cca.pivots.pivot import Pivot
 from cca.problems.sources import halves
 from cca.runs import stages
 from cca.runs.amplifying import AMPLIFY, run_amplify
+from cca.runs.answering import answers, retention_tokens
 from cca.runs.config import BudgetConfig
 from cca.runs.measurements import UNTOUCHED, weights_key
 from cca.runs.session import Session
-from cca.runs.validating import Validator, answers, drift_of, make_probe, retention_tokens
+from cca.runs.validating import Validator, drift_of, make_probe
 
 FORMAT = "cca.evaluation"
 NO_BUDGET = BudgetConfig(points=100.0, drift=1e9)

@@ -22,6 +22,7 @@ from cca.pivots.pivot import Pivot
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
 from cca.problems.problem import Problem
 from cca.runs.amplifying import run_amplify
+from cca.runs.answering import retention_tokens
 from cca.runs.config import Config
 from cca.runs.decoding_cost import Call, MeteredEngine, Speed
 from cca.runs.directory import RunDirectory
@@ -31,7 +32,7 @@ from cca.runs.narrator import Narrator, Silent
 from cca.runs.pivoting import pivots_of
 from cca.runs.session import Session
 from cca.runs.spared import spared_texts
-from cca.runs.validating import Validator, make_probe, retention_tokens
+from cca.runs.validating import Validator, make_probe
 
 T = TypeVar("T")
 FIRST, MOST = 4, 128

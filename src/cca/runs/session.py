@@ -28,6 +28,7 @@ from cca.problems.problem import problems_fingerprint
 from cca.problems.sources import Task, check_answers, open_task, with_retention
 from cca.problems.task import task_judge
 from cca.runs.accounts import Accounts
+from cca.runs.base_answers import BaseAnswers
 from cca.runs.config import Config
 from cca.runs.dependence import STAGES, content_hash, made_from
 from cca.runs.directory import RunDirectory
@@ -52,6 +53,8 @@ class Session:
     interrupts: Interrupts = field(default_factory=Interrupts)
     track: Track = track_nothing
     """Tells the experiment trackers."""
+    base_answers: dict[str, BaseAnswers] = field(default_factory=dict)
+    """What the base was asked so far (`cca.runs.answering`)."""
 
     @cached_property
     def task(self) -> Task:

@@ -21,6 +21,7 @@ from cca.pivots.traces import VERSION as TRACES_VERSION
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
 from cca.problems.problem import Problem
 from cca.runs.amplifying import AMPLIFY, amplify_summary, make_patch, run_amplify
+from cca.runs.answering import answers
 from cca.runs.chunk_log import ChunkLog
 from cca.runs.dependence import PIVOTS_LOG, claim
 from cca.runs.lanes import chunked, in_order, one_at_a_time
@@ -29,7 +30,7 @@ from cca.runs.measurements import UNTOUCHED
 from cca.runs.pivoting import find_pivots
 from cca.runs.replica import as_the_first_has_it
 from cca.runs.session import Session
-from cca.runs.validating import Validator, answers
+from cca.runs.validating import Validator
 
 SHOWN_PIVOTS = 50
 """Pivots whose text is written out for the report's page."""

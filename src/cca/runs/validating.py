@@ -9,22 +9,16 @@ from functools import cached_property
 from torch import Tensor
 
 from cca.amplify.update import Validation
-from cca.engines.engine import Request
-from cca.evaluation.accuracy import Results
 from cca.evaluation.retention import DriftProbe, solution_texts
-from cca.files import fingerprint
 from cca.models.out_of_memory import halving
 from cca.models.weight_rows import WeightRows, get_rows
-from cca.problems.answers import Verdict
-from cca.problems.problem import Problem, problems_fingerprint
+from cca.problems.problem import Problem
 from cca.problems.sources import halves
+from cca.runs.answering import answers, measurement_key, retention_tokens
 from cca.runs.measurements import UNTOUCHED, weights_key
 from cca.runs.session import Session
 from cca.runs.spared import judging
 
-RETENTION_TOKENS = 64
-"""Longest completion on a retention problem without worked solutions."""
-LETTERS = {verdict.value[0]: verdict for verdict in Verdict}
 PROBE_BATCH = 32
 
 
@@ -100,7 +94,9 @@ def make_probe(session: Session, problems: Sequence[Problem]) -> DriftProbe:
 
 def drift_of(session: Session, probe: DriftProbe, weights: str | None) -> float:
     """The drift that ``probe`` finds in the model as it stands, which holds ``weights`` (`weights_key`)."""
-    key = _key(session, "drift", weights, [[*text.prompt, -1, *text.solution] for text in probe.texts])
+    key = measurement_key(
+        session, "drift", weights, [[*text.prompt, -1, *text.solution] for text in probe.texts]
+    )
     known = session.measurements.get(key) if weights else None
     if isinstance(known, float):
         return known
@@ -108,50 +104,3 @@ def drift_of(session: Session, probe: DriftProbe, weights: str | None) -> float:
     if weights:
         session.measurements.put(key, drift)
     return drift
-
-
-def answers(
-    session: Session, problems: Sequence[Problem], max_new_tokens: int, weights: str | None = None
-) -> Results:
-    """The verdicts on the greedy answers of the model as it stands.
-
-    ``weights`` says what it holds (`measurements.weights_key`): then verdicts are kept, and those kept are not
-    asked for again. None: unknown, keep nothing.
-    """
-    verdicts: list[Verdict] = []
-    chunk = session.config.traces.chunk
-    for start in range(0, len(problems), chunk):
-        own = problems[start : start + chunk]
-        key = _key(session, "verdicts", weights, [problems_fingerprint(own), max_new_tokens])
-        known = session.measurements.get(key) if weights else None
-        if not isinstance(known, str) or len(known) != len(own) or not set(known) <= set(LETTERS):
-            known = "".join(verdict.value[0] for verdict in _asked(session, own, max_new_tokens))
-            if weights:
-                session.measurements.put(key, known)
-                session.chunk_done()
-        verdicts += [LETTERS[letter] for letter in known]
-    return Results(tuple(problems), tuple(verdicts))
-
-
-def _asked(session: Session, problems: Sequence[Problem], max_new_tokens: int) -> list[Verdict]:
-    grader = session.grader
-    requests = [Request(grader.prompt_ids(problem)) for problem in problems]
-    completions = session.engine.complete(requests, max_new_tokens, grader.finished)
-    return [
-        grader.judgement(problem, completion.token_ids).verdict
-        for problem, completion in zip(problems, completions, strict=True)
-    ]
-
-
-def _key(session: Session, what: str, weights: str | None, of: object) -> str:
-    known = session.fingerprints
-    asked = [known["model"], known["tokenizer"], session.config.judge, known["judging"]]
-    return fingerprint([what, *asked, weights, of])
-
-
-def retention_tokens(session: Session, problems: Sequence[Problem]) -> int:
-    """Twice the longest solution (or answer) of a retention set."""
-    codec = session.grader.codec
-    longest = max(len(codec.encode_continuation(problem.solution or problem.answer)) for problem in problems)
-    has_solutions = any(problem.solution for problem in problems)
-    return max(8, 2 * longest) if has_solutions else max(RETENTION_TOKENS, 2 * longest)
