@@ -21,6 +21,7 @@ from cca.runs.cost_model import (
     natural,
 )
 from cca.runs.decoding_cost import Work
+from cca.runs.plan_work import ANEW
 
 H100 = Hardware(flops=0.4 * 989e12, bandwidth=0.6 * 3.35e12, layer_pass=60e-6)
 """Data sheet peaks (SXM, dense bf16) at assumed efficiencies: none of this was measured."""
@@ -33,6 +34,8 @@ SHAPES = {
 }
 FEW_SHOT, OWN, TRACE, PIVOTS, PROBLEMS = 1100, 200, 160, 1000, 2600
 VALIDATION, STEPS = 2000, 20
+PARTING = 0.4
+"""Share of the validation answers that part from the base's, as on tinymath."""
 SPARED, SPARED_TOKENS = 400, 200
 """Texts of four other skills, and their tokens."""
 
@@ -57,7 +60,7 @@ def examples() -> list[dict[str, Any]]:
             groups = min(shape.layers, math.ceil(shape.parameters / 2 / HELD))
             located = natural(shape, gradients, pivots, SPARED, SPARED_TOKENS, groups)
             step = amplify_step(shape, gradients, pivots)
-            validation = generation(shape, decoding, _work(VALIDATION, batch), context)
+            validation = generation(shape, decoding, _judged(VALIDATION, batch), context)
             # tensor parallel over the GPUs of a node, as vLLM has it: weights and cache are split, none gathered
             vllm = replace(H100, copies=nodes, bandwidth=8 * H100.bandwidth, flops=8 * H100.flops)
             served = generation(shape, vllm, _work(PROBLEMS * 5, 256), context)
@@ -77,6 +80,13 @@ def _work(requests: float, batch: int) -> Work:
     """Completions of ``TRACE`` tokens, the longest of a batch twice that; few-shot examples are read once a batch."""
     batches = max(1.0, requests / batch)
     return Work(batches * 2 * TRACE, requests * TRACE, requests * OWN + batches * FEW_SHOT, requests)
+
+
+def _judged(problems: float, batch: int) -> Work:
+    """A step's validation: the base's answers are read, and those that part from it written anew from there."""
+    read = problems * (OWN + TRACE) + math.ceil(problems / batch) * FEW_SHOT
+    part = _work(PARTING * problems, batch)
+    return replace(part, tokens=ANEW["task"] * problems * TRACE, read=read)
 
 
 def main() -> None:

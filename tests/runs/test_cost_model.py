@@ -38,10 +38,10 @@ def test_the_shape_is_read_off_the_model() -> None:
 
 
 def test_a_decoding_step_reads_the_weights_and_a_token_computes() -> None:
-    step, token, prompt_token, request = speed(SHAPE, ONE, context=500).per
+    step, token, prompt_token, request, read = speed(SHAPE, ONE, context=500).per
     assert step == pytest.approx(2e9 / 1e12 + 10 * 1e-4)
     assert token == pytest.approx(2e9 / 1e14 + 500 * 2000 / 1e12)
-    assert (prompt_token, request) == (pytest.approx(2e9 / 1e14), 0)
+    assert (prompt_token, request, read) == (pytest.approx(2e9 / 1e14), 0, pytest.approx(2e9 / 1e14))
 
 
 def test_text_scales_and_masks_do_not() -> None:

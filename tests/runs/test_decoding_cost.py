@@ -29,12 +29,15 @@ def test_expected_work_counts_batches() -> None:
 
 
 def test_the_fit_finds_the_costs_that_made_the_times() -> None:
-    generator, costs = random.Random(0), Speed((2e-3, 1e-4, 1e-5, 0.0))
-    calls = []
+    generator, costs = random.Random(0), Speed((2e-3, 1e-4, 1e-5, 0.0, 3e-5))
+    calls, readings = [], []
     for _ in range(12):
         work = Work(*(generator.uniform(1, 100) for _ in range(4)))
         calls.append(Call((), work, costs.seconds(work)))
-    assert Speed.fitted(calls).per == pytest.approx(costs.per, rel=1e-6, abs=1e-9)
+        read = Work(read=generator.uniform(1, 100))
+        readings.append(Call((), read, costs.seconds(read)))
+    assert Speed.fitted(calls, readings).per == pytest.approx(costs.per, rel=1e-6, abs=1e-9)
+    assert Speed.fitted(calls).per[-1] == 0
     assert min(Speed.fitted([Call((), Work(1, 5, 3, 1), 0.1)]).per) >= 0
 
 
@@ -54,3 +57,17 @@ def test_metering_changes_nothing_and_counts_what_was_decoded() -> None:
     assert call.work.prompt_tokens == sum(len(request.prefix) for request in requests)
     assert max(call.lengths) <= call.work.steps <= 3 * max(call.lengths)
     assert call.seconds > 0
+
+
+@pytest.mark.parametrize("shared", [0, 20])
+def test_metering_counts_what_was_read(shared: int) -> None:
+    model, codec = tiny_world.model(), tiny_world.grader().codec
+    few_shot = tuple(range(3, 3 + shared))
+    texts = [(few_shot + codec.encode(problem.prompt), (5, 6, 7)) for problem in tiny_world.problems(4)]
+    engine = MeteredEngine(model, 3)
+    assert engine.greedy_paths(texts) == HFEngine(model, 3).greedy_paths(texts)
+    (reading,) = engine.readings
+    own = sum(len(prefix) - shared + len(text) for prefix, text in texts)
+    assert reading.work == Work(read=own + shared)
+    assert reading.seconds > 0
+    assert not engine.calls

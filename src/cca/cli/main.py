@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from cca.cli import processes
+from cca.cli.allocator import keep_freed_memory
 from cca.cli.console import ConsoleNarrator, console, fail, stoppable
 from cca.errors import CcaError
 
@@ -182,6 +183,7 @@ def main() -> None:
 
     Of several processes (`cca.ranks`) the first talks, and the first that fails says why.
     """
+    keep_freed_memory()
     _quiet()
     _add_groups()
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,8 +19,7 @@ from cca.compare.edits import Edit
 from cca.compare.grid import LimitsEntry
 from cca.evaluation.accuracy import Results
 from cca.evaluation.retention import DriftProbe, solution_texts
-from cca.problems.problem import Problem
-from cca.problems.sources import halves
+from cca.problems.task import halves, spread
 from cca.runs.answering import answers, retention_tokens
 from cca.runs.config import BudgetConfig
 from cca.runs.measurements import UNTOUCHED
@@ -123,10 +122,3 @@ class Judge:
         )
         self.seconds += time.perf_counter() - began
         return free
-
-
-def spread(problems: Sequence[Problem], most: int | None) -> list[Problem]:
-    """At most ``most`` of the problems, evenly over their order, so that every template keeps its share."""
-    if most is None or most >= len(problems):
-        return list(problems)
-    return [problems[place * len(problems) // most] for place in range(most)]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from cca.compare.grid import LimitsEntry
-from cca.compare.judging import spread
 from cca.evaluation.accuracy import Results, comparison, per_template
 from cca.evaluation.retention import DriftProbe, solution_texts
 from cca.files import Row
 from cca.problems.problem import Problem
-from cca.problems.sources import halves
+from cca.problems.task import halves, spread
 from cca.runs.answering import answers, retention_tokens
 from cca.runs.measurements import UNTOUCHED
 from cca.runs.session import Session

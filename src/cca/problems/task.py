@@ -105,3 +105,10 @@ def check_answers(task: Task, judge: Judge) -> None:
 def halves(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
     """A set in two: what guards the budget (every other problem), and what is reported."""
     return list(problems[::2]), list(problems[1::2])
+
+
+def spread(problems: Sequence[Problem], most: int | None) -> list[Problem]:
+    """At most ``most`` of the problems, evenly over their order, so that every template keeps its share."""
+    if most is None or most >= len(problems):
+        return list(problems)
+    return [problems[place * len(problems) // most] for place in range(most)]

@@ -78,7 +78,8 @@ class Hardware:
 def speed(shape: Shape, hardware: Hardware, context: float) -> Speed:
     """Seconds of decoding by one process, as `cca plan` fits them. ``context``: tokens attended to, on average."""
     token = hardware.tokens(shape, 1) + context * shape.kv_bytes / hardware.bandwidth
-    return Speed((hardware.a_pass(shape), token, hardware.tokens(shape, 1), 0.0))
+    read = hardware.tokens(shape, 1)
+    return Speed((hardware.a_pass(shape), token, read, 0.0, read))
 
 
 def generation(shape: Shape, hardware: Hardware, work: Work, context: float) -> float:

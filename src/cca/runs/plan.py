@@ -7,7 +7,7 @@ says how many it expects and what each costs, and is held against the run both a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,23 @@ from cca.amplify.preconditioner import SAMPLES
 from cca.errors import CcaError
 from cca.files import Row, fingerprint, read_sealed, write_sealed
 from cca.models.components import KINDS
-from cca.problems.sources import halves
 from cca.runs.accounts import Account
 from cca.runs.config import Config
-from cca.runs.decoding_cost import Call, Work, expected_work
+from cca.runs.decoding_cost import Work
 from cca.runs.directory import without_out
 from cca.runs.locating import settled
 from cca.runs.narrator import Narrator
 from cca.runs.plan_memory import memory_of, warnings
+from cca.runs.plan_work import Works
 from cca.runs.provenance import hardware
 from cca.runs.rehearsal import EPOCHS, Rehearsal, rehearsed
 
 FILE, FORMAT = "plan.json", "cca.plan"
 SECONDS = 20.0
 """How long a rehearsal may take."""
-TO_BEST = {"amplify": 11, "controls": 3}
-"""Validated steps until the best one, which patience follows: the medians of some twenty runs and forty controls on
-four models (from 4 to 24, and from 0 to 12)."""
+TO_BEST = {"amplify": 8, "controls": 6}
+"""Validated steps until the best one, which patience follows: the middle of seven runs on five models (4 to 9) and of
+their controls (0 to 13)."""
 PER_STEP = ("seconds", "tokens")
 
 
@@ -95,41 +95,34 @@ def _held(planned: float, happened: float) -> Row:
 class _Planning:
     def __init__(self, found: Rehearsal) -> None:
         self.found, self.session, self.config = found, found.session, found.session.config
-        self.batch = self.config.traces.batch_size
-        task = self.session.task
-        self.train, self.guards, self.reported = len(task.train), {}, {}
-        for name, problems in task.retention.items():
-            self.guards[name], self.reported[name] = (len(half) for half in halves(problems))
-        self.pairs = self.train * (found.pairs or 0.5) / found.problems
-        self.pivots = self.pairs * (found.found or 0.5) / (found.pairs or 1)
-        if self.config.pivots.most is not None:
-            self.pivots = min(self.pivots, self.config.pivots.most)
+        self.works = Works(found)
 
     def plan(self) -> Row:
+        works, probing = self.works, self._probing(self.works.reported)
         steps = {stage: self._steps(stage) for stage in TO_BEST}
         stages = {
-            "traces": self._stage(self._traces(), beside=self.train * self.found.beside),
-            "pivots": self._stage(self._walks(), beside=self.pairs * self.found.reading),
+            "traces": self._stage(works.traces(), beside=works.train * self.found.beside),
+            "pivots": self._stage(works.walks(), beside=works.pairs * self.found.reading),
             "circuit": self._circuit(),
-            "amplify": self._amplify(steps["amplify"], first=True),
-            "evaluate": self._stage(self._tests().times(2), beside=3 * self._probing(self.reported)),
+            "amplify": self._amplify(steps["amplify"], works.base_validation()),
+            "evaluate": self._stage(works.base_tests() + works.edited_tests(), beside=3 * probing),
         }
         if draws := self.config.evaluate.random_controls:
-            control = self._amplify(steps["controls"], first=False)
-            test = self._stage(self._tests(), beside=self._probing(self.reported))
+            control = self._amplify(steps["controls"], Work())
+            test = self._stage(works.edited_tests(), beside=probing)
             own = {key: draws * (control[key] + test[key]) for key in test}
             stages["controls"] = {**control, **own, "steps": draws * control["steps"]}
-        memory = memory_of(self.found, self.pivots, self.guards, self.reported)
+        memory = memory_of(self.found, works.pivots, works.guards, works.reported)
         for stage, own in stages.items():
             own.update(memory[stage])
         task = self.session.task
         return {
             "config": fingerprint(without_out(self.config)),
             "hardware": hardware(),
-            "problems": {"train": self.train, "validation": len(task.validation), "test": len(task.test)}
+            "problems": {"train": works.train, "validation": len(task.validation), "test": len(task.test)}
             | {name: len(problems) for name, problems in task.retention.items()},
             "sample": {"problems": self.found.problems, "greedy_accuracy": self.found.right},
-            "expected": {"pairs": round(self.pairs), "pivots": round(self.pivots), "steps": steps},
+            "expected": {"pairs": round(works.pairs), "pivots": round(works.pivots), "steps": steps},
             "at_most": {"steps": self.config.amplify.steps, "seconds": self._at_most(stages)},
             "stages": {stage: _rounded(own) for stage, own in stages.items()},
             "prefix_bytes": memory["prefixes"]["bytes"],
@@ -138,40 +131,8 @@ class _Planning:
 
     def _stage(self, work: Work, beside: float = 0.0) -> Row:
         """Tokens, seconds and floating point operations (2 a parameter and token read or written)."""
-        flops = 2.0 * self.session.anatomy.total_parameters * (work.tokens + work.prompt_tokens)
+        flops = 2.0 * self.session.anatomy.total_parameters * (work.tokens + work.prompt_tokens + work.read)
         return {"tokens": work.tokens, "seconds": self.found.speed.seconds(work) + beside, "flops": flops}
-
-    def _traces(self) -> Work:
-        """Greedy traces and the rounds of samples, in the shares that the sample's problems needed."""
-        return self._calls(self.found.traced, self.train, self.found.problems)
-
-    def _walks(self) -> Work:
-        return self._calls(self.found.walked, self.pairs, max(1, self.found.pairs))
-
-    def _calls(self, calls: Sequence[Call], count: float, sampled: int) -> Work:
-        """What ``calls`` on ``sampled`` items come to on ``count`` of them, taken in chunks."""
-        chunk = self.config.traces.chunk
-        sizes = [chunk] * int(count // chunk) + ([count % chunk] if count % chunk else [])
-        whole = Work()
-        for call in calls:
-            prompt = call.work.prompt_tokens / call.work.requests
-            for size in sizes:
-                whole += expected_work(size * call.work.requests / sampled, call.lengths, prompt, self.batch)
-        return whole
-
-    def _greedy(self, count: int, like: Call | None = None) -> Work:
-        """Greedy answers to ``count`` problems like those of the call (the training sample's greedy traces)."""
-        call = like or self.found.traced[0]
-        return self._calls([call], count, round(call.work.requests))
-
-    def _retained(self, sizes: Mapping[str, int]) -> Work:
-        return sum((self._greedy(size, self.found.retention[name]) for name, size in sizes.items()), Work())
-
-    def _tests(self) -> Work:
-        return self._greedy(len(self.session.task.test)) + self._retained(self.reported)
-
-    def _validations(self) -> Work:
-        return self._greedy(len(self.session.task.validation)) + self._retained(self.guards)
 
     def _probing(self, sizes: Mapping[str, int]) -> float:
         return self.found.probing * sum(sizes.values())
@@ -182,10 +143,14 @@ class _Planning:
         config, anatomy = self.config, self.session.anatomy
         circuit = settled(config.circuit, self.session)
         epochs = circuit.epochs if circuit.localiser == "dcm" else 1
-        read = self.pivots * (self.found.pivot_tokens + 3 * epochs)
+        read = self.works.pivots * (self.found.pivot_tokens + 3 * epochs)
         if "natural" in circuit.localiser.split():
             groups = len(list(layer_groups(anatomy, circuit.kinds or KINDS, config.amplify.rows)))
-            read += groups * 2 * (self.pivots * self.found.pivot_tokens + SAMPLES * self.found.spared_tokens)
+            read += (
+                groups
+                * 2
+                * (self.works.pivots * self.found.pivot_tokens + SAMPLES * self.found.spared_tokens)
+            )
         stage = self._stage(Work(prompt_tokens=read))
         return {**stage, "seconds": self._line(self.found.locating) * epochs / min(EPOCHS, epochs)}
 
@@ -193,29 +158,26 @@ class _Planning:
         """Seconds at as many pivots as are expected, on the line through two measurements."""
         few, full = self.found.few, self.found.pivots
         slope = max(0.0, (seconds[1] - seconds[0]) / max(1, full - few))
-        return max(min(seconds), seconds[1] + slope * (self.pivots - full))
+        return max(min(seconds), seconds[1] + slope * (self.works.pivots - full))
 
-    def _amplify(self, steps: int, first: bool) -> Row:
-        """``first``: with the validation of the untouched model, which later arms find done.
+    def _amplify(self, steps: int, base: Work) -> Row:
+        """``base``: what judging the untouched model takes, which later arms find done.
 
         ``each`` is what one step more or less costs.
         """
         parameters, config = self.session.anatomy.total_parameters, self.config.amplify
         whitened = config.precondition != "none" and config.optimiser == "gradient-descent"
-        judged, judging = self._stage(self._validations()), self._probing(self.guards) / 2
-        judged["seconds"] += judging
+        judging = self._probing(self.works.guards) / 2
+        judged = self._stage(self.works.edited_validation(), beside=judging)
         stepped = {
             "tokens": 0.0,
             "seconds": self._line(self.found.stepping),
-            "flops": 2 * 2.0 * parameters * self.pivots * self.found.pivot_tokens,
+            "flops": 2 * 2.0 * parameters * self.works.pivots * self.found.pivot_tokens,
         }
-        once = {
-            "tokens": 0.0,
-            "seconds": self.found.whitening + judging,
-            "flops": 2 * SAMPLES * 2.0 * parameters * self.found.spared_tokens * whitened,
-        }
+        once = self._stage(base, beside=self.found.whitening + 2 * judging)
+        once["flops"] += 2 * SAMPLES * 2.0 * parameters * self.found.spared_tokens * whitened
         validated = self._validated(steps)
-        row: Row = {key: once[key] + steps * stepped[key] + (validated + first) * judged[key] for key in once}
+        row: Row = {key: once[key] + steps * stepped[key] + validated * judged[key] for key in once}
         each = {key: stepped[key] + validated / steps * judged[key] for key in PER_STEP}
         return {**row, "steps": steps, "each": each}
 
@@ -223,8 +185,7 @@ class _Planning:
         """Those until the best one (`TO_BEST`), and as many validations without a better one as patience takes."""
         config = self.config.amplify
         at = [step for step in config.validate_at if step <= config.steps] or range(1, config.steps + 1)
-        patient = [step for step in at if step > TO_BEST[stage]]
-        return patient[config.patience - 1] if len(patient) >= config.patience else at[-1]
+        return at[min(len(at), TO_BEST[stage] + config.patience) - 1]
 
     def _validated(self, steps: int) -> int:
         at = self.config.amplify.validate_at

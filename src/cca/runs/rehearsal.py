@@ -21,6 +21,7 @@ from cca.engines.engine import Request
 from cca.pivots.pivot import Pivot
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
 from cca.problems.problem import Problem
+from cca.problems.task import spread
 from cca.runs.amplifying import run_amplify
 from cca.runs.answering import retention_tokens
 from cca.runs.config import Config
@@ -57,7 +58,7 @@ class Rehearsal:
     traced: list[Call] = field(default_factory=list)
     walked: list[Call] = field(default_factory=list)
     retention: dict[str, Call] = field(default_factory=dict)
-    speed: Speed = field(default_factory=lambda: Speed((0.0, 0.0, 0.0, 0.0)))
+    speed: Speed = field(default_factory=lambda: Speed((0.0, 0.0, 0.0, 0.0, 0.0)))
     beside: float = 0.0
     """Seconds a traced problem beside decoding: prompts, judging."""
     reading: float = 0.0
@@ -134,7 +135,7 @@ class _Rehearsing:
         pivots = self._pivots(traces)
         self._retention()
         self._later_stages(pivots)
-        self.found.speed = Speed.fitted(self.engine.calls)
+        self.found.speed = Speed.fitted(self.engine.calls, self.engine.readings)
         return self.found
 
     def _traces(self) -> list[tuple[Problem, list[Trace]]]:
@@ -148,12 +149,13 @@ class _Rehearsing:
             "cpu": held_memory(),
             **{k: v for k, v in peak_memory().items() if k != "cpu"},
         }
-        self._trace(_spread(problems, FIRST))
-        pace = (sum(call.seconds for call in self.engine.calls) + 1e-6) / FIRST
-        count = int(max(2 * FIRST, min(MOST, len(problems), self.seconds / 2 / pace)))
+        few, more = (self._pace(spread(problems, count)) for count in (FIRST, 4 * FIRST))
+        a_problem = max(more / 16 / FIRST, (more - few) / (3 * FIRST))
+        room = (self.seconds / 2 - few - more) / a_problem
+        count = int(max(4 * FIRST, min(MOST, len(problems), room)))
         before = len(self.engine.calls)
         began = time.perf_counter()
-        made = self._metered("generation", lambda: self._trace(_spread(problems, count)))
+        made = self._metered("generation", lambda: self._trace(spread(problems, count)))
         took = time.perf_counter() - began
         self.found.traced = self.engine.calls[before:]
         self.found.beside = max(0.0, took - sum(call.seconds for call in self.found.traced)) / max(
@@ -163,6 +165,12 @@ class _Rehearsing:
         self.found.right = sum(own[0].right for _, own in made) / len(made)
         self.found.pairs = sum(opposite(own) is not None for _, own in made)
         return made
+
+    def _pace(self, problems: Sequence[Problem]) -> float:
+        """Seconds of tracing."""
+        began = time.perf_counter()
+        self._trace(problems)
+        return time.perf_counter() - began
 
     def _trace(self, problems: Sequence[Problem]) -> list[tuple[Problem, list[Trace]]]:
         given = self.session.config.traces
@@ -196,7 +204,7 @@ class _Rehearsing:
 
     def _retention(self) -> None:
         for name, problems in self.session.task.retention.items():
-            sample = _spread(problems, 2 * FIRST)
+            sample = spread(problems, 2 * FIRST)
             limit = retention_tokens(self.session, problems)
             requests = [Request(self.session.grader.prompt_ids(problem)) for problem in sample]
             self.engine.complete(requests, limit, self.session.grader.finished)
@@ -216,13 +224,17 @@ class _Rehearsing:
             if len(circuit) > LARGE * session.anatomy.size and config.circuit.localiser == "dcm":
                 circuit = self._small_circuit()  # a mask of few epochs has not let go of anything yet
 
-            self.found.stepping = self._stepping(circuit, few), self._stepping(circuit, pivots)
+            full = self._stepping(circuit, pivots)
+            session.config = _unconditioned(
+                session.config
+            )  # what comes before the first step is known by now
+            self.found.stepping = self._stepping(circuit, few), full
         finally:
             session.config = config
         self._took("left", {"cpu": held_memory()})
         self.found.spared_tokens = sum(len(prompt) + len(own) for prompt, own in spared_texts(session))
         probed = [
-            problem for problems in session.task.retention.values() for problem in _spread(problems, PROBED)
+            problem for problems in session.task.retention.values() for problem in spread(problems, PROBED)
         ]
         if probed:
             make_probe(session, probed)
@@ -232,7 +244,7 @@ class _Rehearsing:
         """Seconds a step on ``pivots``; also meters what comes before the first."""
         nothing, began = _NoValidation(), time.perf_counter()
         self._metered("amplify", lambda: run_amplify(self.session, circuit, pivots, nothing, "rehearsal"))
-        self.found.whitening = nothing.called - began
+        self.found.whitening = max(self.found.whitening, nothing.called - began)
         return (time.perf_counter() - nothing.called) / METERED_STEPS
 
     def _small_circuit(self) -> Circuit:
@@ -261,11 +273,6 @@ class _Rehearsing:
             known[device] = max(0, size - self.found.base_bytes.get(device, 0), known.get(device, 0))
 
 
-def _spread(items: Sequence[T], count: int) -> list[T]:
-    """At most ``count`` items, spread over all."""
-    return list(items[:: max(1, len(items) // count)][:count])
-
-
 def _stand_ins(problem: Problem, trace: Trace, session: Session) -> Iterator[Pivot]:
     """Two places of a trace as if they were pivots."""
     prompt, tokens = session.grader.prompt_ids(problem), trace.token_ids
@@ -283,3 +290,8 @@ def _shortened(config: Config) -> Config:
     few = {"steps": METERED_STEPS, "patience": METERED_STEPS + 1, "validate_at": (METERED_STEPS + 1,)}
     circuit = config.circuit.model_copy(update={"epochs": min(EPOCHS, config.circuit.epochs)})
     return config.model_copy(update={"amplify": config.amplify.model_copy(update=few), "circuit": circuit})
+
+
+def _unconditioned(config: Config) -> Config:
+    amplify = config.amplify.model_copy(update={"precondition": "none"})
+    return config.model_copy(update={"amplify": amplify})

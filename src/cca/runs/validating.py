@@ -13,7 +13,7 @@ from cca.evaluation.retention import DriftProbe, solution_texts
 from cca.models.out_of_memory import halving
 from cca.models.weight_rows import WeightRows, get_rows
 from cca.problems.problem import Problem
-from cca.problems.sources import halves
+from cca.problems.task import halves
 from cca.runs.answering import answers, measurement_key, retention_tokens
 from cca.runs.measurements import UNTOUCHED, weights_key
 from cca.runs.session import Session
