@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from benchmarks.measuring import Row, quotients, seconds
 from benchmarks.models import random_llama, random_pivots
 from cca.circuits.gate_functions import gate_function
-from cca.circuits.masking import MaskSettings, learn_mask
+from cca.circuits.mask_training import MaskSettings
+from cca.circuits.masking import learn_mask
 from cca.circuits.pivot_forward import PivotForward
 from cca.models.anatomy import Anatomy, anatomy_of
 from cca.pivots.pivot import Pivot

@@ -29,7 +29,7 @@ _HOMES = {
     "gate_gradient": "cca.circuits.attribution",
     "attribution_circuit": "cca.circuits.attribution",
     "Size": "cca.circuits.size",
-    "MaskSettings": "cca.circuits.masking",
+    "MaskSettings": "cca.circuits.mask_training",
     "learn_mask": "cca.circuits.masking",
     "random_circuit": "cca.circuits.controls",
     "UpdateSettings": "cca.amplify.update",

@@ -11,7 +11,8 @@ from zoo import VOCABULARY
 
 import tiny_world
 from cca.circuits.gate_functions import GATE_FUNCTIONS
-from cca.circuits.masking import Mask, MaskSettings, learn_mask
+from cca.circuits.mask_training import Mask, MaskSettings
+from cca.circuits.masking import learn_mask
 from cca.circuits.pivot_forward import PivotForward
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy, anatomy_of

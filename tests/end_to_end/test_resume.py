@@ -95,6 +95,30 @@ def test_killed_at_every_write_in_turn(world: Path, forge: Forge) -> None:
         assert {f"flush {name}", f"before rename {name}", f"renamed {name}"} <= set(points)
 
 
+@pytest.mark.parametrize("relaxation", ["clamp", "hard-concrete"])
+def test_a_mask_killed_at_every_write_goes_on_from_its_last_epoch(
+    relaxation: str, world: Path, forge: Forge
+) -> None:
+    circuit = {"localiser": "dcm", "relaxation": relaxation, "epochs": 3, "batch_size": 4, "penalty": 0.001}
+    config, whole, folder, had = (world / f"{relaxation}{end}" for end in (".yaml", "-whole", "", "-crashes"))
+    tiny_run.write_config(world, relaxation, circuit=circuit)
+    for stage in ("traces", "pivots"):  # the same for both
+        assert forge.cca(stage, config, "--set", f"out={whole}")[0] == 0
+    shutil.copytree(whole, folder)
+    code, output = forge.cca("circuit", config, "--set", f"out={whole}")
+    assert code == 0, output
+    for _ in range(30):
+        code, output = forge.cca("circuit", config, "--set", f"out={folder}", crashes=str(had))
+        if code != CRASHED:
+            break
+    assert code == 0, output
+    assert (folder / "circuit.jsonl").read_bytes() == (whole / "circuit.jsonl").read_bytes()
+    assert {"flush mask.partial.safetensors", "renamed mask.partial.safetensors"} <= set(
+        had.read_text().splitlines()
+    )
+    assert not (folder / "mask.partial.safetensors").exists()
+
+
 def test_killed_at_random_moments(world: Path, forge: Forge) -> None:
     folder, moments = world / "killed", random.Random(0)
     latest, deaths = 0.8, 0

@@ -23,9 +23,8 @@ from cca.circuits.controls import random_circuit, whole_model
 from cca.circuits.greedy import greedy_circuit
 from cca.circuits.head_gating import HeadGatingSettings, learn_head_gates
 from cca.circuits.integrated import integrated_gradient
-from cca.circuits.masking import MaskSettings, learn_mask
+from cca.circuits.mask_training import Keeper, MaskSettings, train_mask
 from cca.circuits.pivot_forward import PivotForward
-from cca.circuits.relaxed_masking import learn_relaxed_mask
 from cca.circuits.selective import gate_fisher, selective_scores
 from cca.circuits.size import Size
 from cca.circuits.target_size import DualPenalty, FixedPenalty, Penalty
@@ -34,6 +33,7 @@ from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
 from cca.models.components import KINDS
 from cca.models.drawn import MOST_TEXTS, Text
+from cca.models.frozen import frozen
 from cca.pivots.pivot import Pivot
 
 T = TypeVar("T")
@@ -83,6 +83,8 @@ class Site:
     progress: Progress | None = None
     promising: Callable[[Choice], Circuit] | None = None
     """The circuit of the rows that promise most; it takes row gradients, which are made by a later stage."""
+    keeper: Callable[[str], Keeper] | None = None
+    """Keeps the training of a mask, by a text that says which it is."""
     _shared: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -164,9 +166,6 @@ def _dcm(site: Site, choice: Choice) -> Circuit:
     """The paper's own mask, or another relaxation of it, or one whose penalty aims at a size."""
     own = {f.name: getattr(choice, f.name) for f in fields(MaskSettings) if f.name != "seed"}
     settings = MaskSettings(seed=site.seed, **own)
-    if choice.relaxation == "clamp" and choice.penalty_for == "coefficient":
-        mask = learn_mask(site.model, site.anatomy, site.pivots, settings, site.progress)
-        return mask.circuit(site.anatomy, choice.threshold)
     forward = site.remembered(
         f"forward {settings.batch_size}",
         lambda: PivotForward(site.model, site.anatomy, site.pivots, settings.batch_size),
@@ -175,7 +174,13 @@ def _dcm(site: Site, choice: Choice) -> Circuit:
     if choice.penalty_for == "size":
         target = sum(Size.parse(choice.size).counts(site.anatomy, KINDS, site.rows).values())
         penalty = DualPenalty(target, start=max(settings.penalty, 1e-6))
-    mask = learn_relaxed_mask(forward, settings, choice.relaxation, penalty, site.progress)
+    keeper = (
+        site.keeper(repr((settings, choice.relaxation, choice.penalty_for, choice.size)))
+        if site.keeper
+        else None
+    )
+    with frozen(site.model):
+        mask = train_mask(forward, settings, choice.relaxation, penalty, site.progress, keeper=keeper)
     return mask.circuit(site.anatomy, choice.threshold)
 
 

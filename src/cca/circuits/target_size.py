@@ -12,6 +12,9 @@ from typing import Protocol
 
 
 class Penalty(Protocol):
+    state: tuple[float, ...]
+    """All that updates change; a penalty that is given another's goes on as that one would."""
+
     @property
     def value(self) -> float: ...
 
@@ -23,6 +26,7 @@ class Penalty(Protocol):
 @dataclass
 class FixedPenalty:
     value: float
+    state: tuple[float, ...] = ()
 
     def update(self, size: float) -> None:
         pass
@@ -40,13 +44,14 @@ class DualPenalty:
         if target <= 0 or start <= 0:
             raise ValueError(f"expected a target and a start above 0, got {target} and {start}")
         self.target, self.rate, self.damping = target, rate, damping
-        self._level, self._excess = math.log(start), 0.0
+        self.state: tuple[float, ...] = (math.log(start), 0.0)
+        """The level, and the last excess."""
 
     @property
     def value(self) -> float:
-        return math.exp(self._level + self.damping * self._excess)
+        level, excess = self.state
+        return math.exp(level + self.damping * excess)
 
     def update(self, size: float) -> None:
-        excess = math.log(max(size, 0.1) / self.target)
-        self._excess = max(-1.0, min(1.0, excess))
-        self._level += self.rate * self._excess
+        excess = max(-1.0, min(1.0, math.log(max(size, 0.1) / self.target)))
+        self.state = (self.state[0] + self.rate * excess, excess)

@@ -13,21 +13,25 @@ from cca.circuits.circuit import Circuit, load_circuit
 from cca.circuits.controls import random_circuit, whole_model
 from cca.circuits.localisers import Choice, Site
 from cca.circuits.localisers import locate as locate_by_name
-from cca.circuits.masking import Mask, MaskSettings, learn_mask
+from cca.circuits.mask_training import Mask, MaskSettings
+from cca.circuits.masking import learn_mask
 from cca.circuits.size import Size
 from cca.errors import CcaError
+from cca.files import fingerprint
 from cca.models.components import KINDS
 from cca.models.drawn import Text
 from cca.models.out_of_memory import halving
 from cca.pivots.pivot import Pivot
 from cca.runs.config import CircuitConfig
+from cca.runs.kept_mask import KeptMask
 from cca.runs.session import Session
 from cca.runs.spared import spared_texts
 
 ATTRIBUTION_BATCH = 32
 
 
-def locate(session: Session, pivots: Sequence[Pivot]) -> Circuit:
+def locate(session: Session, pivots: Sequence[Pivot], kept_as: str | None = None) -> Circuit:
+    """``kept_as`` says, for the run folder, what a mask's training is made from; without it nothing is kept."""
     settings, anatomy, rows = (
         settled(session.config.circuit, session),
         session.anatomy,
@@ -35,10 +39,10 @@ def locate(session: Session, pivots: Sequence[Pivot]) -> Circuit:
     )
     special = settings.relaxation != "clamp" or settings.penalty_for != "coefficient"
     if settings.localiser not in ("attribution", "dcm", "file", "all", "random") or special:
-        return _located(session, pivots, settings)
+        return _located(session, pivots, settings, kept_as)
     match settings.localiser:
         case "dcm":
-            return _learned(session, pivots)
+            return _learned(session, pivots, kept_as)
         case "file":
             if settings.file is None:
                 raise CcaError(
@@ -85,7 +89,9 @@ def promising(
     return located
 
 
-def _located(session: Session, pivots: Sequence[Pivot], settings: CircuitConfig) -> Circuit:
+def _located(
+    session: Session, pivots: Sequence[Pivot], settings: CircuitConfig, kept_as: str | None
+) -> Circuit:
     """By the localisers that need no more than a `Site`."""
     what = f"circuit: {settings.localiser}"
 
@@ -94,6 +100,7 @@ def _located(session: Session, pivots: Sequence[Pivot], settings: CircuitConfig)
         site = Site(
             session.model, session.anatomy, pivots, spared, rows, session.config.seed, batch_size,
             promising=promising(session, pivots, spared, rows, batch_size),
+            keeper=_keeper(session, kept_as),
         )  # fmt: skip
         return locate_by_name(site, Choice.of(settings))
 
@@ -101,7 +108,7 @@ def _located(session: Session, pivots: Sequence[Pivot], settings: CircuitConfig)
         return halving(what, ATTRIBUTION_BATCH, attempt, session.note)
 
 
-def _learned(session: Session, pivots: Sequence[Pivot]) -> Circuit:
+def _learned(session: Session, pivots: Sequence[Pivot], kept_as: str | None) -> Circuit:
     settings, anatomy = session.config.circuit, session.anatomy
     wanted = MaskSettings(
         seed=session.config.seed,
@@ -109,17 +116,21 @@ def _learned(session: Session, pivots: Sequence[Pivot]) -> Circuit:
     )
     with session.narrator.work("circuit: learning the mask", settings.epochs) as progress:
 
-        def told(epochs: int) -> None:
-            progress(epochs)
-            session.chunk_done()
-
         def attempt(batch_size: int) -> Mask:
-            return learn_mask(session.model, anatomy, pivots, replace(wanted, batch_size=batch_size), told)
+            sized, keeper = replace(wanted, batch_size=batch_size), _keeper(session, kept_as)
+            kept = keeper(repr(sized)) if keeper else None
+            return learn_mask(session.model, anatomy, pivots, sized, progress, keeper=kept)
 
         mask = halving(
             "circuit: mask (its batch is also the pivots of a step)", wanted.batch_size, attempt, session.note
         )
     return mask.circuit(anatomy, wanted.threshold)
+
+
+def _keeper(session: Session, kept_as: str | None) -> Callable[[str], KeptMask] | None:
+    if kept_as is None:
+        return None
+    return lambda which: KeptMask(session.folder.path, fingerprint([kept_as, which]), session.chunk_done)
 
 
 def _random(session: Session, kinds: Sequence[str], size: Size) -> Circuit:

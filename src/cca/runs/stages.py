@@ -24,6 +24,7 @@ from cca.runs.amplifying import AMPLIFY, amplify_summary, make_patch, run_amplif
 from cca.runs.answering import answers
 from cca.runs.chunk_log import ChunkLog
 from cca.runs.dependence import PIVOTS_LOG, claim
+from cca.runs.kept_mask import FILE as MASK
 from cca.runs.lanes import chunked, in_order, one_at_a_time
 from cca.runs.locating import locate
 from cca.runs.measurements import UNTOUCHED
@@ -93,8 +94,8 @@ def pivots(session: Session) -> list[Pivot]:
             )
         write_pivot_texts(session.folder / "pivots_text.jsonl", found[:SHOWN_PIVOTS], session.grader.codec)
         save_pivots(path, found, made_from=made_from)
-        (session.folder / PIVOTS_LOG).unlink(missing_ok=True)
     check_made_from(path, made_from)
+    (session.folder / PIVOTS_LOG).unlink(missing_ok=True)
     return load_pivots(path)
 
 
@@ -104,7 +105,7 @@ def circuit(session: Session) -> Circuit:
     path, made_from = session.folder / "circuit.jsonl", session.made_from("circuit")
     if not path.exists():
         with session.timed("circuit"):
-            located = locate(session, own_pivots)
+            located = locate(session, own_pivots, kept_as=made_from)
         if not len(located):
             raise CcaError(
                 "circuit: no component was chosen; lower circuit.penalty or ask for a larger circuit.size"
@@ -113,6 +114,7 @@ def circuit(session: Session) -> Circuit:
         as_the_first_has_it(path)
         session.chunk_done()
     check_made_from(path, made_from)
+    (session.folder / MASK).unlink(missing_ok=True)
     return load_circuit(path)
 
 
