@@ -90,6 +90,20 @@ def test_traces_are_those_of_transformers(
     assert share >= 0.98
 
 
+def test_a_text_goes_on_from_what_is_written(
+    problems: list[Problem], grader: Grader, vllm: VLLMEngine, traces: list[list[Trace]]
+) -> None:
+    """Within the longest completion and by the stop rule of the whole text; near-ties may fall otherwise."""
+    texts = [(grader.prompt_ids(p), own[0].token_ids) for p, own in zip(problems, traces, strict=True)]
+    begun = [
+        Request(prompt + text[:half], written=half) for prompt, text in texts for half in [len(text) // 2]
+    ]
+    rests = vllm.complete(begun, LONGEST, grader.finished)
+    wholes = [request.begun(LONGEST) + rest.token_ids for request, rest in zip(begun, rests, strict=True)]
+    assert same_share([text for _, text in texts], wholes) >= 0.98
+    assert max(map(len, wholes)) <= LONGEST
+
+
 def test_branching_pivots_are_those_of_transformers(
     problems: list[Problem],
     grader: Grader,
