@@ -20,12 +20,13 @@ from cca.runs.accounts import Account
 from cca.runs.config import Config
 from cca.runs.decoding_cost import Work
 from cca.runs.directory import without_out
+from cca.runs.findings import Rehearsal
 from cca.runs.locating import settled
 from cca.runs.narrator import Narrator
 from cca.runs.plan_memory import memory_of, warnings
 from cca.runs.plan_work import Works
 from cca.runs.provenance import hardware
-from cca.runs.rehearsal import EPOCHS, Rehearsal, rehearsed
+from cca.runs.rehearsal import EPOCHS, rehearsed
 
 FILE, FORMAT = "plan.json", "cca.plan"
 SECONDS = 20.0

@@ -14,8 +14,8 @@ import torch
 from cca.evaluation.retention import MAX_CACHED_BYTES
 from cca.files import Row
 from cca.models.prefixes import common_prefix
+from cca.runs.findings import Rehearsal
 from cca.runs.memory import free_memory
-from cca.runs.rehearsal import Rehearsal
 from cca.runs.session import Session
 
 KNOBS = {

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from cca.problems.task import halves
 from cca.runs.decoding_cost import Call, Work, expected_work
-from cca.runs.rehearsal import Rehearsal
+from cca.runs.findings import Rehearsal
 
 ANEW = {"task": 0.2, "others": 0.01}
-"""Shares of the base's answers, in tokens, that an edit writes anew: seven runs took 0.04 to 0.22 of the task's a step
-and next to nothing of others', six of their controls 0.07 to 0.21; the seventh, which broke the model, 2.4."""
+"""Shares of the base's answers, in tokens, that an edit writes anew, where the first steps do not write more: seven
+runs took 0.04 to 0.22 of the task's a step and next to nothing of others', six of their controls 0.07 to 0.21; the
+seventh, which broke the model, 2.4."""
 
 
 class Works:
@@ -52,8 +53,9 @@ class Works:
 
     def _edited(self, count: int, others: Mapping[str, int]) -> Work:
         """The base's answers are read, and written anew from where an edit leaves them."""
-        task, other = self._written(count, {}), self._written(0, others)
-        return self._read(count, others) + task.times(ANEW["task"]) + other.times(ANEW["others"])
+        task, other = (max(ANEW[kind], self.found.anew.get(kind, 0.0)) for kind in ("task", "others"))
+        written = self._written(count, {}).times(task) + self._written(0, others).times(other)
+        return self._read(count, others) + written
 
     def _written(self, count: int, others: Mapping[str, int]) -> Work:
         sizes = self._sizes(count, others)

@@ -10,14 +10,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from cca.amplify.update import Validation
 from cca.circuits.circuit import Circuit
-from cca.engines.engine import Request
+from cca.engines.drafts import Draft, complete_drafts, make_drafts
+from cca.engines.engine import Completion, Request
+from cca.models.trainable_rows import TrainableRows
 from cca.pivots.pivot import Pivot
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
 from cca.problems.problem import Problem
@@ -25,8 +26,9 @@ from cca.problems.task import spread
 from cca.runs.amplifying import run_amplify
 from cca.runs.answering import retention_tokens
 from cca.runs.config import Config
-from cca.runs.decoding_cost import Call, MeteredEngine, Speed
+from cca.runs.decoding_cost import MeteredEngine, Speed
 from cca.runs.directory import RunDirectory
+from cca.runs.findings import Rehearsal
 from cca.runs.locating import locate
 from cca.runs.memory import held_memory, peak_memory, reset_peak_memory
 from cca.runs.narrator import Narrator, Silent
@@ -40,49 +42,12 @@ FIRST, MOST = 4, 128
 """Problems to begin with, and at most."""
 PROBED = 16
 """Problems of each retention set: fewer, of all sets in one batch, are padded more than those of a run."""
+DRAFTED = 64
+"""Problems of the task whose answers an edit may write anew."""
 METERED_STEPS = 2
 EPOCHS = 2
 LARGE = 0.05
 """Share of the components that a mask rarely keeps more than."""
-
-
-@dataclass
-class Rehearsal:
-    """What was metered. ``locating`` and ``stepping`` are (with `few` pivots, with all): two points of a line."""
-
-    session: Session
-    problems: int = 0
-    right: float = 0.0
-    pairs: int = 0
-    found: int = 0
-    traced: list[Call] = field(default_factory=list)
-    walked: list[Call] = field(default_factory=list)
-    retention: dict[str, Call] = field(default_factory=dict)
-    speed: Speed = field(default_factory=lambda: Speed((0.0, 0.0, 0.0, 0.0, 0.0)))
-    beside: float = 0.0
-    """Seconds a traced problem beside decoding: prompts, judging."""
-    reading: float = 0.0
-    """Seconds a pair of traces beside decoding: one forward pass over the sampled trace."""
-    pivots: int = 0
-    pivot_tokens: float = 0.0
-    locating: tuple[float, float] = (0.0, 0.0)
-    stepping: tuple[float, float] = (0.0, 0.0)
-    """Of one step."""
-    whitening: float = 0.0
-    """Seconds from the start of amplify to its first step: the Fisher information of other text."""
-    spared_tokens: int = 0
-    """Tokens of the texts that it is measured on."""
-    probing: float = 0.0
-    """Seconds a problem whose solution drift is measured on."""
-    base_bytes: dict[str, int] = field(default_factory=dict)
-    piece_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Bytes each piece took at its peak beside the base, by device."""
-
-    @property
-    def few(self) -> int:
-        """An eighth of the pivots: a natural circuit takes most of its time on other text, so that a line through
-        counts nearer to each other would mostly show the noise of the clock."""
-        return max(1, self.pivots // 8)
 
 
 class _RehearsalSession(Session):
@@ -129,6 +94,8 @@ class _Rehearsing:
         self.session, self.seconds = session, seconds
         self.engine: MeteredEngine = session.engine  # type: ignore[assignment]
         self.found = Rehearsal(session)
+        self.drafts: dict[str, list[tuple[list[Draft], int]]] = {"task": [], "others": []}
+        """Answers of the base, and how long they may be."""
 
     def all(self) -> Rehearsal:
         traces = self._traces()
@@ -150,7 +117,7 @@ class _Rehearsing:
             **{k: v for k, v in peak_memory().items() if k != "cpu"},
         }
         few, more = (self._pace(spread(problems, count)) for count in (FIRST, 4 * FIRST))
-        a_problem = max(more / 16 / FIRST, (more - few) / (3 * FIRST))
+        a_problem = max(more / MOST, (more - few) / (3 * FIRST))
         room = (self.seconds / 2 - few - more) / a_problem
         count = int(max(4 * FIRST, min(MOST, len(problems), room)))
         before = len(self.engine.calls)
@@ -164,7 +131,18 @@ class _Rehearsing:
         self.found.problems = len(made)
         self.found.right = sum(own[0].right for _, own in made) / len(made)
         self.found.pairs = sum(opposite(own) is not None for _, own in made)
+        greedy = [(problem, own[0]) for problem, own in made[:DRAFTED]]
+        self._draft(
+            "task", [problem for problem, _ in greedy], self.session.max_new_tokens,
+            [Completion(trace.token_ids, trace.finished) for _, trace in greedy],
+        )  # fmt: skip
         return made
+
+    def _draft(
+        self, kind: str, problems: Sequence[Problem], limit: int, completions: Sequence[Completion]
+    ) -> None:
+        prefixes = [self.session.grader.prompt_ids(problem) for problem in problems]
+        self.drafts[kind].append((make_drafts(self.engine, prefixes, completions), limit))
 
     def _pace(self, problems: Sequence[Problem]) -> float:
         """Seconds of tracing."""
@@ -207,8 +185,9 @@ class _Rehearsing:
             sample = spread(problems, 2 * FIRST)
             limit = retention_tokens(self.session, problems)
             requests = [Request(self.session.grader.prompt_ids(problem)) for problem in sample]
-            self.engine.complete(requests, limit, self.session.grader.finished)
+            completions = self.engine.complete(requests, limit, self.session.grader.finished)
             self.found.retention[name] = self.engine.calls[-1]
+            self._draft("others", sample, limit, completions)
 
     def _later_stages(self, pivots: list[Pivot]) -> None:
         session = self.session
@@ -224,11 +203,11 @@ class _Rehearsing:
             if len(circuit) > LARGE * session.anatomy.size and config.circuit.localiser == "dcm":
                 circuit = self._small_circuit()  # a mask of few epochs has not let go of anything yet
 
-            full = self._stepping(circuit, pivots)
-            session.config = _unconditioned(
-                session.config
-            )  # what comes before the first step is known by now
-            self.found.stepping = self._stepping(circuit, few), full
+            full, edit = self._stepping(circuit, pivots)
+            self.found.anew = {kind: self._anew(kind, edit) for kind in self.drafts}
+            # What comes before the first step is known by now.
+            session.config = _unconditioned(session.config)
+            self.found.stepping = self._stepping(circuit, few)[0], full
         finally:
             session.config = config
         self._took("left", {"cpu": held_memory()})
@@ -240,12 +219,23 @@ class _Rehearsing:
             make_probe(session, probed)
             self.found.probing = self._timed("probe", lambda: make_probe(session, probed))[0] / len(probed)
 
-    def _stepping(self, circuit: Circuit, pivots: list[Pivot]) -> float:
-        """Seconds a step on ``pivots``; also meters what comes before the first."""
+    def _stepping(self, circuit: Circuit, pivots: list[Pivot]) -> tuple[float, TrainableRows]:
+        """Seconds a step on ``pivots``, and the rows after the steps; also meters what comes before the first."""
         nothing, began = _NoValidation(), time.perf_counter()
-        self._metered("amplify", lambda: run_amplify(self.session, circuit, pivots, nothing, "rehearsal"))
+        amplified = self._metered(
+            "amplify", lambda: run_amplify(self.session, circuit, pivots, nothing, "rehearsal")
+        )
         self.found.whitening = max(self.found.whitening, nothing.called - began)
-        return (time.perf_counter() - nothing.called) / METERED_STEPS
+        return (time.perf_counter() - nothing.called) / METERED_STEPS, amplified.trained
+
+    def _anew(self, kind: str, edit: TrainableRows) -> float:
+        """Share of the drafts' tokens that the edited model writes anew."""
+        groups, before = self.drafts[kind], self.engine.generated_tokens
+        with edit.written():
+            for drafts, limit in groups:
+                complete_drafts(self.engine, drafts, limit, self.session.grader.finished)
+        tokens = sum(len(draft.completion.token_ids) for drafts, _ in groups for draft in drafts)
+        return (self.engine.generated_tokens - before) / max(1, tokens)
 
     def _small_circuit(self) -> Circuit:
         anatomy = self.session.anatomy
