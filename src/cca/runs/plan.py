@@ -34,6 +34,9 @@ SECONDS = 20.0
 TO_BEST = {"amplify": 8, "controls": 6}
 """Validated steps until the best one, which patience follows: the middle of seven runs on five models (4 to 9) and of
 their controls (0 to 13)."""
+BREAKING, TO_BEST_BREAKING = 0.5, 1
+"""Where two steps make a model write more than such a share of its answers anew, they break it, and the best step is
+none or one of the first (0 and 2 of a random model's patch and control, 0 of a control that broke a trained one)."""
 PER_STEP = ("seconds", "tokens")
 
 
@@ -183,10 +186,12 @@ class _Planning:
         return {**row, "steps": steps, "each": each}
 
     def _steps(self, stage: str) -> int:
-        """Those until the best one (`TO_BEST`), and as many validations without a better one as patience takes."""
+        """Those until the best one, and as many validations without a better one as patience takes."""
         config = self.config.amplify
         at = [step for step in config.validate_at if step <= config.steps] or range(1, config.steps + 1)
-        return at[min(len(at), TO_BEST[stage] + config.patience) - 1]
+        breaks = self.found.anew.get("task", 0.0) > BREAKING
+        best = TO_BEST_BREAKING if breaks else TO_BEST[stage]
+        return at[min(len(at), best + config.patience) - 1]
 
     def _validated(self, steps: int) -> int:
         at = self.config.amplify.validate_at
