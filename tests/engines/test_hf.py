@@ -67,6 +67,21 @@ def test_greedy_paths_are_the_argmaxes_along_a_text(name: str, shared: int) -> N
         assert path.log_probs == pytest.approx(of_text.tolist())
 
 
+def test_few_logits_at_once_change_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = HFEngine(tiny_world.model(), batch_size=4)
+    texts = [(p, p[::-1]) for p in prompts(9)]
+    whole, sizes = engine.greedy_paths(texts), []
+    read = engine._greedy_batch
+    monkeypatch.setattr("cca.engines.hf.READ_VALUES", 2 * 64 * max(len(p) for p in prompts(9)))
+    monkeypatch.setattr(
+        engine, "_greedy_batch", lambda own, *rest: sizes.append(len(own)) or read(own, *rest)
+    )
+    split = engine.greedy_paths(texts)
+    assert [path.token_ids for path in split] == [path.token_ids for path in whole]
+    assert max(sizes) <= 4
+    assert len(sizes) > 3
+
+
 def test_the_stop_rule_ends_a_text() -> None:
     model = tiny_world.model()
     request = Request(prompts(1)[0], 1.0, 5)

@@ -27,7 +27,7 @@ def naive_pivots(
     def completed(k: int) -> tuple[int, ...]:
         if k >= new_tokens or (k and text[k - 1] in (2,)):
             return text[:k]
-        (completion,) = engine.complete([Request(prompt + text[:k])], new_tokens - k, grader.finished)
+        (completion,) = engine.complete([Request(prompt + text[:k], written=k)], new_tokens, grader.finished)
         return text[:k] + completion.token_ids
 
     before = completed(0)

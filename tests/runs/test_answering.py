@@ -30,6 +30,7 @@ def yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def session(yaml: Path, folder: Path) -> Session:
+    folder.mkdir(exist_ok=True)
     return Session(load_config(yaml), RunDirectory(folder), Silent())
 
 
@@ -43,8 +44,6 @@ def asked(session: Session, weights: str | None) -> Results:
 
 
 def test_an_edit_is_judged_from_drafts_as_it_would_be_without(yaml: Path, tmp_path: Path) -> None:
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "drafted").mkdir()
     plain, drafted = session(yaml, tmp_path / "plain"), session(yaml, tmp_path / "drafted")
     base = asked(drafted, UNTOUCHED)
     whole = drafted.engine.generated_tokens
@@ -67,6 +66,25 @@ def test_a_resumed_run_finds_verdicts_and_drafts(yaml: Path, tmp_path: Path) -> 
     verdicts = asked(resumed, "edit")
     again = session(yaml, tmp_path)  # not edited: it must not ask
     assert asked(again, "edit") == verdicts
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["drafts first", "drafts later"])
+def test_the_base_is_judged_once_whatever_engine_goes_on(yaml: Path, tmp_path: Path, first: bool) -> None:
+    before = session(yaml, tmp_path)
+    before.engine.reads_cheaply = first  # type: ignore[misc]
+    base = asked(before, UNTOUCHED)
+    after = session(yaml, tmp_path)
+    after.engine.reads_cheaply = not first  # type: ignore[misc]
+    edit(after)  # were the base judged again, it would be by this
+    assert asked(after, UNTOUCHED) == base
+    assert (after.engine.generated_tokens == 0) == first
+
+
+def test_no_drafts_are_made_where_no_edit_will_be_asked(yaml: Path, tmp_path: Path) -> None:
+    own = session(yaml, tmp_path)
+    plain = answers(own, own.task.train, own.max_new_tokens, UNTOUCHED, drafts=False)
+    assert plain == asked(session(yaml, tmp_path / "other"), UNTOUCHED)
+    assert not own.base_answers
 
 
 def test_an_engine_that_reads_dearly_generates(yaml: Path, tmp_path: Path) -> None:

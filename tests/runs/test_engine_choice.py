@@ -19,7 +19,7 @@ from cca.models.loading import LoadedModel, model_fingerprint
 from cca.models.weight_rows import get_rows, set_rows_
 from cca.runs.config import config_of
 from cca.runs.directory import RunDirectory
-from cca.runs.engine_choice import make_engine
+from cca.runs.engine_choice import make_engine, taken
 
 LEAST = {"model": "tinymath", "task": "tinymath", "out": "runs/x"}
 
@@ -35,6 +35,23 @@ def test_auto_says_what_it_took_and_why() -> None:
     assert isinstance(made(said, engine="auto"), HFEngine)
     (line,) = said
     assert line.startswith("engine: hf (auto: ")
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, ("hf", True)),
+        ({"engine": "vllm"}, ("vllm", False)),
+        ({"engine": "ray"}, ("ray", True)),
+        ({"engine": "ray", "ray": {"engine": "vllm"}}, ("ray", False)),
+    ],
+)
+def test_a_plan_knows_the_engine_and_whether_it_takes_drafts(
+    keys: dict[str, Any], expected: tuple[str, bool]
+) -> None:
+    model = tiny_world.model(dtype=torch.float32)
+    loaded = LoadedModel(model, tiny_world.grader().codec, "somewhere", None, model_fingerprint(model))
+    assert taken(config_of({**LEAST, **keys}, []), loaded) == expected
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")

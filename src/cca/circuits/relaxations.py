@@ -51,8 +51,9 @@ class Clamp:
         return self.parameters
 
     def sizes(self, progress: float) -> Tensor:
+        """|m| as published: at 0 it has no gradient, so nothing holds a closed gate down but its own gap."""
         del progress
-        return self.parameters
+        return self.parameters.abs()
 
     def after_step(self, progress: float) -> None:
         del progress

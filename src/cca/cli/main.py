@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from cca.cli import processes
-from cca.cli.allocator import keep_freed_memory
 from cca.cli.console import ConsoleNarrator, console, fail, stoppable
 from cca.errors import CcaError
+from cca.models.allocator import keep_freed_memory
 
 app = typer.Typer(
     name="cca",

@@ -26,6 +26,8 @@ from cca.models.out_of_memory import halving
 
 STOP_EVERY = 8
 """Decoded tokens between two looks at the stop rule of a row; it costs Python time, a late stop a few tokens."""
+READ_VALUES = 1 << 29
+"""Logits that reading may hold at once: a vocabulary's for every token of every text."""
 MIN_SHARED = 16
 """Shared prefixes shorter than this are not worth a cache of their own."""
 
@@ -56,9 +58,7 @@ class HFEngine:
         default `shared_length` of them.
         """
         limit = context_length(self.model)
-        for request in requests:
-            if not 0 < len(request.prefix) < limit:
-                raise CcaError(f"expected a prefix of 1 to {limit - 1} tokens, got {len(request.prefix)}")
+        check_room(requests, limit, max_new_tokens)
         if shared is None:
             shared = shared_length([request.prefix for request in requests], self.model)
         results: dict[int, Completion] = {}
@@ -88,10 +88,14 @@ class HFEngine:
             prefix_cache = self._prefill(texts[0][0][:shared]) if shared else None
 
             def read(indices: Sequence[int]) -> None:
-                batch = self._greedy_batch([texts[i] for i in indices], shared, prefix_cache)
-                paths.update(zip(indices, batch, strict=True))
+                longest = max(len(texts[i][1]) for i in indices)
+                size = max(1, READ_VALUES // (longest * self.model.config.get_text_config().vocab_size))
+                for start in range(0, len(indices), size):
+                    own = indices[start : start + size]
+                    batch = self._greedy_batch([texts[i] for i in own], shared, prefix_cache)
+                    paths.update(zip(own, batch, strict=True))
 
-            self._by_batches("reading traces", order, read)
+            self._by_batches("reading texts", order, read)
         return [paths[index] for index in range(len(texts))]
 
     def close(self) -> None:
@@ -222,6 +226,14 @@ class _Decoding:
         self.token_ids = chosen[:, None]
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         self.positions = self.positions[:, -1:] + 1
+
+
+def check_room(requests: Sequence[Request], limit: int, max_new_tokens: int) -> None:
+    """Raise CcaError for an empty prefix, and for one that leaves no room for a token."""
+    for request in requests:
+        if not 0 < len(request.prefix) < limit:
+            raise CcaError(f"expected a prefix of 1 to {limit - 1} tokens, got {len(request.prefix)}")
+        request.begun(max_new_tokens)
 
 
 def decoding_order(requests: Sequence[Request]) -> list[int]:

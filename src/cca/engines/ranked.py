@@ -12,7 +12,14 @@ from typing import Any, ClassVar, TypeVar
 
 from cca import ranks
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
-from cca.engines.hf import HFEngine, decoding_order, reading_order, shared_length
+from cca.engines.hf import (
+    HFEngine,
+    check_room,
+    context_length,
+    decoding_order,
+    reading_order,
+    shared_length,
+)
 
 T = TypeVar("T")
 
@@ -29,7 +36,8 @@ class RankedEngine(HFEngine):
         progress: Progress | None = None,
         shared: int | None = None,
     ) -> list[Completion]:
-        """Complete every request. Raises CcaError for an empty prefix or one that fills the model's context."""
+        """Complete every request. Raises CcaError for an empty prefix or one that leaves no room for a token."""
+        check_room(requests, context_length(self.model), max_new_tokens)
         before, told = self.generated_tokens, 0
         if shared is None:
             shared = shared_length([request.prefix for request in requests], self.model)

@@ -88,20 +88,23 @@ class VLLMEngine:
         progress: Progress | None = None,
     ) -> list[Completion]:
         """Complete every request. Raises CcaError for an empty prefix or one that leaves no room for a token."""
+        begun = [request.begun(max_new_tokens) for request in requests]
         asked: list[tuple[Tokens, Any]] = []
         for request in requests:
             self._check(len(request.prefix))
             budget = min(max_new_tokens - request.written, self.context - len(request.prefix))
             asked.append((request.prefix, self._parameters(request, budget)))
         results: dict[int, Completion] = {}
-        begun = [request.begun(max_new_tokens) for request in requests]
         checked = [request.written // STOP_EVERY * STOP_EVERY for request in requests]
 
         def look(place: int, output: Any) -> bool:
             made = output.outputs[0]
+            length = len(begun[place]) + len(made.token_ids)
+            if not output.finished and length < checked[place] + STOP_EVERY:
+                return False
             text = (*begun[place], *made.token_ids)
             end = _stop_at(text, checked[place], stop)
-            checked[place] = len(text) // STOP_EVERY * STOP_EVERY
+            checked[place] = length // STOP_EVERY * STOP_EVERY
             if end is None and not output.finished:
                 return False
             token_ids = text[len(begun[place]) : end]

@@ -10,6 +10,7 @@ import torch
 
 from cca import ranks
 from cca.errors import CcaError
+from cca.models.allocator import give_back_freed_memory
 
 T = TypeVar("T")
 SIGNS = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
@@ -52,6 +53,7 @@ def halving(
 def halved(what: str, batch_size: int, tell: Callable[[str], None]) -> int:
     """Half of ``batch_size``, said aloud, with the memory of the failed attempt given back."""
     gc.collect()
+    give_back_freed_memory()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     tell(f"{what}: out of memory with a batch of {batch_size}; going on with {batch_size // 2}")

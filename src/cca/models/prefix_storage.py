@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cca.errors import CcaError
+from cca.models.allocator import give_back_freed_memory
 from cca.models.prefix_state import OwnPrefixes
 
 Place = Literal["device", "memory", "disk"]
@@ -131,6 +132,7 @@ def _free(device: torch.device, folder: Path) -> dict[Place, int]:
 
 def _free_memory() -> int:
     """Bytes of main memory free to this process; a container's limit counts."""
+    give_back_freed_memory()
     free = psutil.virtual_memory().available
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():

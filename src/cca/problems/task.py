@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cca.errors import CcaError
 from cca.files import fingerprint
@@ -14,6 +14,7 @@ from cca.problems.judges.stopping import StoppingJudge
 from cca.problems.problem import Problem, problems_fingerprint, read_problems
 from cca.problems.prompts import PLAIN, Prompts
 
+T = TypeVar("T")
 LM_EVAL = "lm_eval:"
 """Begins the retention entries that are tasks of lm-evaluation-harness."""
 
@@ -107,8 +108,8 @@ def halves(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
     return list(problems[::2]), list(problems[1::2])
 
 
-def spread(problems: Sequence[Problem], most: int | None) -> list[Problem]:
-    """At most ``most`` of the problems, evenly over their order, so that every template keeps its share."""
-    if most is None or most >= len(problems):
-        return list(problems)
-    return [problems[place * len(problems) // most] for place in range(most)]
+def spread(items: Sequence[T], most: int | None) -> list[T]:
+    """At most ``most`` of the items, evenly over their order, so that every template of problems keeps its share."""
+    if most is None or most >= len(items):
+        return list(items)
+    return [items[place * len(items) // most] for place in range(most)]

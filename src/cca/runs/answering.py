@@ -24,18 +24,25 @@ RETENTION_TOKENS = 64
 
 
 def answers(
-    session: Session, problems: Sequence[Problem], max_new_tokens: int, weights: str | None = None
+    session: Session,
+    problems: Sequence[Problem],
+    max_new_tokens: int,
+    weights: str | None = None,
+    drafts: bool = True,
 ) -> Results:
     """The verdicts on the greedy answers of the model as it stands.
 
     ``weights`` says what it holds (`measurements.weights_key`): then verdicts are kept, and those kept are not
-    asked for again. None: unknown, keep nothing. Where the base was asked the same before, its answers are drafts.
+    asked for again. None: unknown, keep nothing. Where the base was asked the same before, its answers are drafts,
+    unless no edit will be asked (``drafts`` False).
     """
     letters, chunk = "", session.config.traces.chunk
     for start in range(0, len(problems), chunk):
         own = problems[start : start + chunk]
         asked = _Asked(session, own, max_new_tokens)
-        letters += asked.of_base() if weights == UNTOUCHED and asked.drafting else asked.of(weights)
+        letters += (
+            asked.of_base() if weights == UNTOUCHED and drafts and asked.drafting else asked.of(weights)
+        )
     return Results(tuple(problems), tuple(LETTERS[letter] for letter in letters))
 
 
@@ -79,19 +86,27 @@ class _Asked:
 
     def of(self, weights: str | None) -> str:
         """The verdicts on the model as it stands, which holds ``weights``."""
-        key = self._key("verdicts", weights)
-        known = self.session.measurements.get(key) if weights else None
-        if isinstance(known, str) and len(known) == len(self.problems) and set(known) <= set(LETTERS):
+        if weights and (known := self._known(weights)) is not None:
             return known
         letters = self._asked()
         if weights:
-            self._keep(key, letters)
+            self._keep(self._key("verdicts", weights), letters)
         return letters
+
+    def _known(self, weights: str) -> str | None:
+        """Kept verdicts; of the base also those beside drafts, which another engine may have left."""
+        known = self.session.measurements.get(self._key("verdicts", weights))
+        if isinstance(known, str) and len(known) == len(self.problems) and set(known) <= set(LETTERS):
+            return known
+        kept = self.session.measurements.get(self._key("answers", weights)) if weights == UNTOUCHED else None
+        base = None if kept is None else BaseAnswers.from_value(kept, self._prefixes())
+        return None if base is None else base.letters
 
     def _new_base_answers(self) -> BaseAnswers:
         completions = self._written()
         drafts = make_drafts(self.session.engine, self._prefixes(), completions)
-        return BaseAnswers(tuple(drafts), "".join(map(self._letter, self.problems, completions)))
+        known = self._known(UNTOUCHED)  # a near-tie may have fallen otherwise with another engine
+        return BaseAnswers(tuple(drafts), known or "".join(map(self._letter, self.problems, completions)))
 
     def _asked(self) -> str:
         base = self.session.base_answers.get(self._key("answers", UNTOUCHED)) if self.drafting else None

@@ -63,6 +63,14 @@ def make_engine(
     return RayEngine(source, settings, watch, note)
 
 
+def taken(config: Config, loaded: LoadedModel) -> tuple[str, bool]:
+    """The engine a run would take, by name, and whether it reads cheaply (`Engine.reads_cheaply`)."""
+    name = config.engine
+    if name == "auto":
+        name = "hf" if vllm_objection(loaded) else "vllm"
+    return name, name == "hf" or (name == "ray" and config.ray.engine == "hf")
+
+
 def vllm_objection(loaded: LoadedModel) -> str | None:
     """Why ``auto`` does not take vLLM, in a few words; None when nothing speaks against it."""
     if find_spec("vllm") is None:

@@ -1,9 +1,9 @@
 """What was measured on a model, kept by what it was measured on, so that nothing is measured twice.
 
 Validating a step and testing a patch take most of a run's time. Each measurement (the verdicts on a chunk of problems,
-a drift) is a row of ``measurements.jsonl`` under the hash of all that decides it: base model, the weights put into it,
-problems, judge, longest completion. A killed run takes its steps again, which is cheap, and finds their validations
-here; a fork finds those of the run it came from.
+the base's answers to it, a drift) is a row of ``measurements.jsonl`` under the hash of all that decides it: base model,
+the weights put into it, problems, judge, longest completion. A killed run takes its steps again, which is cheap, and
+finds their validations here; a fork finds those of the run it came from.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from cca.models.allocator import give_back_freed_memory
+
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -36,6 +38,7 @@ def free_memory(device: torch.device) -> int | None:
     """Bytes that could still be allocated where ``device`` is; None when the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    give_back_freed_memory()
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

@@ -17,7 +17,7 @@ from cca.runs.session import Session
 
 Pair = tuple[Problem, Trace, Trace]
 """A problem, its greedy trace and a sampled one of the opposite verdict."""
-LOG_VERSION = 2
+LOG_VERSION = 3
 
 
 def find_pivots(session: Session, pairs: Sequence[Pair], made_from: str) -> list[Pivot]:

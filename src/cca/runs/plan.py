@@ -209,8 +209,8 @@ class _Planning:
 
     def _warnings(self, memory: Row) -> list[str]:
         found, told = self.found, warnings(self.session, memory)
-        if self.config.engine in ("vllm", "ray"):
-            told.append(f"text was generated with engine hf; with {self.config.engine} it takes another time")
+        if self.works.engine != "hf":
+            told.append(f"text was generated with engine hf; with {self.works.engine} it takes another time")
         if not found.pairs:
             told.append(
                 f"none of {found.problems} sampled problems has traces of both verdicts: there may be nothing to "

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from cca.problems.task import halves
 from cca.runs.decoding_cost import Call, Work, expected_work
+from cca.runs.engine_choice import taken
 from cca.runs.findings import Rehearsal
 
 ANEW = {"task": 0.2, "others": 0.01}
@@ -19,6 +20,7 @@ class Works:
 
     def __init__(self, found: Rehearsal) -> None:
         self.found, self.config, self.task = found, found.session.config, found.session.task
+        self.engine, self.drafting = taken(self.config, found.session.loaded)
         self.train = len(self.task.train)
         split = {name: halves(problems) for name, problems in self.task.retention.items()}
         self.guards = {name: len(guard) for name, (guard, _) in split.items()}
@@ -48,11 +50,14 @@ class Works:
         return self._edited(len(self.task.validation), self.guards)
 
     def _base(self, count: int, others: Mapping[str, int]) -> Work:
-        """Everything is written, and read for the drafts of edits."""
-        return self._written(count, others) + self._read(count, others)
+        """Everything is written, and read for the drafts of edits where the run's engine takes them."""
+        written = self._written(count, others)
+        return written + self._read(count, others) if self.drafting else written
 
     def _edited(self, count: int, others: Mapping[str, int]) -> Work:
-        """The base's answers are read, and written anew from where an edit leaves them."""
+        """The base's answers are read, and written anew from where an edit leaves them; or everything is written."""
+        if not self.drafting:
+            return self._written(count, others)
         task, other = (max(ANEW[kind], self.found.anew.get(kind, 0.0)) for kind in ("task", "others"))
         written = self._written(count, {}).times(task) + self._written(0, others).times(other)
         return self._read(count, others) + written

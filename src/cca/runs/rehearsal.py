@@ -131,7 +131,7 @@ class _Rehearsing:
         self.found.problems = len(made)
         self.found.right = sum(own[0].right for _, own in made) / len(made)
         self.found.pairs = sum(opposite(own) is not None for _, own in made)
-        greedy = [(problem, own[0]) for problem, own in made[:DRAFTED]]
+        greedy = [(problem, own[0]) for problem, own in spread(made, DRAFTED)]
         self._draft(
             "task", [problem for problem, _ in greedy], self.session.max_new_tokens,
             [Completion(trace.token_ids, trace.finished) for _, trace in greedy],

@@ -139,7 +139,7 @@ def _training_problems(session: Session) -> list[Problem]:
     if below is None:
         return problems
     with session.timed("traces"), session.narrator.work("templates: base accuracy", None):
-        results = answers(session, problems, session.max_new_tokens, UNTOUCHED)
+        results = answers(session, problems, session.max_new_tokens, UNTOUCHED, drafts=False)
     names = sorted({problem.template for problem in problems})
     accuracy = {name: results.of_templates({name}).accuracy for name in names}
     kept = [problem for problem in problems if accuracy[problem.template] < below]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from typing import Any
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # as in malloc.h
 GROWTH = 64 << 20
@@ -18,11 +19,26 @@ GROWTH = 64 << 20
 
 def keep_freed_memory() -> bool:
     """Set it for this process, unless the user has set glibc's own variables. Says whether it was done."""
-    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
+    theirs = any(name.startswith("MALLOC_") for name in os.environ)
+    mallopt = _function("mallopt")
+    if mallopt is None or theirs or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
     mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
     return all(mallopt(*pair) for pair in ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (TOP_PAD, GROWTH)))
+
+
+def give_back_freed_memory() -> None:
+    """Let the system have what is freed, where somebody is about to ask how much is free."""
+    if (trim := _function("malloc_trim")) is not None:
+        trim.argtypes = [ctypes.c_size_t]
+        trim(0)
+
+
+def _function(name: str) -> Any:
+    """A function of glibc; None on other systems and C libraries."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None
