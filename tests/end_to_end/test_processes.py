@@ -130,6 +130,17 @@ def test_stopped_at_two_goes_on_at_one_and_at_two(world: Path, forge: Forge) -> 
     assert_same(world, folder)
 
 
+@pytest.mark.parametrize("world", ["dcm"], indirect=True)
+def test_a_mask_stopped_at_two_goes_on_at_one(world: Path, forge: Forge) -> None:
+    folder = world / "masked"
+    answers = two(forge, folder, signals=[[f"{folder}/mask.partial.safetensors", signal.SIGTERM]])
+    assert [code for code, _ in answers] == [143, 143], answers
+    assert not (folder / "amplify.json").exists()
+    code, output = forge.cca("run", world / "run.yaml", "--set", f"out={folder}")
+    assert code == 0, output
+    assert_same(world, folder)
+
+
 @DEFAULT
 @pytest.mark.parametrize("override", ["amplify.predicted_change=null", "device_map=cpu"])
 def test_one_line_ends_all(world: Path, forge: Forge, override: str) -> None:

@@ -107,11 +107,17 @@ def test_a_mask_killed_at_every_write_goes_on_from_its_last_epoch(
     shutil.copytree(whole, folder)
     code, output = forge.cca("circuit", config, "--set", f"out={whole}")
     assert code == 0, output
+    forked = world / f"{relaxation}-forked"
     for _ in range(30):
         code, output = forge.cca("circuit", config, "--set", f"out={folder}", crashes=str(had))
         if code != CRASHED:
             break
+        if (folder / "mask.partial.safetensors").exists() and not forked.exists():
+            again, told = forge.cca("run", config, "--set", f"out={folder}", "--fork", forked)
+            assert again == 0, told
+            assert (forked / "circuit.jsonl").read_bytes() == (whole / "circuit.jsonl").read_bytes()
     assert code == 0, output
+    assert forked.exists()
     assert (folder / "circuit.jsonl").read_bytes() == (whole / "circuit.jsonl").read_bytes()
     assert {"flush mask.partial.safetensors", "renamed mask.partial.safetensors"} <= set(
         had.read_text().splitlines()

@@ -14,6 +14,7 @@ from cca.runs.dependence import STAGES, claim
 from cca.runs.directory import RunDirectory, without_out
 from cca.runs.interrupts import Interrupts
 from cca.runs.journal import Journal
+from cca.runs.kept_mask import FILE as MASK
 from cca.runs.measurements import FILE as MEASUREMENTS
 from cca.runs.narrator import Narrator
 from cca.runs.provenance import versions
@@ -112,6 +113,10 @@ def _take_over(source: Path, session: Session) -> None:
         taken.append(stage.name)
         if not (target / stage.files[-1]).exists():
             break  # a stage that was under way
+    if (source / MASK).exists() and not (target / "circuit.jsonl").exists():
+        write_bytes(
+            target / MASK, (source / MASK).read_bytes()
+        )  # of another training it is as good as not there
     session.narrator.say(
         f"taken over from {source}: {', '.join(taken) or 'no stage, all depend on what changed'}"
     )
