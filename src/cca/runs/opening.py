@@ -114,9 +114,8 @@ def _take_over(source: Path, session: Session) -> None:
         if not (target / stage.files[-1]).exists():
             break  # a stage that was under way
     if (source / MASK).exists() and not (target / "circuit.jsonl").exists():
-        write_bytes(
-            target / MASK, (source / MASK).read_bytes()
-        )  # of another training it is as good as not there
+        # one of another training is as good as not there
+        write_bytes(target / MASK, (source / MASK).read_bytes())
     session.narrator.say(
         f"taken over from {source}: {', '.join(taken) or 'no stage, all depend on what changed'}"
     )
