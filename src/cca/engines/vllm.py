@@ -88,10 +88,11 @@ class VLLMEngine:
         progress: Progress | None = None,
     ) -> list[Completion]:
         """Complete every request. Raises CcaError for an empty prefix or one that leaves no room for a token."""
-        begun = [request.begun(max_new_tokens) for request in requests]
         asked: list[tuple[Tokens, Any]] = []
+        begun: list[Tokens] = []
         for request in requests:
             self._check(len(request.prefix))
+            begun.append(request.begun(max_new_tokens))
             budget = min(max_new_tokens - request.written, self.context - len(request.prefix))
             asked.append((request.prefix, self._parameters(request, budget)))
         results: dict[int, Completion] = {}
