@@ -33,7 +33,6 @@ from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
 from cca.models.components import KINDS
 from cca.models.drawn import MOST_TEXTS, Text
-from cca.models.frozen import frozen
 from cca.pivots.pivot import Pivot
 
 T = TypeVar("T")
@@ -179,8 +178,7 @@ def _dcm(site: Site, choice: Choice) -> Circuit:
         if site.keeper
         else None
     )
-    with frozen(site.model):
-        mask = train_mask(forward, settings, choice.relaxation, penalty, site.progress, keeper=keeper)
+    mask = train_mask(forward, settings, choice.relaxation, penalty, site.progress, keeper=keeper)
     return mask.circuit(site.anatomy, choice.threshold)
 
 

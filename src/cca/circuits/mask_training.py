@@ -22,6 +22,7 @@ from cca.circuits.target_size import FixedPenalty, Penalty
 from cca.engines.engine import Progress
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
+from cca.models.frozen import frozen
 
 Gaps = Callable[[int, Tensor], Tensor]
 """(batch, factors of all components) -> the logit gaps of the batch's pivots."""
@@ -83,12 +84,13 @@ def train_mask(
         training.restore(kept)
         if progress:
             progress(len(training.gaps))
-    while len(training.gaps) < settings.epochs:
-        training.epoch(gaps_of or forward.gaps)
-        if keeper:
-            keeper.save(training.tensors())
-        if progress:
-            progress(1)
+    with frozen(forward.model):
+        while len(training.gaps) < settings.epochs:
+            training.epoch(gaps_of or forward.gaps)
+            if keeper:
+                keeper.save(training.tensors())
+            if progress:
+                progress(1)
     return Mask(training.relaxed.final().cpu(), tuple(training.gaps))
 
 

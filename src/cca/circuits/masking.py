@@ -21,7 +21,6 @@ from cca.circuits.pivot_forward import PivotForward
 from cca.engines.engine import Progress
 from cca.errors import CcaError
 from cca.models.anatomy import Anatomy
-from cca.models.frozen import frozen
 from cca.pivots.pivot import Pivot
 
 
@@ -43,5 +42,4 @@ def learn_mask(
     if not pivots:
         raise CcaError("masking: expected at least one pivot, got none")
     forward = PivotForward(model, anatomy, pivots, settings.batch_size)
-    with frozen(model):
-        return train_mask(forward, settings, progress=progress, gaps_of=gaps_of, keeper=keeper)
+    return train_mask(forward, settings, progress=progress, gaps_of=gaps_of, keeper=keeper)

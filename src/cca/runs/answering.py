@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from cca.engines.drafts import complete_drafts, make_drafts
-from cca.engines.engine import Completion, Request
+from cca.engines.engine import Completion, Request, Tokens
 from cca.evaluation.accuracy import Results
 from cca.files import fingerprint
 from cca.problems.problem import Problem, problems_fingerprint
@@ -77,7 +78,7 @@ class _Asked:
         """The base's verdicts; its answers are drafts from now on."""
         key, known = self._key("answers", UNTOUCHED), self.session.base_answers
         if key not in known:
-            kept = BaseAnswers.from_value(self.session.measurements.get(key), self._prefixes())
+            kept = self._kept_base()
             if kept is None:
                 kept = self._new_base_answers()
                 self._keep(key, kept.to_value())
@@ -86,26 +87,28 @@ class _Asked:
 
     def of(self, weights: str | None) -> str:
         """The verdicts on the model as it stands, which holds ``weights``."""
-        if weights and (known := self._known(weights)) is not None:
+        if weights and (known := self._kept_letters(weights)) is not None:
             return known
+        if weights == UNTOUCHED and (base := self._kept_base()) is not None:
+            return base.letters  # which an engine that takes drafts left
         letters = self._asked()
         if weights:
             self._keep(self._key("verdicts", weights), letters)
         return letters
 
-    def _known(self, weights: str) -> str | None:
-        """Kept verdicts; of the base also those beside drafts, which another engine may have left."""
+    def _kept_letters(self, weights: str) -> str | None:
         known = self.session.measurements.get(self._key("verdicts", weights))
-        if isinstance(known, str) and len(known) == len(self.problems) and set(known) <= set(LETTERS):
-            return known
-        kept = self.session.measurements.get(self._key("answers", weights)) if weights == UNTOUCHED else None
-        base = None if kept is None else BaseAnswers.from_value(kept, self._prefixes())
-        return None if base is None else base.letters
+        sound = isinstance(known, str) and len(known) == len(self.problems) and set(known) <= set(LETTERS)
+        return known if sound else None
+
+    def _kept_base(self) -> BaseAnswers | None:
+        kept = self.session.measurements.get(self._key("answers", UNTOUCHED))
+        return None if kept is None else BaseAnswers.from_value(kept, self._prefixes)
 
     def _new_base_answers(self) -> BaseAnswers:
         completions = self._written()
-        drafts = make_drafts(self.session.engine, self._prefixes(), completions)
-        known = self._known(UNTOUCHED)  # a near-tie may have fallen otherwise with another engine
+        drafts = make_drafts(self.session.engine, self._prefixes, completions)
+        known = self._kept_letters(UNTOUCHED)  # a near-tie may have fallen otherwise with another engine
         return BaseAnswers(tuple(drafts), known or "".join(map(self._letter, self.problems, completions)))
 
     def _asked(self) -> str:
@@ -122,10 +125,11 @@ class _Asked:
         )
 
     def _written(self) -> list[Completion]:
-        requests = [Request(prefix) for prefix in self._prefixes()]
+        requests = [Request(prefix) for prefix in self._prefixes]
         return self.session.engine.complete(requests, self.max_new_tokens, self.session.grader.finished)
 
-    def _prefixes(self) -> list[tuple[int, ...]]:
+    @cached_property
+    def _prefixes(self) -> list[Tokens]:
         return [self.session.grader.prompt_ids(problem) for problem in self.problems]
 
     def _letter(self, problem: Problem, completion: Completion) -> str:
