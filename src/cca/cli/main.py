@@ -14,7 +14,7 @@ import typer
 from cca.cli import processes
 from cca.cli.console import ConsoleNarrator, console, fail, stoppable
 from cca.errors import CcaError
-from cca.models.allocator import keep_freed_memory
+from cca.models.main_memory import keep_freed_memory
 
 app = typer.Typer(
     name="cca",

@@ -20,7 +20,7 @@ from cca.compare.grid import LimitsEntry
 from cca.evaluation.accuracy import Results
 from cca.evaluation.retention import DriftProbe, solution_texts
 from cca.problems.task import halves, spread
-from cca.runs.answering import answers, retention_tokens
+from cca.runs.answering import answers, answers_by_skill
 from cca.runs.config import BudgetConfig
 from cca.runs.measurements import UNTOUCHED
 from cca.runs.session import Session
@@ -49,10 +49,8 @@ class Yardstick:
         return answers(self.session, self.validation, self.session.max_new_tokens, weights)
 
     def retention(self, weights: str | None = None) -> dict[str, float]:
-        return {
-            name: answers(self.session, own, retention_tokens(self.session, own), weights).accuracy
-            for name, own in self.guards.items()
-        }
+        found = answers_by_skill(self.session, self.guards, weights)
+        return {name: results.accuracy for name, results in found.items()}
 
     def drifts(self) -> dict[str, float]:
         """Mean token KL(base || now) of each other skill, in nats."""

@@ -6,9 +6,8 @@ from cca.compare.grid import LimitsEntry
 from cca.evaluation.accuracy import Results, comparison, per_template
 from cca.evaluation.retention import DriftProbe, solution_texts
 from cca.files import Row
-from cca.problems.problem import Problem
 from cca.problems.task import halves, spread
-from cca.runs.answering import answers, retention_tokens
+from cca.runs.answering import answers, answers_by_skill
 from cca.runs.measurements import UNTOUCHED
 from cca.runs.session import Session
 
@@ -26,11 +25,12 @@ class Tested:
             for name, own in self.reported.items()
         }
         self.base = self._test(UNTOUCHED)
-        self.base_retention = {name: self._skill(own, UNTOUCHED) for name, own in self.reported.items()}
+        self.base_retention = answers_by_skill(session, self.reported, UNTOUCHED)
 
     def against_base(self) -> Row:
         """The model as it stands. Accuracies are fractions, gains percentage points, drift nats a token."""
         seed, patched = self.session.config.seed, self._test()
+        retention = answers_by_skill(self.session, self.reported)
         seen = self.session.task.seen_templates
         unseen = {problem.template for problem in self.problems} - seen
         drifts = {name: probe.drift() for name, probe in self.probes.items()}
@@ -45,7 +45,7 @@ class Tested:
             "drift": sum(drifts[name] * tokens[name] for name in drifts) / total if total else 0.0,
             "drifts": drifts,
             "retention": {
-                name: {"base": base.accuracy, "patched": self._skill(self.reported[name]).accuracy}
+                name: {"base": base.accuracy, "patched": retention[name].accuracy}
                 for name, base in self.base_retention.items()
             },
         }
@@ -58,6 +58,3 @@ class Tested:
 
     def _test(self, weights: str | None = None) -> Results:
         return answers(self.session, self.problems, self.session.max_new_tokens, weights)
-
-    def _skill(self, problems: list[Problem], weights: str | None = None) -> Results:
-        return answers(self.session, problems, retention_tokens(self.session, problems), weights)

@@ -10,7 +10,7 @@ import torch
 
 from cca import ranks
 from cca.errors import CcaError
-from cca.models.allocator import give_back_freed_memory
+from cca.models.main_memory import give_back_freed_memory
 
 T = TypeVar("T")
 SIGNS = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")

@@ -15,12 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args, overload
 
-import psutil
 import torch
 from safetensors.torch import load_file, save_file
 
 from cca.errors import CcaError
-from cca.models.allocator import give_back_freed_memory
+from cca.models.main_memory import free_main_memory
 from cca.models.prefix_state import OwnPrefixes
 
 Place = Literal["device", "memory", "disk"]
@@ -123,21 +122,11 @@ def _read(
 def _free(device: torch.device, folder: Path) -> dict[Place, int]:
     """Bytes free in each place, fastest first. Beside a CPU, device and memory are one place."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    slow: dict[Place, int] = {"memory": _free_memory(), "disk": shutil.disk_usage(there).free}
+    slow: dict[Place, int] = {"memory": free_main_memory(), "disk": shutil.disk_usage(there).free}
     if device.type != "cuda":
         return slow
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return {"device": torch.cuda.mem_get_info(device)[0] + reserved, **slow}
-
-
-def _free_memory() -> int:
-    """Bytes of main memory free to this process; a container's limit counts."""
-    give_back_freed_memory()
-    free = psutil.virtual_memory().available
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return max(free, 0)
 
 
 def _gib(size: int) -> str:

@@ -7,7 +7,7 @@ resumed run has the same drafts, and so the same results, as one that was never 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,6 +45,15 @@ def answers(
             asked.of_base() if weights == UNTOUCHED and drafts and asked.drafting else asked.of(weights)
         )
     return Results(tuple(problems), tuple(LETTERS[letter] for letter in letters))
+
+
+def answers_by_skill(
+    session: Session, skills: Mapping[str, Sequence[Problem]], weights: str | None = None
+) -> dict[str, Results]:
+    """`answers` to the problems of each retention set, as long as `retention_tokens` allows."""
+    return {
+        name: answers(session, own, retention_tokens(session, own), weights) for name, own in skills.items()
+    }
 
 
 def retention_tokens(session: Session, problems: Sequence[Problem]) -> int:
@@ -129,6 +138,10 @@ class _Asked:
         return self.session.engine.complete(requests, self.max_new_tokens, self.session.grader.finished)
 
     @cached_property
+    def _fingerprint(self) -> str:
+        return problems_fingerprint(self.problems)
+
+    @cached_property
     def _prefixes(self) -> list[Tokens]:
         return [self.session.grader.prompt_ids(problem) for problem in self.problems]
 
@@ -140,5 +153,5 @@ class _Asked:
         self.session.chunk_done()
 
     def _key(self, what: str, weights: str | None) -> str:
-        of = [problems_fingerprint(self.problems), self.max_new_tokens]
+        of = [self._fingerprint, self.max_new_tokens]
         return measurement_key(self.session, what, weights, of)

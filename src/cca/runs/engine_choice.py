@@ -31,10 +31,9 @@ def make_engine(
 
     Raises CcaError where it is not installed or cannot serve the model.
     """
-    name = config.engine
-    if name == "auto":
+    name, _ = taken(config, loaded)
+    if config.engine == "auto":
         objection = vllm_objection(loaded)
-        name = "hf" if objection else "vllm"
         say(f"engine: {name} (auto: {objection or 'vLLM is installed and there is a GPU with room for it'})")
     if name == "hf":
         return HFEngine(loaded.model, config.traces.batch_size, note)

@@ -24,7 +24,7 @@ from cca.pivots.pivot import Pivot
 from cca.problems.sources import halves
 from cca.runs import stages
 from cca.runs.amplifying import AMPLIFY, run_amplify
-from cca.runs.answering import answers, retention_tokens
+from cca.runs.answering import answers, answers_by_skill
 from cca.runs.config import BudgetConfig
 from cca.runs.measurements import UNTOUCHED, weights_key
 from cca.runs.session import Session
@@ -125,10 +125,7 @@ class _Tested:
         return answers(self.session, self.session.task.test, self.session.max_new_tokens, weights)
 
     def _retention(self, weights: str | None) -> dict[str, Results]:
-        return {
-            name: answers(self.session, problems, retention_tokens(self.session, problems), weights)
-            for name, problems in self.reported.items()
-        }
+        return answers_by_skill(self.session, self.reported, weights)
 
 
 def _part(base: Results, patched: Results, templates: set[str], seed: int) -> Row | None:

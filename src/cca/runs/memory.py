@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from cca.models.allocator import give_back_freed_memory
+from cca.models.main_memory import free_main_memory
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -34,27 +34,9 @@ def held_memory() -> int:
     return _status("VmRSS")
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that could still be allocated where ``device`` is; None when the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    give_back_freed_memory()
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None
-    return min(available, _cgroup_free())
-
-
-def _cgroup_free() -> int:
-    """What the container still allows; a very large number without a limit."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return 1 << 62
-    return 1 << 62 if limit == "max" else max(0, int(limit) - int(used))
+def free_memory(device: torch.device) -> int:
+    """Bytes that could still be allocated where ``device`` is."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_main_memory()
 
 
 def _status(name: str) -> int:

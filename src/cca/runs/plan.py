@@ -147,14 +147,11 @@ class _Planning:
         config, anatomy = self.config, self.session.anatomy
         circuit = settled(config.circuit, self.session)
         epochs = circuit.epochs if circuit.localiser == "dcm" else 1
-        read = self.works.pivots * (self.found.pivot_tokens + 3 * epochs)
+        pivots = self.works.pivots
+        read = pivots * (self.found.pivot_tokens + 3 * epochs)
         if "natural" in circuit.localiser.split():
             groups = len(list(layer_groups(anatomy, circuit.kinds or KINDS, config.amplify.rows)))
-            read += (
-                groups
-                * 2
-                * (self.works.pivots * self.found.pivot_tokens + SAMPLES * self.found.spared_tokens)
-            )
+            read += 2 * groups * (pivots * self.found.pivot_tokens + SAMPLES * self.found.spared_tokens)
         stage = self._stage(Work(prompt_tokens=read))
         return {**stage, "seconds": self._line(self.found.locating) * epochs / min(EPOCHS, epochs)}
 

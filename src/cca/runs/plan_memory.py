@@ -73,8 +73,8 @@ def warnings(session: Session, memory: Mapping[str, Row]) -> list[str]:
     free = free_memory(device)
     for stage, knob in KNOBS.items():
         peak = memory[stage].get(f"peak_{name}_bytes", 0)
-        room = None if free is None else free + memory["held"][f"{name}_bytes"]
-        if room is not None and peak > room:
+        room = free + memory["held"][f"{name}_bytes"]
+        if peak > room:
             told.append(
                 f"{stage}: needs about {gigabytes(peak)} of {name} memory and {gigabytes(room)} are there; "
                 f"lower {knob}"

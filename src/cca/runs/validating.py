@@ -14,7 +14,7 @@ from cca.models.out_of_memory import halving
 from cca.models.weight_rows import WeightRows, get_rows
 from cca.problems.problem import Problem
 from cca.problems.task import halves
-from cca.runs.answering import answers, measurement_key, retention_tokens
+from cca.runs.answering import answers, answers_by_skill, measurement_key
 from cca.runs.measurements import UNTOUCHED, weights_key
 from cca.runs.session import Session
 from cca.runs.spared import judging
@@ -80,10 +80,8 @@ class Validator:
         return True
 
     def _retention(self, weights: str | None) -> dict[str, float]:
-        return {
-            name: answers(self.session, guard, retention_tokens(self.session, guard), weights).accuracy
-            for name, guard in self.guards.items()
-        }
+        found = answers_by_skill(self.session, self.guards, weights)
+        return {name: results.accuracy for name, results in found.items()}
 
 
 def make_probe(session: Session, problems: Sequence[Problem]) -> DriftProbe:

@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 
 HELD = """
-from cca.models.allocator import give_back_freed_memory, keep_freed_memory
+from cca.models.main_memory import give_back_freed_memory, keep_freed_memory
 from cca.runs.memory import held_memory
 import torch
 done = keep_freed_memory()
