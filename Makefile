@@ -21,8 +21,9 @@ check: $(READY)
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Small models gain nothing from a second thread, so the unit tier takes one process a core instead.
 unit: $(READY)
-	$(BIN)/pytest -m "not integration and not slow and not vllm" --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal -m "not integration and not slow and not vllm" --durations=10
 
 integration: $(READY)
 	$(BIN)/pytest -m "integration and not slow" --durations=10
