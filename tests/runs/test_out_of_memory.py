@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
 import torch
-from torch import nn
-from transformers import PreTrainedModel
 
 import tiny_world
 from cca.circuits.attribution import gate_gradient
@@ -18,21 +12,7 @@ from cca.engines.hf import HFEngine
 from cca.errors import CcaError
 from cca.models.anatomy import anatomy_of
 from cca.models.out_of_memory import halving, is_out_of_memory
-
-
-@contextmanager
-def room_for(model: PreTrainedModel, rows: int) -> Iterator[None]:
-    """A device on which the model's first layer fits ``rows`` rows."""
-
-    def check(_: nn.Module, args: tuple[Any, ...]) -> None:
-        if len(args[0]) > rows:
-            raise torch.OutOfMemoryError(f"tried to allocate {len(args[0])} rows")
-
-    hook = model.get_submodule("model.layers.0.mlp").register_forward_pre_hook(check)
-    try:
-        yield
-    finally:
-        hook.remove()
+from little_memory import room_for
 
 
 def test_generation_goes_on_with_half_the_batch() -> None:

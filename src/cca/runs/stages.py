@@ -106,10 +106,6 @@ def circuit(session: Session) -> Circuit:
     if not path.exists():
         with session.timed("circuit"):
             located = locate(session, own_pivots, kept_as=made_from)
-        if not len(located):
-            raise CcaError(
-                "circuit: no component was chosen; lower circuit.penalty or ask for a larger circuit.size"
-            )
         save_circuit(path, located, made_from=made_from)
         as_the_first_has_it(path)
         session.chunk_done()
