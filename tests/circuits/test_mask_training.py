@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 import tiny_world
-from cca.circuits.mask_training import Keeper, Mask, MaskSettings, train_mask
+from cca.circuits.mask_training import Mask, MaskSettings, train_mask
 from cca.circuits.pivot_forward import PivotForward
 from cca.circuits.relaxations import RELAXATIONS
 from cca.circuits.target_size import DualPenalty, Penalty
+from cca.keeping import Keeper
 from cca.models.anatomy import anatomy_of
-from cca.runs.kept_mask import FILE, KeptMask
+from cca.runs.kept_state import KeptState
 
 SETTINGS = MaskSettings(epochs=7, batch_size=2, learning_rate=0.1, decay_every=2, penalty=0.02, initial=0.6)
 
@@ -42,8 +43,8 @@ class Counted:
         return train_mask(self.forward, SETTINGS, relaxation, penalty, gaps_of=self.gaps, keeper=keeper)
 
 
-def kept(folder: Path, made_from: str = "these pivots") -> KeptMask:
-    return KeptMask(folder, made_from, lambda: None)
+def kept(folder: Path) -> KeptState:
+    return KeptState(folder / "mask", "these pivots", lambda: None)
 
 
 @pytest.mark.parametrize("aimed", [False, True], ids=["fixed penalty", "penalty for a size"])
@@ -64,29 +65,3 @@ def test_a_stopped_training_goes_on_to_the_same_gates(relaxation: str, aimed: bo
     assert again.calls == unbroken.calls + 2, "two batches were lost to kills, and no epoch"
     assert torch.equal(again.train(relaxation, aimed, kept(tmp_path)).gates, expected.gates)
     assert again.calls == unbroken.calls + 2, "a finished training has nothing left to do"
-
-
-def test_what_is_of_another_training_or_damaged_is_not_taken(tmp_path: Path) -> None:
-    Counted().train("clamp", False, kept(tmp_path))
-    path = tmp_path / FILE
-    whole = path.read_bytes()
-    assert kept(tmp_path).load() is not None
-    assert kept(tmp_path, "other pivots").load() is None
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(300):
-        place = int(torch.randint(len(whole), (1,), generator=generator))
-        bit = 1 << int(torch.randint(8, (1,), generator=generator))
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
-        found = kept(tmp_path).load()
-        assert found is None or _same(found, whole, tmp_path)
-    for length in range(0, len(whole), 97):
-        path.write_bytes(whole[:length])
-        assert kept(tmp_path).load() is None
-
-
-def _same(found: dict[str, Tensor], whole: bytes, folder: Path) -> bool:
-    """Whether a flipped bit changed nothing that counts, such as a space in the header."""
-    (folder / FILE).write_bytes(whole)
-    expected = kept(folder).load()
-    assert expected is not None
-    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)

@@ -123,8 +123,10 @@ def test_stopped_at_two_goes_on_at_one_and_at_two(world: Path, forge: Forge) -> 
     assert not (folder / "circuit.jsonl").exists()
     code, output = forge.cca("run", world / "run.yaml", "--set", f"out={folder}", "--set", "amplify.steps=9")
     assert code == 2
-    answers = two(forge, folder, signals=[[f"{folder}/circuit.jsonl", signal.SIGTERM]])
-    assert [code for code, _ in answers] == [143, 143], answers
+    for name in ("circuit.jsonl", "amplify.partial.safetensors"):
+        answers = two(forge, folder, signals=[[f"{folder}/{name}", signal.SIGTERM]])
+        assert [code for code, _ in answers] == [143, 143], answers
+    assert not (folder / "amplify.json").exists()
     code, output = forge.cca("run", world / "run.yaml", "--set", f"out={folder}")
     assert code == 0, output
     assert_same(world, folder)

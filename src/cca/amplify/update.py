@@ -15,38 +15,23 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cca import ranks
 from cca.amplify.objective import objective
 from cca.amplify.pivot_gradient import add_pivot_gradient
 from cca.amplify.preconditioner import Precondition
+from cca.amplify.stepper import Stepper, UpdateSettings, named, rows_named
 from cca.circuits.circuit import Circuit
 from cca.errors import CcaError
 from cca.files import Row
+from cca.keeping import Keeper, TrainingState
 from cca.models.anatomy import Anatomy
 from cca.models.trainable_rows import Key, TrainableRows
 from cca.pivots.pivot import Pivot
 
-
-@dataclass(frozen=True)
-class UpdateSettings:
-    objective: str = "softplus"
-    optimiser: str = "gradient-descent"
-    rows: str = "paper"
-    steps: int = 40
-    predicted_change: float | None = 0.05
-    coefficient: float | None = None
-    """Fixed step coefficient (paper: 1e-4) or Adam's learning rate; needed when predicted_change is not given."""
-    validate_at: tuple[int, ...] = ()
-    """Steps to validate at; empty means every step."""
-    patience: int = 4
-    """Stop after this many validations without a better step."""
-    batch_size: int = 32
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
+AddGradient = Callable[[TrainableRows], tuple[float, float]]
+"""Adds the gradient of an objective to what is trained; returns (objective, mean logit gap)."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +53,10 @@ class StepRecord:
 
     def to_row(self) -> Row:
         return asdict(self)
+
+    @staticmethod
+    def from_row(row: Row) -> StepRecord:
+        return StepRecord(**{**row, "validation": Validation(**row["validation"])})
 
 
 @dataclass(frozen=True)
@@ -91,14 +80,16 @@ def amplify(
     settings: UpdateSettings,
     validate: Callable[[], Validation],
     on_step: Callable[[StepRecord], None] | None = None,
-    add_gradient: Callable[[TrainableRows], tuple[float, float]] | None = None,
+    add_gradient: AddGradient | None = None,
     precondition: Precondition | None = None,
+    keeper: Keeper | None = None,
 ) -> Amplified:
     """Train the circuit's rows. ``validate`` judges the model as it stands, with the rows written into it.
 
     ``add_gradient`` takes the place of the settings' objective: it adds to the gradients of the rows' masters and
-    returns (objective, mean logit gap). ``precondition`` is for gradient descent. The model's weights are the same
-    afterwards as before. Raises CcaError when there is nothing to train.
+    returns (objective, mean logit gap). ``precondition`` is for gradient descent. With a ``keeper`` a training that
+    was stopped goes on from the last step it judged, and ``on_step`` is told those before it again. The model's
+    weights are the same afterwards as before. Raises CcaError when there is nothing to train.
     """
     if not pivots or not len(circuit):
         raise CcaError(
@@ -109,55 +100,29 @@ def amplify(
         raise CcaError(
             f"amplify: expected components that own rows in mode {settings.rows}, got none that do"
         )
-    stepper = _Stepper(trained, settings, precondition)
-    loss_of = None if add_gradient else objective(settings.objective)
-    best = StepRecord(0, None, None, validate())
-    best_rows: dict[Key, Tensor] | None = None  # of step 0 the model itself keeps a copy
-    history = [best]
-    if on_step:
-        on_step(best)
-    loss = gap = math.nan
-    stale, stopped = 0, "all steps taken"
-    for step in range(1, settings.steps + 1):
-        if stepper.may_halve and not history[-1].validation.in_budget:
-            fault = stepper.halve()
-        else:
-            stepper.taken = {}
-            if loss_of is None:
-                assert add_gradient is not None
-                loss, gap = add_gradient(trained)
-            else:
-                loss, gap = add_pivot_gradient(
-                    model, anatomy, trained, pivots, loss_of, settings.batch_size,
-                    checkpointing=settings.gradient_checkpointing,
-                )  # fmt: skip
-            fault = _fault(loss, stepper)
-        if fault:
-            stopped = f"{fault} at step {step}"
-            break
-        if settings.validate_at and step not in settings.validate_at:
-            continue
-        with trained.written():
-            record = StepRecord(step, loss, gap, validate())
-        history.append(record)
-        if on_step:
-            on_step(record)
-        if better(record.validation, best.validation):
-            best, best_rows, stale = record, trained.after(), 0
-        else:
-            stale += 1
-        if stale >= settings.patience:
-            stopped = f"no better step in {stale} validations"
-            break
-    rows = dict(trained.before) if best_rows is None else best_rows
-    return Amplified(trained, rows, best.step, stepper.first_coefficient, tuple(history), stopped)
-
-
-def _fault(loss: float, stepper: _Stepper) -> str | None:
-    """Take the step; what went wrong, if anything did."""
-    if not math.isfinite(loss):
-        return "the objective was not finite"
-    return stepper.step()
+    training = _Training(trained, settings, precondition)
+    tell = on_step or (lambda _: None)
+    add = add_gradient or _gradient_of(model, anatomy, pivots, settings)
+    if keeper and (kept := keeper.load()) is not None:
+        training.restore(kept)
+        for record in training.history:
+            tell(record)
+    else:
+        tell(training.judged(validate()))
+    fault = None
+    while not fault and not training.ended:
+        fault = training.step(add)
+        if not fault and training.to_be_judged:
+            with trained.written():
+                verdict = validate()
+            record = training.judged(verdict)
+            if keeper:
+                keeper.save(training.state())
+            tell(record)
+    stopped = f"{fault} at step {training.steps}" if fault else training.ended
+    rows = training.best_rows or dict(trained.before)
+    coefficient = training.stepper.first_coefficient
+    return Amplified(trained, rows, training.best.step, coefficient, tuple(training.history), stopped)
 
 
 def better(new: Validation, old: Validation) -> bool:
@@ -167,75 +132,79 @@ def better(new: Validation, old: Validation) -> bool:
     return (new.accuracy, -new.drift) > (old.accuracy, -old.drift)
 
 
-class _Stepper:
-    """Gradient descent or Adam on the masters, with the step size as `UpdateSettings` has it."""
+def _gradient_of(
+    model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], settings: UpdateSettings
+) -> AddGradient:
+    loss_of = objective(settings.objective)
+    return lambda trained: add_pivot_gradient(
+        model, anatomy, trained, pivots, loss_of, settings.batch_size,
+        checkpointing=settings.gradient_checkpointing,
+    )  # fmt: skip
+
+
+class _Training:
+    """The steps so far, and what was said of those that were judged."""
+
+    best: StepRecord
 
     def __init__(
         self, trained: TrainableRows, settings: UpdateSettings, precondition: Precondition | None
     ) -> None:
-        self.trained = trained
-        self.leaves = trained.masters
-        self.precondition = precondition
-        self.coefficient = settings.coefficient
-        self.first_coefficient = settings.coefficient
-        self.predicted_change = settings.predicted_change
-        self.sized_here = settings.coefficient is None
-        self.every_step_judged = not settings.validate_at
-        self.taken: dict[Key, Tensor] = {}
-        """The directions of the last step, while it may still be halved."""
-        self.adam: torch.optim.Adam | None = None
-        if settings.optimiser == "adam":
-            if settings.coefficient is None:
-                raise CcaError(
-                    "amplify: expected a coefficient (the learning rate) with optimiser adam, got none"
-                )
-            if precondition is not None:
-                raise CcaError("amplify.precondition: expected optimiser gradient-descent, got adam")
-            self.adam = torch.optim.Adam(self.leaves.values(), lr=settings.coefficient)
-        elif settings.optimiser != "gradient-descent":
-            raise CcaError(f"optimiser: expected gradient-descent or adam, got {settings.optimiser!r}")
-        elif self.coefficient is None and self.predicted_change is None:
-            raise CcaError("amplify: expected predicted_change or coefficient, got neither")
-
-    def step(self) -> str | None:
-        """Take one step and clear the gradients. Returns what forbids it, with the masters then of no more use."""
-        gradients = {key: leaf.grad for key, leaf in self.leaves.items() if leaf.grad is not None}
-        directions = self.precondition(gradients) if self.precondition else gradients
-        promised = sum(_dot(gradients[key], directions[key]) for key in gradients)
-        if not math.isfinite(promised):
-            return "the gradient was not finite"
-        if promised == 0.0:
-            return "the gradient was zero"
-        if self.adam:
-            self.adam.step()
-        else:
-            if self.coefficient is None:
-                assert self.predicted_change is not None
-                self.coefficient = self.first_coefficient = self.predicted_change / promised
-            self.taken = dict(directions)
-            with torch.no_grad():
-                for key, direction in directions.items():
-                    self.leaves[key].sub_(direction, alpha=self.coefficient)
-        for leaf in self.leaves.values():
-            leaf.grad = None
-            ranks.same(leaf.detach())
-        return None if self.trained.finite() else "the rows were not finite"
+        self.trained, self.settings = trained, settings
+        self.stepper = Stepper(trained, settings, precondition)
+        self.steps = 0
+        self.objective: float | None = None
+        self.logit_gap: float | None = None
+        self.history: list[StepRecord] = []
+        self.best_rows: dict[Key, Tensor] = {}
+        """Of step 0 the model itself keeps a copy."""
 
     @property
-    def may_halve(self) -> bool:
-        """Whether the last step was of predicted size, so that its size is this run's to change."""
-        return bool(self.taken) and self.sized_here and self.every_step_judged
+    def ended(self) -> str:
+        """Why no more steps are to be taken; empty while there are."""
+        stale = sum(record.step > self.best.step for record in self.history)
+        if stale >= self.settings.patience:
+            return f"no better step in {stale} validations"
+        return "all steps taken" if self.steps == self.settings.steps else ""
 
-    def halve(self) -> str | None:
-        """Go back half of the last step, and take all further ones at half their size."""
-        assert self.coefficient is not None
-        self.coefficient /= 2
-        with torch.no_grad():
-            for key, direction in self.taken.items():
-                self.leaves[key].add_(direction, alpha=self.coefficient)
-                ranks.same(self.leaves[key].detach())
-        return None if self.trained.finite() else "the rows were not finite"
+    @property
+    def to_be_judged(self) -> bool:
+        return not self.settings.validate_at or self.steps in self.settings.validate_at
 
+    def step(self, add_gradient: AddGradient) -> str | None:
+        """Take the next step. Returns what went wrong, if anything did."""
+        self.steps += 1
+        if self.stepper.last:
+            return self.stepper.halve()
+        self.objective, self.logit_gap = add_gradient(self.trained)
+        if not math.isfinite(self.objective):
+            return "the objective was not finite"
+        return self.stepper.step()
 
-def _dot(left: Tensor, right: Tensor) -> float:
-    return float((left.double() * right.double()).sum())
+    def judged(self, validation: Validation) -> StepRecord:
+        record = StepRecord(self.steps, self.objective, self.logit_gap, validation)
+        self.history.append(record)
+        if self.steps == 0 or better(validation, self.best.validation):
+            self.best = record
+            self.best_rows = self.trained.after() if self.steps else {}
+        if validation.in_budget:
+            self.stepper.last = {}
+        return record
+
+    def state(self) -> TrainingState:
+        """All of the above, as it stands after a step was judged."""
+        stepper = self.stepper.state()
+        facts = {
+            **stepper.facts,
+            "history": [record.to_row() for record in self.history],
+            "best_step": self.best.step,
+        }
+        return TrainingState({**stepper.tensors, **named("best", self.best_rows)}, facts)
+
+    def restore(self, kept: TrainingState) -> None:
+        self.stepper.restore(kept)
+        self.history = [StepRecord.from_row(row) for row in kept.facts["history"]]
+        self.best = next(r for r in self.history if r.step == kept.facts["best_step"])
+        self.best_rows = rows_named("best", kept, self.trained.masters)
+        last = self.history[-1]
+        self.steps, self.objective, self.logit_gap = last.step, last.objective, last.logit_gap

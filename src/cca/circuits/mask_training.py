@@ -1,15 +1,14 @@
 """How a mask trains, whatever its relaxation and penalty: Adam minimises penalty * (expected size) - mean logit gap,
 over batches of pivots in a new order each epoch.
 
-All that changes while it trains is one set of tensors (`_Training.tensors`), kept after every epoch: a training that
-was stopped goes on from there to the same gates, to the bit.
+All that changes while it trains is one state (`_Training.state`), kept after every epoch: a training that was stopped
+goes on from there to the same gates, to the bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from cca.circuits.relaxations import relaxation
 from cca.circuits.target_size import FixedPenalty, Penalty
 from cca.engines.engine import Progress
 from cca.errors import CcaError
+from cca.keeping import Keeper, TrainingState, optimiser_tensors, restore_optimiser
 from cca.models.anatomy import Anatomy
 from cca.models.frozen import frozen
 
@@ -57,14 +57,6 @@ class Mask:
         return Circuit.of(scores, "dcm", scores)
 
 
-class Keeper(Protocol):
-    """Keeps a training between its epochs, and gives back what an earlier one with the same settings left."""
-
-    def load(self) -> Mapping[str, Tensor] | None: ...
-
-    def save(self, tensors: Mapping[str, Tensor]) -> None: ...
-
-
 def train_mask(
     forward: PivotForward,
     settings: MaskSettings,
@@ -88,7 +80,7 @@ def train_mask(
         while len(training.gaps) < settings.epochs:
             training.epoch(gaps_of or forward.gaps)
             if keeper:
-                keeper.save(training.tensors())
+                keeper.save(training.state())
             if progress:
                 progress(1)
     return Mask(training.relaxed.final().cpu(), tuple(training.gaps))
@@ -130,33 +122,34 @@ class _Training:
         self.schedule.step()
         self.gaps.append(total / len(self.forward.last))
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state(self) -> TrainingState:
         """Parameters, optimiser, schedule, penalty and generators as they stand after an epoch."""
-        adam = self.adam.state[self.relaxed.parameters]
-        return {
+        adam = optimiser_tensors(self.adam, self.relaxed.parameters)
+        tensors = {
             "parameters": self.relaxed.parameters.detach().cpu(),
-            **{f"adam.{name}": value.cpu() for name, value in adam.items()},
-            "learning_rate": torch.tensor(self.adam.param_groups[0]["lr"], dtype=torch.float64),
-            "penalty": torch.tensor(self.penalty.state, dtype=torch.float64),
+            **{f"adam.{name}": value for name, value in adam.items()},
             "order": self.order.get_state(),
             "noise": self.noise.get_state(),
-            "gaps": torch.tensor(self.gaps, dtype=torch.float64),
         }
+        facts = {
+            "learning_rate": self.adam.param_groups[0]["lr"],
+            "penalty": self.penalty.state,
+            "gaps": self.gaps,
+        }
+        return TrainingState(tensors, facts)
 
-    def restore(self, kept: Mapping[str, Tensor]) -> None:
-        parameters = self.relaxed.parameters
+    def restore(self, kept: TrainingState) -> None:
+        parameters, tensors = self.relaxed.parameters, kept.tensors
         with torch.no_grad():
-            parameters.copy_(kept["parameters"])
-        names = [name for name in kept if name.startswith("adam.")]
-        self.adam.state[parameters] = {
-            # Adam counts its steps on the CPU
-            name.removeprefix("adam."): kept[name] if kept[name].dim() == 0 else kept[name].to(parameters)
-            for name in names
-        }
-        rate, self.gaps = float(kept["learning_rate"]), kept["gaps"].tolist()
+            parameters.copy_(tensors["parameters"])
+        adam = {name: value for name, value in tensors.items() if name.startswith("adam.")}
+        restore_optimiser(
+            self.adam, parameters, {name.removeprefix("adam."): value for name, value in adam.items()}
+        )
+        rate, self.gaps = kept.facts["learning_rate"], list(kept.facts["gaps"])
         self.adam.param_groups[0]["lr"] = rate
         counts = {"last_epoch": len(self.gaps), "_step_count": len(self.gaps) + 1, "_last_lr": [rate]}
         self.schedule.load_state_dict({**self.schedule.state_dict(), **counts})
-        self.penalty.state = tuple(kept["penalty"].tolist())
-        self.order.set_state(kept["order"])
-        self.noise.set_state(kept["noise"])
+        self.penalty.state = tuple(kept.facts["penalty"])
+        self.order.set_state(tensors["order"])
+        self.noise.set_state(tensors["noise"])

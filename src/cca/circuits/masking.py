@@ -16,10 +16,11 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from cca.circuits.mask_training import Gaps, Keeper, Mask, MaskSettings, train_mask
+from cca.circuits.mask_training import Gaps, Mask, MaskSettings, train_mask
 from cca.circuits.pivot_forward import PivotForward
 from cca.engines.engine import Progress
 from cca.errors import CcaError
+from cca.keeping import Keeper
 from cca.models.anatomy import Anatomy
 from cca.pivots.pivot import Pivot
 

@@ -12,11 +12,12 @@ from cca.amplify.patch import Patch
 from cca.amplify.preconditioner import Precondition
 from cca.amplify.update import Amplified, StepRecord, UpdateSettings, amplify
 from cca.circuits.circuit import Circuit
-from cca.files import Row
+from cca.files import Row, fingerprint
 from cca.models.drawn import MOST_TEXTS
 from cca.models.out_of_memory import halving
 from cca.pivots.pivot import Pivot
 from cca.runs.directory import without_out
+from cca.runs.kept_state import KeptState
 from cca.runs.objectives import preconditioner, special_gradient
 from cca.runs.session import Session
 from cca.runs.spared import spared_texts
@@ -26,8 +27,14 @@ AMPLIFY = "cca.amplify"
 
 
 def run_amplify(
-    session: Session, circuit: Circuit, pivots: Sequence[Pivot], validator: Validator, what: str
+    session: Session,
+    circuit: Circuit,
+    pivots: Sequence[Pivot],
+    validator: Validator,
+    what: str,
+    kept_in: str | None = None,
 ) -> Amplified:
+    """``kept_in`` names the file of the run folder that keeps the training for a process that goes on with it."""
     settings = session.config.amplify
     wanted = UpdateSettings(**{f.name: getattr(settings, f.name) for f in fields(UpdateSettings)})
     validator.prepare(session.anatomy.rows(circuit.components, wanted.rows))
@@ -51,12 +58,25 @@ def run_amplify(
             special = special_gradient(
                 session.model, session.anatomy, pivots, settings, lambda: spared_texts(session), batch_size
             )
+            keeper = None
+            if kept_in:
+                made_from = [session.made_from("amplify"), what, circuit.fingerprint, batch_size]
+                keeper = KeptState(session.folder / kept_in, fingerprint(made_from), session.chunk_done)
             return amplify(
-                session.model, session.anatomy, circuit, pivots, sized, validator, told, special, shaped
+                session.model,
+                session.anatomy,
+                circuit,
+                pivots,
+                sized,
+                validator,
+                told,
+                special,
+                shaped,
+                keeper,
             )
 
-        # From the first step again when memory ran out: a step over all pivots is the same whatever the batch,
-        # and steps that were validated are not validated again.
+        # From the first step again when memory ran out, as in a run that never had the larger batch: a step over all
+        # pivots is the same to rounding, and steps that were validated are not validated again.
         amplified = halving(what, wanted.batch_size, attempt, session.note)
     if " at step " in amplified.stopped:  # neither all steps taken nor patience at an end
         session.note(f"{what}: {amplified.stopped}; the best step before it is kept")

@@ -26,6 +26,7 @@ from cca.runs import stages
 from cca.runs.amplifying import AMPLIFY, run_amplify
 from cca.runs.answering import answers, answers_by_skill
 from cca.runs.config import BudgetConfig
+from cca.runs.kept_state import CONTROL
 from cca.runs.measurements import UNTOUCHED, weights_key
 from cca.runs.session import Session
 from cca.runs.validating import Validator, drift_of, make_probe
@@ -61,6 +62,7 @@ def evaluation(session: Session) -> Row:
             measured["controls"] = _controls(session, tested, own_circuit, own_pivots)
         write_sealed(path, FORMAT, 1, {"made_from": made_from, **measured})
     stages.check_made_from(path, made_from)
+    (session.folder / CONTROL).unlink(missing_ok=True)
     measured = read_sealed(path, FORMAT, 1)
     session.track(
         {"test": {key: measured[key] for key in ("base", "patched", "gain", "drift", "retention", "share")}}
@@ -164,7 +166,7 @@ def _controls(session: Session, tested: _Tested, circuit: Circuit, pivots: Seque
         for draw in range(count):
             control = random_circuit(session.anatomy, circuit, generator)
             what = f"control: random circuit {draw + 1} of {count}"
-            amplified = run_amplify(session, control, pivots, validator, what)
+            amplified = run_amplify(session, control, pivots, validator, what, CONTROL)
             draws.append(_control_row(tested, amplified, control, target))
     matched = [draw["matched"]["drift"] for draw in draws if draw["matched"]]
     row: dict[str, Any] = {

@@ -16,7 +16,7 @@ from cca.models.drawn import Text
 from cca.models.out_of_memory import halving
 from cca.pivots.pivot import Pivot
 from cca.runs.config import CircuitConfig
-from cca.runs.kept_mask import KeptMask
+from cca.runs.kept_state import MASK, KeptState
 from cca.runs.session import Session
 from cca.runs.spared import spared_texts
 
@@ -69,7 +69,7 @@ def promising(
     return located
 
 
-def _keeper(session: Session, kept_as: str | None) -> Callable[[str], KeptMask] | None:
+def _keeper(session: Session, kept_as: str | None) -> Callable[[str], KeptState] | None:
     if kept_as is None:
         return None
-    return lambda which: KeptMask(session.folder.path, fingerprint([kept_as, which]), session.chunk_done)
+    return lambda which: KeptState(session.folder / MASK, fingerprint([kept_as, which]), session.chunk_done)

@@ -14,7 +14,7 @@ from cca.runs.dependence import STAGES, claim
 from cca.runs.directory import RunDirectory, without_out
 from cca.runs.interrupts import Interrupts
 from cca.runs.journal import Journal
-from cca.runs.kept_mask import FILE as MASK
+from cca.runs.kept_state import UNDER_WAY
 from cca.runs.measurements import FILE as MEASUREMENTS
 from cca.runs.narrator import Narrator
 from cca.runs.provenance import versions
@@ -113,9 +113,10 @@ def _take_over(source: Path, session: Session) -> None:
         taken.append(stage.name)
         if not (target / stage.files[-1]).exists():
             break  # a stage that was under way
-    if (source / MASK).exists() and not (target / "circuit.jsonl").exists():
+    for kept, made in UNDER_WAY.items():
         # one of another training is as good as not there
-        write_bytes(target / MASK, (source / MASK).read_bytes())
+        if (source / kept).exists() and not (target / made).exists():
+            write_bytes(target / kept, (source / kept).read_bytes())
     session.narrator.say(
         f"taken over from {source}: {', '.join(taken) or 'no stage, all depend on what changed'}"
     )

@@ -24,7 +24,7 @@ from cca.runs.amplifying import AMPLIFY, amplify_summary, make_patch, run_amplif
 from cca.runs.answering import answers
 from cca.runs.chunk_log import ChunkLog
 from cca.runs.dependence import PIVOTS_LOG, claim
-from cca.runs.kept_mask import FILE as MASK
+from cca.runs.kept_state import MASK, STEPS
 from cca.runs.lanes import chunked, in_order, one_at_a_time
 from cca.runs.locating import locate
 from cca.runs.measurements import UNTOUCHED
@@ -121,10 +121,11 @@ def patch(session: Session) -> Patch:
     made_from = session.made_from("amplify")
     if not path.exists():
         with session.timed("amplify"):
-            amplified = run_amplify(session, own_circuit, own_pivots, Validator(session), "amplify")
+            amplified = run_amplify(session, own_circuit, own_pivots, Validator(session), "amplify", STEPS)
         write_sealed(summary, AMPLIFY, 1, {"made_from": made_from, **amplify_summary(amplified)})
         save_patch(path, make_patch(session, own_circuit, amplified))
     check_made_from(summary, made_from)
+    (session.folder / STEPS).unlink(missing_ok=True)
     return load_patch(path)
 
 
