@@ -107,21 +107,16 @@ class Stepper:
         )
 
     def restore(self, kept: TrainingState) -> None:
-        masters = rows_named("master", kept, self.leaves)
-        self.trained.load(masters)
-        self.last = {
-            key: value.to(self.leaves[key]) for key, value in rows_named("last", kept, self.leaves).items()
-        }
+        self.trained.load(rows_named("master", kept, self.leaves))
+        self.last = rows_named("last", kept, self.leaves)
         if self.adam:
             for key, leaf in self.leaves.items():
                 parts = ("step", "exp_avg", "exp_avg_sq")
                 restore_optimiser(
                     self.adam, leaf, {part: kept.tensors[_name(f"adam.{part}", key)] for part in parts}
                 )
-        self.coefficient, self.first_coefficient = (
-            kept.facts["coefficient"],
-            kept.facts["first_coefficient"],
-        )
+        self.coefficient = kept.facts["coefficient"]
+        self.first_coefficient = kept.facts["first_coefficient"]
 
 
 def named(part: str, rows: dict[Key, Tensor]) -> dict[str, Tensor]:
@@ -129,8 +124,12 @@ def named(part: str, rows: dict[Key, Tensor]) -> dict[str, Tensor]:
     return {_name(part, key): value.detach().cpu() for key, value in rows.items()}
 
 
-def rows_named(part: str, kept: TrainingState, keys: dict[Key, Tensor]) -> dict[Key, Tensor]:
-    return {key: kept.tensors[_name(part, key)] for key in keys if _name(part, key) in kept.tensors}
+def rows_named(part: str, kept: TrainingState, like: dict[Key, Tensor]) -> dict[Key, Tensor]:
+    """Those that are there, each on the device of its master in ``like``."""
+    names = {key: _name(part, key) for key in like}
+    return {
+        key: kept.tensors[name].to(like[key].device) for key, name in names.items() if name in kept.tensors
+    }
 
 
 def _name(part: str, key: Key) -> str:
