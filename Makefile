@@ -21,12 +21,12 @@ check: $(READY)
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Small models gain nothing from a second thread, so the unit tier takes one process a core instead.
+# Small models gain nothing from a second thread, so tests take one process a core instead.
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal -m "not integration and not slow and not vllm" --durations=10
 
 integration: $(READY)
-	$(BIN)/pytest -m "integration and not slow" --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile -m "integration and not slow" --durations=10
 
 test-vllm: $(VLLM_READY)
 	$(VLLM_VENV)/bin/pytest -m vllm tests/engines/test_vllm.py tests/engines/test_vllm_run.py --durations=10
