@@ -22,6 +22,9 @@ from cca.models.drawn import Text, solution_log_probabilities
 from cca.models.prefixes import buckets
 from cca.pivots.pivot import Pivot
 
+AddGradient = Callable[[Trained], tuple[float, float]]
+"""Adds the gradient of an objective to what is trained; returns (objective, mean logit gap)."""
+
 
 class KLAnchor:
     """Remembers what the model says of ``texts`` when it is made. Raises CcaError without texts."""
@@ -64,7 +67,7 @@ def gradient_of(
     batch_size: int,
     anchor: KLAnchor | None = None,
     checkpointing: bool = False,
-) -> Callable[[Trained], tuple[float, float]]:
+) -> AddGradient:
     """What adds the gradient of the objective, and of the anchor where there is one, to what is trained."""
 
     def add(trained: Trained) -> tuple[float, float]:

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cca.amplify.anchor import AddGradient, gradient_of
 from cca.amplify.objective import objective
-from cca.amplify.pivot_gradient import add_pivot_gradient
 from cca.amplify.preconditioner import Precondition
 from cca.amplify.stepper import Stepper, UpdateSettings, named, rows_named
 from cca.circuits.circuit import Circuit
@@ -29,9 +29,6 @@ from cca.keeping import Keeper, TrainingState
 from cca.models.anatomy import Anatomy
 from cca.models.trainable_rows import Key, TrainableRows
 from cca.pivots.pivot import Pivot
-
-AddGradient = Callable[[TrainableRows], tuple[float, float]]
-"""Adds the gradient of an objective to what is trained; returns (objective, mean logit gap)."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,10 @@ def amplify(
         )
     training = _Training(trained, settings, precondition)
     tell = on_step or (lambda _: None)
-    add = add_gradient or _gradient_of(model, anatomy, pivots, settings)
+    add = add_gradient or gradient_of(
+        model, anatomy, pivots, objective(settings.objective), settings.batch_size,
+        checkpointing=settings.gradient_checkpointing,
+    )  # fmt: skip
     if keeper and (kept := keeper.load()) is not None:
         training.restore(kept)
         for record in training.history:
@@ -130,16 +130,6 @@ def better(new: Validation, old: Validation) -> bool:
     if not new.in_budget:
         return False
     return (new.accuracy, -new.drift) > (old.accuracy, -old.drift)
-
-
-def _gradient_of(
-    model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], settings: UpdateSettings
-) -> AddGradient:
-    loss_of = objective(settings.objective)
-    return lambda trained: add_pivot_gradient(
-        model, anatomy, trained, pivots, loss_of, settings.batch_size,
-        checkpointing=settings.gradient_checkpointing,
-    )  # fmt: skip
 
 
 class _Training:

@@ -7,17 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from cca.amplify.anchor import KLAnchor, Text, gradient_of
+from cca.amplify.anchor import AddGradient, KLAnchor, Text, gradient_of
 from cca.amplify.objective import OBJECTIVES
-from cca.amplify.pivot_gradient import Trained
 from cca.amplify.pivot_objectives import pivot_objective
 from cca.amplify.preconditioner import Precondition, whitening
 from cca.circuits.circuit import Circuit
 from cca.models.anatomy import Anatomy
 from cca.pivots.pivot import Pivot
 from cca.runs.config import AmplifyConfig
-
-AddGradient = Callable[[Trained], tuple[float, float]]
 
 
 def special_gradient(
