@@ -16,7 +16,7 @@ from typing import Any
 from cca.errors import CcaError
 from cca.files import Row, read_json, read_jsonl
 
-NEEDS_DATASETS = 'pip install "cca[data]"'
+NEEDS_DATASETS = 'pip install -e ".[data]"'
 
 
 def hub_rows(dataset: str, config: str | None, split: str, revision: str | None = None) -> list[Row]:

@@ -16,7 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from cca.files import fingerprint
 from cca.runs.owner import now
 
-PACKAGES = ("cca", "torch", "transformers", "tokenizers", "safetensors", "peft", "numpy")
+DISTRIBUTION = "circuit-amplification"
+"""Name of this package in an index; it is imported and recorded as `cca`."""
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy")
 
 
 def provenance() -> dict[str, Any]:
@@ -25,7 +27,11 @@ def provenance() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Python and the packages that results depend on."""
-    return {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        "cca": _version(DISTRIBUTION),
+        **{package: _version(package) for package in PACKAGES},
+    }
 
 
 def hardware() -> dict[str, Any]:
