@@ -21,8 +21,8 @@ DISTRIBUTION = "circuit-amplification"
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy")
 
 
-def provenance() -> dict[str, Any]:
-    return {"created": now(), "versions": versions(), "commit": source_commit(), "hardware": hardware()}
+def provenance(device: str | None = None) -> dict[str, Any]:
+    return {"created": now(), "versions": versions(), "commit": source_commit(), "hardware": hardware(device)}
 
 
 def versions() -> dict[str, str]:
@@ -34,8 +34,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def hardware() -> dict[str, Any]:
+def hardware(device: str | None = None) -> dict[str, Any]:
+    """The machine, and which of its devices the model is on."""
     found: dict[str, Any] = {
+        **({"device": device} if device else {}),
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
