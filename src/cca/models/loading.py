@@ -142,10 +142,10 @@ def load_model(
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer for evaluation.
 
-    ``name`` is a local folder in ``save_pretrained`` layout or a hub id. ``device_map`` is a device or
-    what transformers takes by that name; by default the model is put where `choose_device` says. ``sharding`` fsdp
-    spreads the weights over the processes of a run, which all load it at once. Raises CcaError when there is no such model, it cannot be
-    loaded, or it comes without a tokenizer.
+    ``name`` is a local folder in ``save_pretrained`` layout or a hub id. ``device_map`` is a device, or what
+    transformers takes by that name; by default the model is put where `choose_device` says. ``sharding`` fsdp spreads
+    the weights over the processes of a run, which all load it at once. Raises CcaError when there is no such model, it
+    cannot be loaded, or it comes without a tokenizer.
     """
     if dtype not in DTYPES:
         raise CcaError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
