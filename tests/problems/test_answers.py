@@ -155,7 +155,9 @@ def test_options_of_reading() -> None:
     assert make_judge("number", thinking=True)("So 42", "42").verdict is Verdict.UNREADABLE
 
 
-@pytest.mark.skipif("CCA_GSM8K" not in os.environ, reason="CCA_GSM8K names no file of GSM8K problems (JSON lines)")
+@pytest.mark.skipif(
+    "CCA_GSM8K" not in os.environ, reason="CCA_GSM8K names no file of GSM8K problems (JSON lines)"
+)
 def test_gold_solutions_are_right_against_their_own_answer_only() -> None:
     judge = make_judge("auto")
     solutions = [json.loads(line)["answer"] for line in GSM8K.read_text().splitlines()]

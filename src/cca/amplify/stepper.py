@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cca import ranks
 from cca.amplify.preconditioner import Precondition
+from cca.engines.sampling import in_double
 from cca.errors import CcaError
 from cca.keeping import TrainingState, optimiser_tensors, restore_optimiser
 from cca.models.trainable_rows import Key, TrainableRows
@@ -137,4 +138,4 @@ def _name(part: str, key: Key) -> str:
 
 
 def _dot(left: Tensor, right: Tensor) -> float:
-    return float((left.double() * right.double()).sum())
+    return float((in_double(left) * in_double(right)).sum())
