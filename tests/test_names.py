@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cca.runs.provenance import DISTRIBUTION, versions
+from cca.runs.folder.provenance import DISTRIBUTION, versions
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("src", "docs", "examples", "README.md", "CHANGELOG.md", "Makefile", "pyproject.toml")

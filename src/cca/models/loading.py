@@ -22,9 +22,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cca import ranks
+from cca import distributed
 from cca.errors import CcaError
-from cca.problems.answers import join_digits
+from cca.problems.judges.judge import join_digits
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LOADING_FAULTS = (
@@ -99,13 +99,13 @@ def choose_device(asked: str | None = None) -> str:
     Each of several processes has a device of its own, which nobody may ask to change. Raises CcaError for that, and for
     a device that is not there.
     """
-    if ranks.size() > 1:
+    if distributed.size() > 1:
         if asked is not None:
             raise CcaError(
                 f"device: expected none among several processes, each on its own device, got {asked!r}; "
                 "leave it out, or start one process"
             )
-        return ranks.device_map() or "cpu"
+        return distributed.device_map() or "cpu"
     if asked is None:
         return next(kind for kind in ("cuda", "mps", "cpu") if _devices(kind))
     try:
