@@ -29,7 +29,7 @@ from cca.runs.stages.answers import answers, answers_by_skill
 class Yardstick:
     """What every step of one model and seed is measured with; made while the model is untouched.
 
-    Of each other skill's guarding half, every other problem may tell an arm what to spare (`cca.runs.stages.retention_texts`) and the
+    Of each other skill's guarding half, every other problem may tell an arm what to spare (`retention_texts`) and the
     rest judges, so that no arm is judged on text it was fitted to.
     """
 

@@ -34,7 +34,8 @@ def dealt(
     """This rank's batches of ``samples`` readings of every text: the texts, what to draw with, whether they count.
 
     Draw from each batch before asking for the next. However the batches are shared out, the same tokens are drawn of
-    each: for those of other ranks ``generator`` is moved on. All ranks get as many batches, as `distributed.my_share` has it.
+    each: for those of other ranks ``generator`` is moved on. All ranks get as many batches
+    (`distributed.my_share`).
     """
     batches = samples * buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size)
     for number, batch in enumerate(batches):

@@ -43,8 +43,8 @@ def halving(
                 ) from error
             if together and distributed.size() > 1:
                 raise CcaError(
-                    f"{what}: out of memory with a batch of {batch_size} on process {distributed.rank()}; lower the batch "
-                    "size and run again with --fork"
+                    f"{what}: out of memory with a batch of {batch_size} on process {distributed.rank()}; lower the "
+                    "batch size and run again with --fork"
                 ) from error
         # Here the error is gone, and with it the frames that held the tensors of the failed attempt.
         batch_size = halved(what, batch_size, tell)
