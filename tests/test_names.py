@@ -22,7 +22,7 @@ def lines_with_foreign_name(root: Path) -> list[str]:
     for place in PLACES:
         files = sorted((root / place).rglob("*")) if (root / place).is_dir() else [root / place]
         for file in files:
-            if file.is_file() and file.suffix in SUFFIXES and "__pycache__" not in file.parts:
+            if file.is_file() and file.suffix in SUFFIXES and ".egg-info" not in str(file):
                 lines = file.read_text(encoding="utf-8").splitlines()
                 found += [
                     f"{file.relative_to(root)}:{n}" for n, line in enumerate(lines, 1) if FOREIGN.search(line)
