@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from cca.problems.quantities import parsed_number
-from cca.problems.soundness import last_number
-from cca.problems.templates import Template, TemplateError
+from cca.problems.templates.exact_numbers import parsed_number
+from cca.problems.templates.soundness import last_number
+from cca.problems.templates.template import Template, TemplateError
 
 TWO = ("$n = range(3, 80)", "$k = range(2, 60)")
 

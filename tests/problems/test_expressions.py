@@ -11,8 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cca.errors import CcaError
-from cca.problems.expressions import compiled, evaluate
-from cca.problems.quantities import ExpressionError, Worded
+from cca.problems.templates.exact_numbers import ExpressionError, Worded
+from cca.problems.templates.expressions import compiled, evaluate
 
 HALF = Worded("half", Fraction(1, 2))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cca.problems.checking import check_template
-from cca.problems.templates import load_templates
+from cca.problems.templates.check import check_template
+from cca.problems.templates.template import load_templates
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "data" / "gsm-symbolic" / "templates"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the published templates are not here")

@@ -6,8 +6,8 @@ from fractions import Fraction
 
 import pytest
 
-from cca.problems.quantities import ExpressionError, Worded
-from cca.problems.rendering import Text
+from cca.problems.templates.exact_numbers import ExpressionError, Worded
+from cca.problems.templates.text import Text
 
 VALUES = {
     "n": 6,

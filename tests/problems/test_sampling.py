@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cca.problems import sampling
-from cca.problems.draws import parse_draws
-from cca.problems.expressions import compiled
-from cca.problems.grid import Grid
-from cca.problems.plan import Step, ordered
-from cca.problems.quantities import ExpressionError, Worded
-from cca.problems.sampling import Sampler, Unsatisfiable
+from cca.problems.templates import sampling
+from cca.problems.templates.draws import parse_draws
+from cca.problems.templates.exact_numbers import ExpressionError, Worded
+from cca.problems.templates.expressions import compiled
+from cca.problems.templates.grid import Grid
+from cca.problems.templates.plan import Step, ordered
+from cca.problems.templates.sampling import Sampler, Unsatisfiable
 
 
 def sampler(init: Sequence[str], conditions: Sequence[str] = ()) -> Sampler:

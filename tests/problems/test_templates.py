@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cca.errors import CcaError
-from cca.problems.templates import Template, load_templates
+from cca.problems.templates.template import Template, load_templates
 
 QUESTION = """{name,Jerry} has {n,5} {fruit,pear}s and eats {frac,half} of them on {day,Monday}. How many are left?
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from cca.problems.draws import Draw
-from cca.problems.expressions import Expression
-from cca.problems.grid import LARGEST_GRID, Grid, griddable
-from cca.problems.plan import Step, ordered, split, tied
-from cca.problems.quantities import ExpressionError
-from cca.problems.syntax import brief
-from cca.problems.vocabulary import PEOPLE
+from cca.problems.templates.draws import Draw
+from cca.problems.templates.exact_numbers import ExpressionError
+from cca.problems.templates.expressions import Expression
+from cca.problems.templates.grid import LARGEST_GRID, Grid, griddable
+from cca.problems.templates.plan import Step, ordered, split, tied
+from cca.problems.templates.syntax import brief
+from cca.problems.templates.word_lists import PEOPLE
 
 ENUMERATED = 20_000
 """A group with at most this many combinations is enumerated; its solutions are then equally likely."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cca.problems.formats import filled, text
-from cca.problems.functions import is_int, items, nearest
-from cca.problems.operators import Array
-from cca.problems.quantities import LONGEST, ExpressionError, number, shown
+from cca.problems.templates.exact_numbers import LONGEST, ExpressionError, number, shown
+from cca.problems.templates.formats import filled, text
+from cca.problems.templates.functions import is_int, items, nearest
+from cca.problems.templates.operators import Array
 
 
 def _string(value: Any, what: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from cca.problems.quantities import Number, Worded, exact, parsed_number
+from cca.problems.templates.exact_numbers import Number, Worded, exact, parsed_number
 
 _UNITS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "

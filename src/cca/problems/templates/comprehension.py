@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cca.problems.functions import items
-from cca.problems.operators import bulk
-from cca.problems.quantities import LONGEST, ExpressionError, shown
+from cca.problems.templates.exact_numbers import LONGEST, ExpressionError, shown
+from cca.problems.templates.functions import items
+from cca.problems.templates.operators import bulk
 
 Closure = Callable[[Any], Any]
 MOST_WORK = 200_000

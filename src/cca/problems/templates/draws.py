@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from cca.problems.expressions import Expression
-from cca.problems.formats import text
-from cca.problems.functions import INIT_ONLY, WIDEST
-from cca.problems.operators import Array
-from cca.problems.quantities import LONGEST, ExpressionError, Worded, shown
-from cca.problems.syntax import brief, dotted, is_dotted, parse
-from cca.problems.vocabulary import CYCLES, LISTS, spelled
+from cca.problems.templates.exact_numbers import LONGEST, ExpressionError, Worded, shown
+from cca.problems.templates.expressions import Expression
+from cca.problems.templates.formats import text
+from cca.problems.templates.functions import INIT_ONLY, WIDEST
+from cca.problems.templates.operators import Array
+from cca.problems.templates.syntax import brief, dotted, is_dotted, parse
+from cca.problems.templates.word_lists import CYCLES, LISTS, spelled
 
 _PICKED = "drawn_item"
 RANGES = ("range", "arange", "frange", "linspace", "numbers_within")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeGuard
 
-from cca.problems.draws import Draw
-from cca.problems.expressions import Expression
-from cca.problems.quantities import Worded
+from cca.problems.templates.draws import Draw
+from cca.problems.templates.exact_numbers import Worded
+from cca.problems.templates.expressions import Expression
 
 UNKNOWN_SIZE = 1_000
 """Assumed size of a domain that depends on other variables."""

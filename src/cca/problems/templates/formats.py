@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from cca.problems.quantities import LONGEST, ExpressionError, Worded, number, rounded, written
+from cca.problems.templates.exact_numbers import LONGEST, ExpressionError, Worded, number, rounded, written
 
 SHAPE = re.compile(r"(0\d)?(,?)(?:\.(\d))?([fd%]?)")
 """The format of a slot, ``:,`` or ``:.2f`` or ``:02d``: (width, comma, places, kind)."""

@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from cca.problems.formats import text
-from cca.problems.operators import Array, divide, power, root
-from cca.problems.quantities import (
+from cca.problems.templates.exact_numbers import (
     LARGEST,
     LONGEST,
     ExpressionError,
@@ -23,7 +21,9 @@ from cca.problems.quantities import (
     shown,
     written,
 )
-from cca.problems.vocabulary import number_words
+from cca.problems.templates.formats import text
+from cca.problems.templates.operators import Array, divide, power, root
+from cca.problems.templates.word_lists import number_words
 
 WIDEST = 1_000_000
 """No range may hold more numbers than this."""

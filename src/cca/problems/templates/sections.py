@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cca.problems.quantities import ExpressionError
-from cca.problems.syntax import brief, undollared
+from cca.problems.templates.exact_numbers import ExpressionError
+from cca.problems.templates.syntax import brief, undollared
 
 MOST_ITEMS = 100
 """Lines that #init and #conditions may have."""

@@ -13,10 +13,10 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from cca.problems.expressions import Expression, compiled
-from cca.problems.formats import SHAPE, formatted
-from cca.problems.quantities import ExpressionError, Worded, written
-from cca.problems.syntax import undollared
+from cca.problems.templates.exact_numbers import ExpressionError, Worded, written
+from cca.problems.templates.expressions import Expression, compiled
+from cca.problems.templates.formats import SHAPE, formatted
+from cca.problems.templates.syntax import undollared
 
 MAXIMUM_TEXT = 20_000
 MAXIMUM_SLOTS = 2_000

@@ -6,7 +6,7 @@ import ast
 import re
 import warnings
 
-from cca.problems.quantities import ExpressionError
+from cca.problems.templates.exact_numbers import ExpressionError
 
 MAXIMUM_TEXT = 5_000
 MAXIMUM_DEPTH = 40

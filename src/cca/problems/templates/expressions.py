@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from cca.problems.comprehension import Loop, comprehension
-from cca.problems.formats import formatted
-from cca.problems.functions import ARRAYS, FUNCTIONS, INIT_ONLY, LISTING, distinct
-from cca.problems.methods import METHODS, PROPERTIES
-from cca.problems.operators import bounded, bulk, operation
-from cca.problems.quantities import LONGEST, ExpressionError, Worded, exact, shown
-from cca.problems.syntax import (
+from cca.problems.templates.comprehension import Loop, comprehension
+from cca.problems.templates.exact_numbers import LONGEST, ExpressionError, Worded, exact, shown
+from cca.problems.templates.formats import formatted
+from cca.problems.templates.functions import ARRAYS, FUNCTIONS, INIT_ONLY, LISTING, distinct
+from cca.problems.templates.methods import METHODS, PROPERTIES
+from cca.problems.templates.operators import bounded, bulk, operation
+from cca.problems.templates.syntax import (
     MAXIMUM_COST,
     MAXIMUM_DEPTH,
     MAXIMUM_NODES,
@@ -32,7 +32,7 @@ from cca.problems.syntax import (
     is_dotted,
     parse,
 )
-from cca.problems.vocabulary import LISTS
+from cca.problems.templates.word_lists import LISTS
 
 Values = Mapping[str, Any]
 Closure = Callable[[Any], Any]

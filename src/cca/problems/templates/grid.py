@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from cca.problems.expressions import Expression
-from cca.problems.plan import Step
-from cca.problems.quantities import Worded, number
+from cca.problems.templates.exact_numbers import Worded, number
+from cca.problems.templates.expressions import Expression
+from cca.problems.templates.plan import Step
 
 LARGEST_GRID = 20_000
 """Combinations of one grid: an array operation on them takes a few microseconds."""

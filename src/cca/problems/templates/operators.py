@@ -12,8 +12,16 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from cca.problems.formats import percent_filled
-from cca.problems.quantities import LARGEST, LONGEST, ExpressionError, Number, exact, number, shown
+from cca.problems.templates.exact_numbers import (
+    LARGEST,
+    LONGEST,
+    ExpressionError,
+    Number,
+    exact,
+    number,
+    shown,
+)
+from cca.problems.templates.formats import percent_filled
 
 Closure = Callable[[Any], Any]
 
