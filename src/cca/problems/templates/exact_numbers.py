@@ -1,8 +1,8 @@
-"""The numbers of template expressions: exact, small, and printed as a person would write them.
+"""The numbers of template expressions: exact, small, and written as a person writes them.
 
-A whole number is an ``int``, any other number a ``fractions.Fraction``: ``0.1 + 0.2`` is 0.3 and ``is_int`` never
-meets rounding noise. `Worded` is a number that the question words ("half", "twice", "a six-sided die"): text
-where it is read, a number where it is reckoned with.
+A whole number is an ``int``, any other number a ``fractions.Fraction``: ``0.1 + 0.2`` is 0.3 and ``is_int`` never meets
+rounding noise. `Worded` is a number with its words ("half", "twice", "six-sided"): text in a sentence, a number in
+arithmetic.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from cca.errors import CcaError
 Number = int | Fraction
 
 LARGEST = 10**18
-"""No number, numerator or denominator of an expression may be larger than this."""
+"""Largest number, numerator or denominator in an expression."""
 
 LONGEST = 10_000
-"""No text or list that an expression makes may be longer than this."""
+"""Most characters of a text and most items of a list that an expression makes."""
 
 
 class ExpressionError(CcaError):
@@ -28,7 +28,7 @@ class ExpressionError(CcaError):
 
 
 class Worded:
-    """A number with the words it is read by: ``Worded("half", 1/2)``. Arithmetic sees the number alone."""
+    """A number with the words it is read by: ``Worded("half", 1/2)``. It equals its number and its words."""
 
     __slots__ = ("text", "value")
 
@@ -48,64 +48,21 @@ class Worded:
     def __bool__(self) -> bool:
         return bool(self.value)
 
-    def __lt__(self, other: Any) -> bool:
-        return self.value < other
 
-    def __le__(self, other: Any) -> bool:
-        return self.value <= other
+class Steps(list[Any]):
+    """The list that ``np.arange`` gives. It takes part in no arithmetic: numpy's would differ from a list's."""
 
-    def __gt__(self, other: Any) -> bool:
-        return self.value > other
-
-    def __ge__(self, other: Any) -> bool:
-        return self.value >= other
-
-    def __add__(self, other: Any) -> Any:
-        return self.value + other
-
-    def __radd__(self, other: Any) -> Any:
-        return other + self.value
-
-    def __sub__(self, other: Any) -> Any:
-        return self.value - other
-
-    def __rsub__(self, other: Any) -> Any:
-        return other - self.value
-
-    def __mul__(self, other: Any) -> Any:
-        return self.value * other
-
-    def __rmul__(self, other: Any) -> Any:
-        return other * self.value
-
-    def __floordiv__(self, other: Any) -> Any:
-        return self.value // other
-
-    def __rfloordiv__(self, other: Any) -> Any:
-        return other // self.value
-
-    def __mod__(self, other: Any) -> Any:
-        return self.value % other
-
-    def __rmod__(self, other: Any) -> Any:
-        return other % self.value
-
-    def __neg__(self) -> Any:
-        return -self.value
-
-    def __abs__(self) -> Any:
-        return abs(self.value)
+    __slots__ = ()
 
 
 def exact(value: Any) -> Any:
-    """The canonical form of a result: fractions that are whole become ints, a number that is too large is refused."""
+    """The canonical form of a result: whole fractions become ints, other values stay. Raises ExpressionError when
+    a number is too large."""
     kind = type(value)
     if kind is int:
         if -LARGEST <= value <= LARGEST:
             return value
-        raise ExpressionError(
-            f"expected numbers up to 1e{len(str(LARGEST)) - 1}, got one of {len(str(value))} digits"
-        )
+        raise ExpressionError(f"expected numbers up to 1e18, got one of {_digits(value)} digits")
     if kind is Fraction:
         if value.denominator == 1:
             return exact(value.numerator)
@@ -119,8 +76,12 @@ def exact(value: Any) -> Any:
     return value
 
 
+def _digits(value: int) -> int:
+    return int(value.bit_length() * math.log10(2)) + 1  # str() refuses more than 4,300 digits
+
+
 def number(value: Any, what: str) -> Number:
-    """The number in ``value``: an int, a Fraction, a Worded. Raises ExpressionError naming ``what`` for others."""
+    """The number in ``value``. Raises ExpressionError naming ``what`` when there is none."""
     kind = type(value)
     if kind is int or kind is Fraction:
         return value
@@ -129,6 +90,74 @@ def number(value: Any, what: str) -> Number:
     if kind is bool:
         return int(value)
     raise ExpressionError(f"expected a number for {what}, got {shown(value)}")
+
+
+def add(one: Any, other: Any) -> Any:
+    """``one + other``: numbers, two texts or two lists."""
+    if type(one) is int and type(other) is int:
+        return one + other
+    if isinstance(one, str | list | tuple) and type(one) is type(other) and type(one) is not Steps:
+        return bounded(one + other)
+    return exact(number(one, "a sum") + number(other, "a sum"))
+
+
+def subtract(one: Any, other: Any) -> Number:
+    if type(one) is int and type(other) is int:
+        return one - other
+    return exact(number(one, "a difference") - number(other, "a difference"))
+
+
+def multiply(one: Any, other: Any) -> Any:
+    """``one * other``; a whole number repeats a text or a list."""
+    if type(one) is int and type(other) is int and -LARGEST < (product := one * other) < LARGEST:
+        return product
+    for items, count in ((one, other), (other, one)):
+        if isinstance(items, str | list | tuple) and type(items) is not Steps:
+            times = number(count, "a repetition")
+            if not isinstance(times, int) or max(bulk(items), 1) * times > LONGEST:
+                raise ExpressionError(
+                    f"expected at most {LONGEST} items or characters, got a repetition of {shown(count)}"
+                )
+            return items * times
+    return exact(number(one, "a product") * number(other, "a product"))
+
+
+def divide(one: Any, other: Any) -> Number:
+    if type(one) is int and type(other) is int:
+        return one // other if one % other == 0 else Fraction(one, other)
+    return exact(Fraction(number(one, "a division")) / number(other, "a division"))
+
+
+def floor_divide(one: Any, other: Any) -> Number:
+    return exact(number(one, "a division") // number(other, "a division"))
+
+
+def remainder(one: Any, other: Any) -> Number:
+    return exact(number(one, "a remainder") % number(other, "a remainder"))
+
+
+def power(base: Any, exponent: Any) -> Number:
+    base, exponent = number(base, "a power"), number(exponent, "an exponent")
+    if not isinstance(exponent, int):
+        raise ExpressionError(f"expected a whole exponent, got {shown(exponent)}")
+    digits = max(abs(base.numerator).bit_length(), base.denominator.bit_length()) - 1
+    if abs(exponent) > 64 or digits * abs(exponent) > LARGEST.bit_length():
+        raise ExpressionError(f"expected powers up to 1e18, got {shown(base)} ** {shown(exponent)}")
+    return exact(Fraction(base) ** exponent)
+
+
+def bounded(value: Any) -> Any:
+    """A text, list or tuple with all that is in it. Raises ExpressionError above LONGEST items and characters."""
+    if bulk(value) > LONGEST:
+        raise ExpressionError(f"expected at most {LONGEST} items or characters, got more")
+    return value
+
+
+def bulk(value: Any) -> int:
+    """Items and characters of a text, list or tuple, including those of the lists in it."""
+    if isinstance(value, str):
+        return len(value)
+    return len(value) + sum(bulk(item) for item in value if isinstance(item, list | tuple))
 
 
 def parsed_number(text: str) -> Number | None:
@@ -180,5 +209,5 @@ def shown(value: Any) -> str:
         return written(value)
     if isinstance(value, Worded):
         return repr(value.text)
-    text = reprlib.repr(value)  # of a list in lists only what is shown
+    text = reprlib.repr(value)  # formats only the part of a nested list that is shown
     return text if len(text) <= 40 else f"{text[:37]}..."

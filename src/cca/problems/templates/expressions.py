@@ -1,10 +1,9 @@
-"""A whitelisting evaluator for the expressions of templates. Text from a file is never handed to ``eval``.
+"""A whitelisting evaluator for the expressions of templates. Text from a file never reaches ``eval``.
 
-An expression is parsed once by ``ast`` in mode "eval", every node is checked against what is listed here, and the
-tree becomes one closure over a dict of values; calling it costs about 0.1 microseconds a node. There is no attribute
-access at all: a dotted name such as ``np.arange`` is looked up whole among the known functions, a method such as
-``.lower()`` among those of ours that go by its name (`methods`), and anything else with a dot is refused. Length,
-nesting, powers, repetitions and sizes are bounded, so no expression takes long.
+``ast`` parses an expression once in mode "eval", every node is checked against the methods of `_Compiler`, and the tree
+becomes one closure over a dict of values; a call costs about 0.1 microseconds a node. Attributes are never read: a
+dotted name such as ``np.arange`` is looked up whole among the known functions. Length, nesting, powers, repetitions
+and sizes are bounded, so no expression takes long.
 """
 
 from __future__ import annotations
@@ -12,40 +11,74 @@ from __future__ import annotations
 import ast
 import difflib
 import operator
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from cca.problems.templates.comprehension import Loop, comprehension
-from cca.problems.templates.exact_numbers import LONGEST, ExpressionError, Worded, exact, shown
-from cca.problems.templates.formats import formatted
-from cca.problems.templates.functions import ARRAYS, FUNCTIONS, INIT_ONLY, LISTING, distinct
-from cca.problems.templates.methods import METHODS, PROPERTIES
-from cca.problems.templates.operators import bounded, bulk, operation
-from cca.problems.templates.syntax import (
-    MAXIMUM_COST,
-    MAXIMUM_DEPTH,
-    MAXIMUM_NODES,
-    brief,
-    described,
-    dotted,
-    is_dotted,
-    parse,
+from cca.problems.templates.exact_numbers import (
+    LONGEST,
+    ExpressionError,
+    Worded,
+    add,
+    bounded,
+    divide,
+    exact,
+    floor_divide,
+    multiply,
+    number,
+    power,
+    remainder,
+    shown,
+    subtract,
 )
+from cca.problems.templates.functions import FUNCTIONS, Function
 from cca.problems.templates.word_lists import LISTS
 
 Values = Mapping[str, Any]
 Closure = Callable[[Any], Any]
 
+MAXIMUM_TEXT = 5_000
+MAXIMUM_DEPTH = 40
+MAXIMUM_NODES = 1_500
+MAXIMUM_COST = 50_000
+
+SAMPLES = ("sample", "sample_sequential")
+"""Functions that only the sampler can call (`sampling.Draw`)."""
+
+# Typographic and mathematical signs that writers of templates paste in.
+_SPELLINGS = str.maketrans({
+    "“": '"', "”": '"', "‘": "'", "’": "'", "×": "*", "÷": "/", "−": "-", "–": "-", "≤": "<=", "≥": ">=", "≠": "!=",
+})  # fmt: skip
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: add,
+    ast.Sub: subtract,
+    ast.Mult: multiply,
+    ast.Div: divide,
+    ast.FloorDiv: floor_divide,
+    ast.Mod: remainder,
+    ast.Pow: power,
+}
+
+
+def _ordered(order: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    def compare(one: Any, other: Any) -> bool:
+        one = one.value if type(one) is Worded else one
+        return order(one, other.value if type(other) is Worded else other)
+
+    return compare
+
+
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
-    ast.Is: operator.eq,  # "n is 3", "unit is not other": what their writer means
+    ast.Is: operator.eq,  # "n is 3": what its writer means
     ast.IsNot: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
+    ast.Lt: _ordered(operator.lt),
+    ast.LtE: _ordered(operator.le),
+    ast.Gt: _ordered(operator.gt),
+    ast.GtE: _ordered(operator.ge),
     ast.In: lambda left, right: left in right,
     ast.NotIn: lambda left, right: left not in right,
 }
@@ -56,8 +89,8 @@ class Expression:
 
     __slots__ = ("closure", "cost", "names", "text", "tree")
 
-    def __init__(self, text: str, tree: ast.expr) -> None:
-        compiler = _Compiler(LISTING if _uses_arrays(tree) else 0)
+    def __init__(self, text: str, tree: ast.expr, functions: Mapping[str, Function] = FUNCTIONS) -> None:
+        compiler = _Compiler(functions)
         self.text = text
         self.tree = tree
         self.closure = compiler.compile(tree, 0)
@@ -90,15 +123,43 @@ def compiled(text: str) -> Expression:
     return Expression(text, parse(text))
 
 
+def parse(text: str) -> ast.expr:
+    """The syntax tree of ``text``, not checked yet. Raises ExpressionError when it is too long or cannot be read."""
+    if len(text) > MAXIMUM_TEXT:
+        raise ExpressionError(f"expected an expression of at most {MAXIMUM_TEXT} characters, got {len(text)}")
+    if text.isidentifier() and text not in ("True", "False", "None"):
+        return ast.Name(text, ast.Load())  # a variable may be called "class" or "from"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns of "1if x"; whoever wrote that meant it
+            return _Unbraced().visit(ast.parse(text.strip(), mode="eval").body)
+    except SyntaxError as error:
+        respelled = text.translate(_SPELLINGS)
+        if respelled != text:
+            return parse(respelled)
+        raise ExpressionError(f"cannot read '{brief(text)}' as an expression ({error.msg})") from error
+    except (ValueError, MemoryError, RecursionError) as error:
+        raise ExpressionError(
+            f"cannot read '{brief(text)}' as an expression (too deep or malformed)"
+        ) from error
+
+
+class _Unbraced(ast.NodeTransformer):
+    """Reads ``{n} + {k}``, a slot inside a slot, as ``n + k``."""
+
+    def visit_Set(self, node: ast.Set) -> ast.AST:
+        self.generic_visit(node)
+        return node.elts[0] if len(node.elts) == 1 else node
+
+
 class _Compiler:
     """Turns one tree into a closure, collecting the names it reads and its price."""
 
-    def __init__(self, operation_price: int) -> None:
+    def __init__(self, functions: Mapping[str, Function]) -> None:
         self.names: set[str] = set()
         self.cost = 0
         self.nodes = 0
-        self.local: set[str] = set()
-        self.operation_price = operation_price
+        self.functions = functions
 
     def compile(self, node: ast.AST, depth: int) -> Closure:
         self.nodes += 1
@@ -109,7 +170,7 @@ class _Compiler:
             )
         method = getattr(self, f"_{type(node).__name__.lower()}", None)
         if method is None:
-            raise ExpressionError(f"{described(node)} is not allowed in a template")
+            raise ExpressionError(f"{_described(node)} is not allowed in a template")
         return method(node, depth + 1)
 
     def _constant(self, node: ast.Constant, depth: int) -> Closure:  # noqa: ARG002
@@ -129,8 +190,7 @@ class _Compiler:
             raise ExpressionError(
                 f"name {name!r} is not allowed in a template (it starts with an underscore)"
             )
-        if name not in self.local:
-            self.names.add(name)
+        self.names.add(name)
         if name not in LISTS:
             return operator.itemgetter(name)
         items = list(LISTS[name])
@@ -138,14 +198,17 @@ class _Compiler:
 
     def _binop(self, node: ast.BinOp, depth: int) -> Closure:
         left, right = self.compile(node.left, depth), self.compile(node.right, depth)
-        self.cost += self.operation_price
-        return operation(node.op, left, right)
+        operate = _ARITHMETIC.get(type(node.op))
+        if operate is None:
+            raise ExpressionError(f"operator {type(node.op).__name__} is not allowed in a template")
+        self.cost += 12 if isinstance(node.op, ast.Div) else 1  # a fraction takes longer than a whole number
+        return lambda values: operate(left(values), right(values))
 
     def _unaryop(self, node: ast.UnaryOp, depth: int) -> Closure:
         operand = self.compile(node.operand, depth)
         match node.op:
             case ast.USub():
-                return lambda values: -operand(values)
+                return lambda values: -number(operand(values), "a minus sign")
             case ast.UAdd():
                 return operand
             case ast.Not():
@@ -159,23 +222,15 @@ class _Compiler:
         return lambda values: any(part(values) for part in parts)
 
     def _compare(self, node: ast.Compare, depth: int) -> Closure:
-        first = self.compile(node.left, depth)
-        rest = [
-            (_COMPARISONS[type(kind)], self.compile(part, depth))
-            for kind, part in zip(node.ops, node.comparators, strict=True)
-        ]
-        if len(rest) == 1:
-            compare, second = rest[0]
-            return lambda values: compare(first(values), second(values))
+        sides = [self.compile(side, depth) for side in (node.left, *node.comparators)]
+        tests = [_COMPARISONS[type(kind)] for kind in node.ops]
+        if len(tests) == 1:
+            (first, second), (test,) = sides, tests
+            return lambda values: test(first(values), second(values))
 
         def chain(values: Any) -> bool:
-            left = first(values)
-            for compare, part in rest:
-                right = part(values)
-                if not compare(left, right):
-                    return False
-                left = right
-            return True
+            found = [side(values) for side in sides]
+            return all(test(found[place], found[place + 1]) for place, test in enumerate(tests))
 
         return chain
 
@@ -183,113 +238,75 @@ class _Compiler:
         test, then, otherwise = (self.compile(part, depth) for part in (node.test, node.body, node.orelse))
         return lambda values: then(values) if test(values) else otherwise(values)
 
-    def _list(self, node: ast.List | ast.Tuple | ast.Set, depth: int) -> Closure:
+    def _list(self, node: ast.List | ast.Tuple, depth: int) -> Closure:
         parts = [self.compile(part, depth) for part in node.elts]
-        kind = {ast.List: list, ast.Tuple: tuple, ast.Set: distinct}[type(node)]
-        return lambda values: _within(kind([part(values) for part in parts]))
+        kind = list if isinstance(node, ast.List) else tuple
+        return lambda values: bounded(kind([part(values) for part in parts]))
 
-    _tuple = _set = _list
+    _tuple = _list
 
     def _subscript(self, node: ast.Subscript, depth: int) -> Closure:
-        whole = self.compile(node.value, depth)
-        if isinstance(node.slice, ast.Slice):
-            bounds = [
-                self.compile(part, depth) if part else None
-                for part in (node.slice.lower, node.slice.upper, node.slice.step)
-            ]
+        whole, index = self.compile(node.value, depth), node.slice
+        if isinstance(index, ast.Slice):
+            parts = (index.lower, index.upper, index.step)
+            bounds = [self.compile(part, depth) if part else None for part in parts]
             return lambda values: whole(values)[slice(*(part and part(values) for part in bounds))]
-        index = self.compile(node.slice, depth)
+        place = self.compile(index, depth)
 
         def item(values: Any) -> Any:
-            sequence, position = whole(values), index(values)
+            sequence, position = whole(values), place(values)
             if type(sequence) is Worded:  # a (words, number) pair, as it stands in the template
                 return (sequence.text, sequence.value)[position]
             return sequence[position]
 
         return item
 
-    def _listcomp(self, node: ast.ListComp | ast.GeneratorExp | ast.SetComp, depth: int) -> Closure:
-        if self.local:
-            raise ExpressionError("expected comprehensions without another one in them, got a nested one")
-        before, loops = self.cost, []
-        for loop in node.generators:
-            source = self.compile(loop.iter, depth)
-            targets = loop.target.elts if isinstance(loop.target, ast.Tuple) else [loop.target]
-            names = tuple(target.id for target in targets if isinstance(target, ast.Name))
-            if len(names) < len(targets) or loop.is_async:
-                raise ExpressionError("expected comprehensions that loop over plain names, got another one")
-            self.local |= set(names)
-            loops.append(Loop(names, source, [self.compile(test, depth) for test in loop.ifs]))
-        element = self.compile(node.elt, depth)
-        self.local = set()
-        made = comprehension(loops, element, self.cost - before)
-        self.cost += LONGEST
-        return (lambda values: distinct(made(values))) if isinstance(node, ast.SetComp) else made
-
-    _generatorexp = _setcomp = _listcomp
-
-    def _dict(self, node: ast.Dict, depth: int) -> Closure:
-        if any(key is None for key in node.keys):
-            raise ExpressionError("expected keys and values in a dictionary, got **")
-        keys = [self.compile(key, depth) for key in node.keys if key is not None]
-        parts = [self.compile(part, depth) for part in node.values]
-        return lambda values: _within(
-            {key(values): part(values) for key, part in zip(keys, parts, strict=True)}
-        )
-
-    def _joinedstr(self, node: ast.JoinedStr, depth: int) -> Closure:
-        parts = [self.compile(part, depth) for part in node.values]
-        return lambda values: bounded("".join([part(values) for part in parts]))
-
-    def _formattedvalue(self, node: ast.FormattedValue, depth: int) -> Closure:
-        if node.conversion != -1:
-            raise ExpressionError("expected f-strings without '!', got one with it")
-        value = self.compile(node.value, depth)
-        shape = self.compile(node.format_spec, depth) if node.format_spec else lambda _: ""
-        return lambda values: formatted(value(values), shape(values))
-
-    def _attribute(self, node: ast.Attribute, depth: int) -> Closure:
-        if node.attr not in PROPERTIES:
-            raise ExpressionError(f"{described(node)} is not allowed in a template")
-        read, value = PROPERTIES[node.attr], self.compile(node.value, depth)
-        return lambda values: read(value(values))
-
     def _call(self, node: ast.Call, depth: int) -> Closure:
-        name, function, price = _called(node)
+        name = dotted(node.func)
+        if name not in self.functions:
+            raise ExpressionError(self._unknown(name))
         if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
             raise ExpressionError(f"expected plain arguments for {name}(), got named or starred ones")
+        function, price = self.functions[name]
         self.cost += price
-        parts = node.args
-        if isinstance(node.func, ast.Attribute) and name.startswith("."):
-            parts = [node.func.value, *parts]
-        arguments = [self.compile(part, depth) for part in parts]
+        arguments = [self.compile(part, depth) for part in node.args]
         if len(arguments) == 1:
             (only,) = arguments
             return lambda values: function(only(values))
         return lambda values: function(*[argument(values) for argument in arguments])
 
-
-def _called(node: ast.Call) -> tuple[str, Closure, int]:
-    """(name, function, price) of what is called; a method's name begins with a dot."""
-    function = node.func
-    name = dotted(function) if is_dotted(function) else ""
-    if name in FUNCTIONS:
-        return (name, *FUNCTIONS[name])
-    if isinstance(function, ast.Attribute) and function.attr in METHODS and name not in INIT_ONLY:
-        return f".{function.attr}", METHODS[function.attr], LISTING
-    if name in INIT_ONLY:
-        raise ExpressionError(f"{name}() is only allowed in #init lines")
-    near = difflib.get_close_matches(name or dotted(function), FUNCTIONS, n=1)
-    raise ExpressionError(f"unknown function {name}()" + (f"; did you mean {near[0]}()?" if near else ""))
+    def _unknown(self, name: str) -> str:
+        if name in SAMPLES:
+            return f"{name}() is only allowed in #init lines, and there once in a line"
+        near = difflib.get_close_matches(name, self.functions, n=1)
+        return f"unknown function {brief(name)}()" + (f"; did you mean {near[0]}()?" if near else "")
 
 
-def _uses_arrays(tree: ast.expr) -> bool:
-    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return any(is_dotted(call) and dotted(call) in ARRAYS for call in calls)
+def dotted(node: ast.expr) -> str:
+    """``np.random.randint`` as one name. Raises ExpressionError when a call is of anything but a name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    raise ExpressionError(f"expected a call of a known function, got a call of {_described(node)}")
 
 
-def _within(items: Any) -> Any:
-    held = items.values() if isinstance(items, dict) else items
-    if any(isinstance(item, list | tuple | dict) for item in held) and bulk(items) > LONGEST:
-        raise ExpressionError(f"expected at most {LONGEST} items in a list of lists, got more")
-    return items
+def undollared(text: str) -> str:
+    """``$n - $k`` as ``n - k``: the sign that numbers bear in #init may stand before their names anywhere."""
+    return re.sub(r"\$(?=\s?[^\W\d])", "", text)
+
+
+def brief(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _described(node: ast.AST) -> str:
+    match node:
+        case ast.Attribute(attr=name):
+            return f"attribute access ('.{name[:40]}')"
+        case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
+            return "a comprehension"
+        case ast.JoinedStr():
+            return "an f-string"
+    return f"a {type(node).__name__.lower()}"

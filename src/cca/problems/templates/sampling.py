@@ -1,50 +1,56 @@
-"""Constraint-aware search for values of a template's variables.
+"""Values for a template's variables that meet its conditions.
 
 1. Draws that no condition reads are taken at random. The others fall into groups that conditions tie together.
-2. A group with few combinations is enumerated once: its solutions are then taken at random, each equally likely,
-   and a group without any proves the template unsatisfiable.
-3. In a larger group a few plain guesses are tried first. Then it is searched depth first in random order, each
-   condition tested as soon as its last name has a value; a variable that stands alone on one side of an ``==`` is
-   reckoned from the other side, and the last variables are tested all at once (`Grid`). The search restarts
-   often, so that an unlucky first choice cannot hold it up.
+2. In a group all variables are guessed, one after the other, until a guess meets every condition. A condition is tested
+   as soon as its last name has a value, a condition with few combinations comes first, so that most wrong guesses are
+   short, and a variable that stands alone on one side of an equation is computed from the other side.
+3. A group with few combinations, or where guesses fail, is enumerated if that takes not too long: each of its solutions
+   is then equally likely, and a group without any proves that the conditions cannot be met.
 
 Budgets count work, never time: the same seed gives the same values on any machine.
 """
 
 from __future__ import annotations
 
+import ast
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from cca.problems.templates.draws import Draw
-from cca.problems.templates.exact_numbers import ExpressionError
-from cca.problems.templates.expressions import Expression
-from cca.problems.templates.grid import LARGEST_GRID, Grid, griddable
-from cca.problems.templates.plan import Step, ordered, split, tied
-from cca.problems.templates.syntax import brief
+from cca.problems.templates.exact_numbers import ExpressionError, Worded
+from cca.problems.templates.expressions import Expression, brief
 from cca.problems.templates.word_lists import PEOPLE
 
-ENUMERATED = 20_000
-"""A group with at most this many combinations is enumerated; its solutions are then equally likely."""
+FEW = 20_000
+"""Most combinations of a group that is enumerated at once, not guessed first."""
 
-ENUMERATION_BUDGET = 10_000_000
+MANY = 1_000_000
+"""Most combinations of a group that is ever enumerated."""
 
-BUDGETS = (*(100_000 * (turn & -turn) for turn in range(1, 32)), 5_000_000)
-"""Work of one search after the other (a unit is about 0.1 microseconds): many short ones, for a new first choice is
-often better than going on; now and then a longer one, and a last one that may prove that there is nothing."""
+GUESSING = 150_000
+"""Work on guesses before a group is enumerated; a unit takes 0.2 to 0.6 microseconds."""
 
-FAILURES = (ExpressionError, ArithmeticError, TypeError, ValueError, LookupError)
+BUDGET = 3_000_000
+"""Work of one enumeration, and of the search for the first solution."""
 
-GUESSES = 12
+PATIENCE = 20
+"""Factor of the budget once there is a solution: more will be found, however long it takes."""
+
+_FAILURES = (ExpressionError, ArithmeticError, TypeError, ValueError, LookupError)
+_UNKNOWN_SIZE = 1_000
+"""Assumed number of items that depend on other variables."""
+_STRICT = 20
+"""Factor by which a divisor or an equation excludes more than a comparison."""
 
 Random = Callable[[], float]
 
 
 class Unsatisfiable(ExpressionError):
-    """No values meet the conditions. ``proven``: every combination was tried."""
+    """No values meet the conditions. ``proven`` is True when every combination was tried."""
 
     def __init__(self, message: str, proven: bool) -> None:
         super().__init__(message)
@@ -59,18 +65,17 @@ class Sampler:
         fixed = [condition for condition in conditions if not condition.names & targets]
         self._always_false = next((condition for condition in fixed if not _holds(condition, {})), None)
         self._groups: list[_Group] = []
-        self._free: list[_Free] = []
-        for members in tied(draws, conditions):
+        self._free: list[_Step] = []
+        for members in _tied(draws, conditions):
             names = {target for draw in members for target in draw.targets}
-            tests = [part for one in conditions if one.names & names for part in split(one)]
+            tests = [part for one in conditions if one.names & names for part in _parts(one)]
+            steps = [_Step(draw, targets) for draw in members]
             if len(members) > 1 or tests or members[0].needs:
-                self._groups.append(_Group(members, tests))
+                self._groups.append(_Group(steps, tests))
             else:
-                self._free.append(_Free(members[0]))
-        people = [free for free in self._free if free.people]
-        self._people = (
-            tuple(target for free in people for target in free.draw.targets) if len(people) > 1 else ()
-        )
+                self._free += steps
+        people = [target for step in self._free if step.people for target in step.draw.targets]
+        self._people = people if sum(step.people for step in self._free) > 1 else []
 
     def sample(self, generator: np.random.Generator) -> dict[str, Any]:
         """Values for every target. Raises Unsatisfiable when there are none, or none were found in the budget."""
@@ -80,68 +85,132 @@ class Sampler:
         for group in self._groups:
             group.sample(random, values)
         while True:
-            for free in self._free:
-                free.sample(random, values)
-            # People of one problem bear different names, or nobody could tell who is meant.
-            if not self._people or len({values[name] for name in self._people}) == len(self._people):
+            for step in self._free:
+                step.draw.choose(step.items or (), random, values)
+            # People of one problem have different names, or nobody could tell who is meant.
+            if len({values[name] for name in self._people}) == len(self._people):
                 return values
 
 
-class _Free:
-    """A draw that no condition reads."""
+class _Step:
+    """Gives the targets of one draw their values; ``tests`` can be decided then.
 
-    def __init__(self, draw: Draw) -> None:
+    ``solved`` gives the value when an equation has it alone on one side.
+    """
+
+    def __init__(self, draw: Draw, targets: set[str]) -> None:
         self.draw = draw
-        self.items = draw.domain({})
-        self.people = draw.kind in ("each", "distinct") and len(self.items) > 20 and self.items[0] in PEOPLE
+        self.items = None if draw.needs & targets else draw.items({})
+        self.size = _UNKNOWN_SIZE if self.items is None else len(self.items)
+        self.tests: list[Expression] = []
+        self.solved: Expression | None = None
 
-    def sample(self, random: Random, values: dict[str, Any]) -> None:
-        targets, items = self.draw.targets, self.items
-        if self.draw.kind == "each":
-            values[targets[0]] = items[int(random() * len(items))]
-        elif self.draw.kind == "distinct":
-            chosen: list[int] = []
-            while len(chosen) < len(targets):
-                index = int(random() * len(items))
-                if index not in chosen:
-                    values[targets[len(chosen)]] = items[index]
-                    chosen.append(index)
-        else:
-            values.update(zip(targets, items[int(random() * len(items))], strict=True))
+    @property
+    def people(self) -> bool:
+        items = self.items or ()
+        return self.draw.kind in ("each", "distinct") and len(items) > 20 and items[0] in PEOPLE
+
+    @cached_property
+    def cost(self) -> int:
+        """Work of one guess without its tests."""
+        return 8 + (self.draw.cost if self.items is None else 0) + (self.solved.cost if self.solved else 0)
+
+    @cached_property
+    def index(self) -> dict[Any, Any]:
+        return {item: item for item in self.items or ()}
+
+    def choices(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        """The items that may be chosen after ``values``; none when they cannot be evaluated."""
+        try:
+            if self.solved is None:
+                return self.draw.items(values) if self.items is None else self.items
+            value = self.solved.closure(values)
+            value = value.value if isinstance(value, Worded) else value
+            if isinstance(self.items, range):  # "in" goes through a range for what is no int
+                return (value,) if isinstance(value, int) and value in self.items else ()
+            return (self.index[value],) if value in self.index else ()
+        except _FAILURES:
+            return ()
 
 
 class _Group:
     """Draws that conditions tie together, in the order in which they are given values."""
 
-    def __init__(self, draws: Sequence[Draw], conditions: Sequence[Expression]) -> None:
+    def __init__(self, steps: Sequence[_Step], conditions: Sequence[Expression]) -> None:
         self.conditions = conditions
-        self.targets = tuple(target for draw in draws for target in draw.targets)
-        self.search = _Search(ordered(draws, conditions))
-        work = self.search.size * (1 + sum(condition.cost for condition in conditions))
-        self.enumerable = self.search.size <= ENUMERATED and work <= ENUMERATION_BUDGET
-        self.solutions: list[tuple[Any, ...]] | None = None
+        self.targets = tuple(target for step in steps for target in step.draw.targets)
+        self.steps = _ordered(steps, conditions)
+        combinations = math.prod(step.size for step in steps if step.solved is None)
+        self.few = combinations <= FEW
+        self.enumerable = combinations <= MANY and not any(
+            step.items is None or step.draw.kind == "distinct" for step in steps
+        )
+        self.solutions: list[tuple[Any, ...]] = []
+        self.budget = BUDGET
+        self.left = 0
         self.failed: Unsatisfiable | None = None
 
     def sample(self, random: Random, values: dict[str, Any]) -> None:
         if self.failed is not None:
             raise self.failed
-        if self.solutions is None and self.enumerable:
-            found = self.search.every({})
-            self.solutions = [tuple(one[target] for target in self.targets) for one in found]
-            if not self.solutions:
-                self._fail(proven=True)
-        if self.solutions is not None:
+        if not (self.enumerable and self.few) and self._guess(GUESSING, random, values):
+            return
+        if self.enumerable and not self.solutions:
+            self._enumerate()
+        if self.enumerable:
             values.update(zip(self.targets, self.solutions[int(random() * len(self.solutions))], strict=True))
-            return
-        if any(self.search.guess(random, values) for _ in range(GUESSES)):
-            return
-        for budget in BUDGETS:
-            self.search.left = budget
-            if self.search.run(0, random, values):
+        elif self._guess(self.budget, random, values):
+            self.budget = PATIENCE * BUDGET
+        else:
+            self._fail(proven=False)
+
+    def _guess(self, budget: int, random: Random, values: dict[str, Any]) -> bool:
+        """Guess until every condition is met; False when the budget is spent."""
+        self.left = budget
+        while self.left > 0:
+            for step in self.steps:
+                self.left -= step.cost
+                items = step.choices(values)
+                if not items:
+                    break
+                step.draw.choose(items, random, values)
+                if not self._tests(step, values):
+                    break
+            else:
+                return True
+        return False
+
+    def _tests(self, step: _Step, values: Mapping[str, Any]) -> bool:
+        for test in step.tests:
+            self.left -= test.cost + 2
+            if not _holds(test, values):
+                return False
+        return True
+
+    def _enumerate(self) -> None:
+        """Find all solutions; a group that takes too long is not enumerable after all."""
+        self.left = BUDGET
+        values: dict[str, Any] = {}
+
+        def turn(depth: int) -> None:
+            if depth == len(self.steps):
+                self.solutions.append(tuple(values[target] for target in self.targets))
                 return
-            if self.search.left > 0:
-                self._fail(proven=True)
-        self._fail(proven=False)
+            step = self.steps[depth]
+            for item in step.choices(values):
+                self.left -= step.cost
+                if self.left <= 0:
+                    return
+                step.draw.assign(item, values)
+                if self._tests(step, values):
+                    turn(depth + 1)
+
+        turn(0)
+        self.enumerable = self.left > 0
+        if not self.enumerable:
+            self.solutions = []
+        elif not self.solutions:
+            self._fail(proven=True)
 
     def _fail(self, proven: bool) -> None:
         names = ", ".join(self.targets[:8])
@@ -151,11 +220,11 @@ class _Group:
         raise self.failed
 
     def _hint(self) -> str:
-        """A condition that cannot be reckoned at all explains more than that nothing meets it."""
+        """A condition that cannot be evaluated at all explains more than that nothing meets it."""
         values: dict[str, Any] = {}
         try:
-            for step in self.search.all_steps:
-                step.assign((step.domain or step.draw.domain(values))[0], values)
+            for step in self.steps:
+                step.draw.choose(step.draw.items(values), np.random.default_rng(0).random, values)
             for condition in self.conditions:
                 condition(values)
         except ExpressionError as error:
@@ -163,132 +232,111 @@ class _Group:
         return ""
 
 
-class _Search:
-    """Depth first through ``steps``, the last of them as one `Grid`. ``left`` is the work that may still be done."""
+def _tied(draws: Sequence[Draw], conditions: Iterable[Expression]) -> list[list[Draw]]:
+    """The draws in groups: two share a group when a condition, or the items of one, read names of both."""
+    owner = {target: index for index, draw in enumerate(draws) for target in draw.targets}
+    group = list(range(len(draws)))
+    needs = [draw.needs | {draw.targets[0]} for draw in draws]
+    for names in [condition.names for condition in conditions] + needs:
+        merged = {group[owner[name]] for name in names if name in owner}
+        group = [min(merged) if label in merged else label for label in group]
+    return [
+        [draw for draw, own in zip(draws, group, strict=True) if own == label] for label in sorted(set(group))
+    ]
 
-    def __init__(self, steps: Sequence[Step]) -> None:
-        first, product = len(steps), 1
-        while first and griddable(steps[first - 1]):
-            product *= 1 if steps[first - 1].reckoned is not None else steps[first - 1].size
-            if product > LARGEST_GRID:
+
+def _parts(condition: Expression) -> list[Expression]:
+    """The parts of ``a < b < c and d == e``: each can be decided as soon as its own names have values."""
+    tree, parts = condition.tree, []
+    for part in tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]:
+        if isinstance(part, ast.Compare):
+            sides = [part.left, *part.comparators]
+            parts += [
+                ast.Compare(sides[place], [op], [sides[place + 1]]) for place, op in enumerate(part.ops)
+            ]
+        else:
+            parts.append(part)
+    return [Expression(condition.text, part) for part in parts] if len(parts) > 1 else [condition]
+
+
+def _ordered(steps: Sequence[_Step], conditions: Sequence[Expression]) -> list[_Step]:
+    """Steps in a good order: again and again the condition with the fewest combinations left is made decidable."""
+    waiting, undecided = list(steps), list(conditions)
+    placed: list[_Step] = []
+    known: set[str] = set()
+    while waiting:
+        plans = [_plan(one, _needed(one.names - known, waiting)) for one in undecided]
+        default = (0.0, _needed(frozenset(waiting[0].draw.targets), waiting), None)
+        _, chosen, solved = min(
+            (plan for plan in plans if plan[1]), key=lambda plan: plan[0], default=default
+        )
+        chosen[-1].solved = solved
+        for step in chosen:
+            waiting.remove(step)
+            placed.append(step)
+            known.update(step.draw.targets)
+            step.tests = sorted((one for one in undecided if one.names <= known), key=lambda one: one.cost)
+            undecided = [one for one in undecided if not one.names <= known]
+    return placed
+
+
+def _plan(condition: Expression, steps: list[_Step]) -> tuple[float, list[_Step], Expression | None]:
+    """(combinations, the steps that make ``condition`` decidable, what the last of them is solved by or None)."""
+    solved = None
+    for name, side in _sides(condition):
+        step = next((one for one in steps if one.draw.targets == (name,)), None)
+        needed = name in side.names or any(name in one.draw.needs for one in steps)
+        if step is not None and step.items is not None and step.draw.kind == "each" and not needed:
+            if isinstance(step.items, range) or len(set(step.items)) == len(step.items):
+                steps, solved = [*(one for one in steps if one is not step), step], side
                 break
-            first -= 1
-        self.all_steps, self.steps = steps, steps[:first]
-        self.grid = Grid(steps[first:])
-        self.sieves = [Grid([step]) if _worth_sieving(step) else None for step in self.steps]
-        self.size = math.prod(step.size for step in self.steps if step.reckoned is None) * self.grid.size
-        self.left = 0
-
-    def guess(self, random: Random, values: dict[str, Any]) -> bool:
-        """One random value for every step, without going back: fast and unbiased where conditions are lax."""
-        for step in self.all_steps:
-            try:
-                items = step.items(values)
-            except FAILURES:
-                return False
-            if not items:
-                return False
-            step.assign(items[int(random() * len(items))], values)
-            if not all(_holds(test, values) for test in step.tests):
-                return False
-        return True
-
-    def run(self, depth: int, random: Random, values: dict[str, Any]) -> bool:
-        """Give ``values`` that meet every test. False: there are none, or (``left`` <= 0) the work is done."""
-        if depth == len(self.steps):
-            return next(self._grid(values, random), None) is not None
-        step = self.steps[depth]
-        for item in _shuffled(self._candidates(depth, values), random):
-            self.left -= 10
-            step.assign(item, values)
-            for test in step.tests:
-                self.left -= 3 * test.cost
-                if not _holds(test, values):
-                    break
-            else:
-                if self.run(depth + 1, random, values):
-                    return True
-            if self.left <= 0:
-                return False
-        return False
-
-    def every(self, values: dict[str, Any], depth: int = 0) -> Iterator[dict[str, Any]]:
-        """All solutions (always the same dict)."""
-        if depth == len(self.steps):
-            yield from self._grid(values, None)
-            return
-        step = self.steps[depth]
-        for item in self._candidates(depth, values):
-            step.assign(item, values)
-            if all(_holds(test, values) for test in step.tests):
-                yield from self.every(values, depth + 1)
-
-    def _candidates(self, depth: int, values: dict[str, Any]) -> Sequence[Any]:
-        step, sieve = self.steps[depth], self.sieves[depth]
-        if sieve is None or step.domain is None:
-            return _items(step, values)
-        self.left -= sieve.cost
-        try:
-            return [step.domain[index] for index in sieve.survivors(values).tolist()]
-        except FAILURES:
-            return ()
-
-    def _grid(self, values: dict[str, Any], random: Random | None) -> Iterator[dict[str, Any]]:
-        grid = self.grid
-        price = 50 + 3 * sum(test.cost for test in grid.tests)
-        self.left -= grid.cost
-        try:
-            alive = grid.survivors(values)
-        except FAILURES:
-            return
-        for index in alive.tolist() if random is None else _shuffled(alive, random):
-            grid.assign(int(index), values)
-            for _ in self._reckoned(0, values, random):
-                if all(_holds(test, values) for test in grid.tests):
-                    yield values
-            self.left -= price
-            if random is not None and self.left <= 0:
-                return
-
-    def _reckoned(self, depth: int, values: dict[str, Any], random: Random | None) -> Iterator[None]:
-        """Every choice of items for the reckoned variables (one, unless several items have the same number)."""
-        if depth == len(self.grid.reckoned):
-            yield
-            return
-        step = self.grid.reckoned[depth]
-        items = _items(step, values)
-        for item in items if random is None else _shuffled(items, random):
-            step.assign(item, values)
-            yield from self._reckoned(depth + 1, values, random)
+    sizes = [step.size for step in (steps if solved is None else steps[:-1])]
+    return math.prod(sizes) / (_STRICT if _strict(condition.tree) else 1), steps, solved
 
 
-def _worth_sieving(step: Step) -> bool:
-    return bool(step.tests) and step.reckoned is None and griddable(step) and step.size >= 50
+def _sides(condition: Expression) -> list[tuple[str, Expression]]:
+    """(name, the other side) where a plain name is one side of a single ``==``."""
+    tree = condition.tree
+    if not isinstance(tree, ast.Compare) or len(tree.ops) != 1 or not isinstance(tree.ops[0], ast.Eq):
+        return []
+    sides = (tree.left, tree.comparators[0])
+    return [
+        (name.id, Expression(condition.text, side))
+        for name, side in (sides, sides[::-1])
+        if isinstance(name, ast.Name)
+    ]
 
 
-def _items(step: Step, values: dict[str, Any]) -> Sequence[Any]:
-    try:
-        return step.items(values)
-    except FAILURES:
-        return ()
+def _needed(names: frozenset[str], waiting: Sequence[_Step]) -> list[_Step]:
+    """The waiting steps for ``names`` and for what their items depend on, small ones first."""
+    missing, found = set(names), []
+    while missing:
+        name = min(missing)
+        missing.discard(name)
+        step = next((step for step in waiting if name in step.draw.targets and step not in found), None)
+        if step is not None:
+            found.append(step)
+            missing |= step.draw.needs
+    found.sort(key=lambda step: step.size)
+    result: list[_Step] = []
+    while found:
+        targets = {target for step in found for target in step.draw.targets}
+        ready = (step for step in found if not step.draw.needs & targets - set(step.draw.targets))
+        result.append(next(ready, found[0]))
+        found.remove(result[-1])
+    return result
 
 
-def _shuffled(items: Sequence[Any], random: Random) -> Iterator[Any]:
-    """The items in random order: a random start and a stride without a common divisor, without a shuffled copy."""
-    count = len(items)
-    if count < 2:
-        yield from items
-        return
-    start, stride = int(random() * count), 1 + int(random() * (count - 1))
-    while math.gcd(stride, count) != 1:
-        stride = stride % (count - 1) + 1
-    for position in range(count):
-        yield items[(start + position * stride) % count]
+def _strict(tree: ast.expr) -> bool:
+    """True for divisors and equations, which few values meet."""
+    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name):
+        return tree.func.id in ("is_int", "divides")
+    return isinstance(tree, ast.Compare) and isinstance(tree.ops[0], ast.Eq)
 
 
 def _holds(condition: Expression, values: Mapping[str, Any]) -> bool:
-    """Whether the condition is met; values for which it cannot be reckoned (a zero divisor) do not meet it."""
+    """True when the condition is met; it is not met by values for which it cannot be evaluated (a zero divisor)."""
     try:
         return bool(condition.closure(values))
-    except FAILURES:
+    except _FAILURES:
         return False

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from cca.problems.templates.exact_numbers import ExpressionError
-from cca.problems.templates.syntax import brief, undollared
+from cca.problems.templates.expressions import brief, undollared
 
 MOST_ITEMS = 100
 """Lines that #init and #conditions may have."""
