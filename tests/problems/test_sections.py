@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cca.problems.templates.exact_numbers import ExpressionError
-from cca.problems.templates.sections import Sections
+from cca.problems.templates.text import Sections
 
 
 def test_the_published_form() -> None:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from cca.problems.templates.exact_numbers import ExpressionError, Worded, shown, written
-from cca.problems.templates.expressions import MAXIMUM_COST, SAMPLES, Expression, brief, parse
+from cca.problems.templates.exact_numbers import ExpressionError, Worded, brief, shown, written
+from cca.problems.templates.expressions import MAXIMUM_COST, SAMPLES, Expression, parse
 from cca.problems.templates.functions import DOMAINS
 from cca.problems.templates.word_lists import CYCLES, LISTS, spelled
 

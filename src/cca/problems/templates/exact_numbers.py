@@ -211,3 +211,9 @@ def shown(value: Any) -> str:
         return repr(value.text)
     text = reprlib.repr(value)  # formats only the part of a nested list that is shown
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def brief(text: str) -> str:
+    """The start of an expression for messages."""
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else f"{text[:77]}..."

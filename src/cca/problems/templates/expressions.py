@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import difflib
 import operator
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -23,6 +22,7 @@ from cca.problems.templates.exact_numbers import (
     Worded,
     add,
     bounded,
+    brief,
     divide,
     exact,
     floor_divide,
@@ -132,7 +132,7 @@ def parse(text: str) -> ast.expr:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python warns of "1if x"; whoever wrote that meant it
-            return _Unbraced().visit(ast.parse(text.strip(), mode="eval").body)
+            return ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
         respelled = text.translate(_SPELLINGS)
         if respelled != text:
@@ -142,14 +142,6 @@ def parse(text: str) -> ast.expr:
         raise ExpressionError(
             f"cannot read '{brief(text)}' as an expression (too deep or malformed)"
         ) from error
-
-
-class _Unbraced(ast.NodeTransformer):
-    """Reads ``{n} + {k}``, a slot inside a slot, as ``n + k``."""
-
-    def visit_Set(self, node: ast.Set) -> ast.AST:
-        self.generic_visit(node)
-        return node.elts[0] if len(node.elts) == 1 else node
 
 
 class _Compiler:
@@ -245,6 +237,11 @@ class _Compiler:
 
     _tuple = _list
 
+    def _set(self, node: ast.Set, depth: int) -> Closure:
+        if len(node.elts) != 1:
+            raise ExpressionError("a set is not allowed in a template")
+        return self.compile(node.elts[0], depth)  # "{n} + {k}": a slot inside a slot
+
     def _subscript(self, node: ast.Subscript, depth: int) -> Closure:
         whole, index = self.compile(node.value, depth), node.slice
         if isinstance(index, ast.Slice):
@@ -289,16 +286,6 @@ def dotted(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}"
     raise ExpressionError(f"expected a call of a known function, got a call of {_described(node)}")
-
-
-def undollared(text: str) -> str:
-    """``$n - $k`` as ``n - k``: the sign that numbers bear in #init may stand before their names anywhere."""
-    return re.sub(r"\$(?=\s?[^\W\d])", "", text)
-
-
-def brief(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _described(node: ast.AST) -> str:

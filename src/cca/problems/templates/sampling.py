@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from cca.problems.templates.draws import Draw
-from cca.problems.templates.exact_numbers import ExpressionError
-from cca.problems.templates.expressions import Expression, brief
+from cca.problems.templates.exact_numbers import ExpressionError, brief
+from cca.problems.templates.expressions import Expression
 from cca.problems.templates.steps import FAILURES, Step, ordered, split, tied
 
 FEW = 20_000

@@ -6,6 +6,7 @@ lists of people do not overlap, so that a man and a woman of one problem never s
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -49,10 +50,6 @@ def fraction_words(value: Number) -> str:
     return f"{number_words(numerator)}-{part}" + ("s" if numerator > 1 else "")
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(item.strip() for item in text.split(","))
-
-
 def _fractions(*pairs: tuple[int, int]) -> tuple[Fraction, ...]:
     return tuple(Fraction(numerator, denominator) for numerator, denominator in pairs)
 
@@ -69,117 +66,83 @@ _TIMES = tuple(
 _ICE = (Worded("twice", 2), Worded("thrice", 3))
 _MULTIPLE = tuple(Worded(text, value) for text, value in (("double", 2), ("triple", 3), ("quadruple", 4)))
 
-_MALE = _words(
-    "James, Robert, John, Michael, David, William, Richard, Joseph, Thomas, Charles, Daniel, Matthew, Anthony, Mark, "
-    "Steven, Paul, Andrew, Joshua, Kenneth, Kevin, Brian, George, Timothy, Edward, Jason, Jeffrey, Jacob, Gary, "
-    "Nicholas, Eric, Jonathan, Stephen, Larry, Justin, Scott, Benjamin, Samuel, Gregory, Patrick, Frank, Raymond, "
-    "Jack, Dennis, Tyler, Aaron, Jose, Adam, Nathan, Henry, Peter, Carlos, Omar, Hassan, Ravi, Wei, Kenji, Mateo, Luca"
-)
-_FEMALE = _words(
-    "Mary, Patricia, Jennifer, Linda, Elizabeth, Barbara, Susan, Jessica, Sarah, Karen, Lisa, Nancy, Betty, Sandra, "
-    "Margaret, Ashley, Kimberly, Emily, Donna, Michelle, Carol, Amanda, Melissa, Deborah, Stephanie, Rebecca, Sharon, "
-    "Laura, Cynthia, Dorothy, Amy, Kathleen, Angela, Shirley, Emma, Brenda, Pamela, Nicole, Anna, Samantha, "
-    "Katherine, Christine, Helen, Rachel, Olivia, Maria, Julia, Sofia, Fatima, Priya, Mei, Yuki, Amina, Chloe, Grace"
-)
-_WEEKDAYS = _words("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday")
-_MONTHS = _words(
-    "January, February, March, April, May, June, July, August, September, October, November, December"
-)
-_SEASONS = _words("spring, summer, fall, winter")
-_SYMBOLS = _words("$, €, £")
-_CURRENCIES = _words("dollar, euro, pound, peso, rupee, franc")
-
-PEOPLE = frozenset(_MALE + _FEMALE)
-CYCLES = (_WEEKDAYS, _MONTHS, _SEASONS)
+_PLAIN = """
+names_male: James, Robert, John, Michael, David, William, Richard, Joseph, Thomas, Charles, Daniel, Matthew, Anthony,
+  Mark, Steven, Paul, Andrew, Joshua, Kenneth, Kevin, Brian, George, Timothy, Edward, Jason, Jeffrey, Jacob, Gary,
+  Nicholas, Eric, Jonathan, Stephen, Larry, Justin, Scott, Benjamin, Samuel, Gregory, Patrick, Frank, Raymond, Jack,
+  Dennis, Tyler, Aaron, Jose, Adam, Nathan, Henry, Peter, Carlos, Omar, Hassan, Ravi, Wei, Kenji, Mateo, Luca
+names_female: Mary, Patricia, Jennifer, Linda, Elizabeth, Barbara, Susan, Jessica, Sarah, Karen, Lisa, Nancy, Betty,
+  Sandra, Margaret, Ashley, Kimberly, Emily, Donna, Michelle, Carol, Amanda, Melissa, Deborah, Stephanie, Rebecca,
+  Sharon, Laura, Cynthia, Dorothy, Amy, Kathleen, Angela, Shirley, Emma, Brenda, Pamela, Nicole, Anna, Samantha,
+  Katherine, Christine, Helen, Rachel, Olivia, Maria, Julia, Sofia, Fatima, Priya, Mei, Yuki, Amina, Chloe, Grace
+surnames: Smith, Johnson, Williams, Brown, Jones, Garcia, Miller, Davis, Martinez, Lopez, Wilson, Lee
+weekdays: Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday
+months: January, February, March, April, May, June, July, August, September, October, November, December
+seasons: spring, summer, fall, winter
+cities: Los Angeles, New York, Chicago, Houston, Phoenix, Philadelphia, San Antonio, San Diego, Dallas, Austin,
+  Seattle, Denver, Boston, Portland, Atlanta, Miami, Oakland, Minneapolis
+states: California, Texas, Florida, Ohio, Georgia, Oregon, Utah, Nevada, Maine, Iowa, Kansas, Virginia
+countries: Canada, Mexico, Brazil, France, Germany, Italy, Spain, Japan, India, Kenya, Egypt, Norway
+languages: English, Spanish, French, German, Italian, Japanese, Hindi, Arabic, Swahili, Portuguese
+colors: red, blue, green, yellow, purple, orange, pink, brown, black, white, gray, teal
+fruits: apple, banana, orange, pineapple, mango, pear, lemon, plum, apricot, kiwi, fig, melon, coconut
+vegetables: carrot, onion, potato, cucumber, pepper, turnip, eggplant, leek, pumpkin, radish, beet
+animals: dog, cat, rabbit, horse, cow, goat, pig, duck, chicken, turtle, hamster, parrot, lizard
+pets: dog, cat, rabbit, hamster, parrot, turtle, lizard, ferret
+flowers: rose, tulip, orchid, sunflower, marigold, begonia, petunia, carnation, daffodil
+sports: basketball, soccer, tennis, baseball, volleyball, hockey, rugby, cricket, football, badminton
+instruments: piano, violin, guitar, flute, trumpet, cello, clarinet, harp, drum
+subjects: history, geography, biology, chemistry, physics, economics, literature, algebra, geometry
+jobs: teacher, nurse, baker, carpenter, plumber, painter, lawyer, farmer, doctor, gardener
+vehicles: car, truck, van, motorcycle, scooter, bicycle
+drinks: coffee, tea, juice, lemonade, water, soda, milk
+desserts: cookie, brownie, muffin, cupcake, donut, pie, cake
+currencies: dollar, euro, pound, peso, rupee, franc
+currencies_sym: $, €, £
+weights_sm: ounce, gram
+weights_med: pound, kilogram
+weights_lg: ton, tonne
+length_sm: centimeter, millimeter
+length_med: meter, yard
+length_lg: mile, kilometer
+volume_sm: milliliter, fluid ounce, teaspoon, tablespoon
+volume_med: cup, pint, quart, liter
+volume_lg: gallon, liter, barrel
+time_sm: second, minute
+time_med: hour, day
+time_lg: week, month, year
+"""
+LISTS: dict[str, tuple[Any, ...]] = {
+    name: tuple(item.strip() for item in items.split(","))
+    for name, items in (entry.split(": ") for entry in re.split(r"\n(?! )", _PLAIN.strip()))
+}
+LISTS |= {
+    "names": LISTS["names_male"] + LISTS["names_female"],
+    "fractions": _FRACTION_WORDS + _FRACTION_DIGITS,
+    "fraction_alph": _FRACTION_WORDS,
+    "fraction_nums": _FRACTION_DIGITS,
+    "fraction_decimals": _DECIMALS,
+    "multiple": _MULTIPLE,
+    "multiple_ice": _ICE,
+    "multi_times": _TIMES,
+}
+PEOPLE = frozenset(LISTS["names"])
+CYCLES = (LISTS["weekdays"], LISTS["months"], LISTS["seasons"])
 """Lists whose last item is followed by the first: Saturday, Sunday, Monday is a run of days."""
 
-LISTS: dict[str, tuple[Any, ...]] = {
-    "names": _MALE + _FEMALE,
-    "names_male": _MALE,
-    "names_female": _FEMALE,
-    "surnames": _words(
-        "Smith, Johnson, Williams, Brown, Jones, Garcia, Miller, Davis, Martinez, Lopez, Wilson, Lee"
-    ),
-    "weekdays": _WEEKDAYS,
-    "months": _MONTHS,
-    "seasons": _SEASONS,
-    "cities": _words(
-        "Los Angeles, New York, Chicago, Houston, Phoenix, Philadelphia, San Antonio, San Diego, Dallas, Austin, "
-        "Seattle, Denver, Boston, Portland, Atlanta, Miami, Oakland, Minneapolis"
-    ),
-    "states": _words(
-        "California, Texas, Florida, Ohio, Georgia, Oregon, Utah, Nevada, Maine, Iowa, Kansas, Virginia"
-    ),
-    "countries": _words(
-        "Canada, Mexico, Brazil, France, Germany, Italy, Spain, Japan, India, Kenya, Egypt, Norway"
-    ),
-    "languages": _words(
-        "English, Spanish, French, German, Italian, Japanese, Hindi, Arabic, Swahili, Portuguese"
-    ),
-    "colors": _words("red, blue, green, yellow, purple, orange, pink, brown, black, white, gray, teal"),
-    "fruits": _words(
-        "apple, banana, orange, pineapple, mango, pear, lemon, plum, apricot, kiwi, fig, melon, coconut"
-    ),
-    "vegetables": _words(
-        "carrot, onion, potato, cucumber, pepper, turnip, eggplant, leek, pumpkin, radish, beet"
-    ),
-    "animals": _words(
-        "dog, cat, rabbit, horse, cow, goat, pig, duck, chicken, turtle, hamster, parrot, lizard"
-    ),
-    "pets": _words("dog, cat, rabbit, hamster, parrot, turtle, lizard, ferret"),
-    "flowers": _words("rose, tulip, orchid, sunflower, marigold, begonia, petunia, carnation, daffodil"),
-    "sports": _words(
-        "basketball, soccer, tennis, baseball, volleyball, hockey, rugby, cricket, football, badminton"
-    ),
-    "instruments": _words("piano, violin, guitar, flute, trumpet, cello, clarinet, harp, drum"),
-    "subjects": _words(
-        "history, geography, biology, chemistry, physics, economics, literature, algebra, geometry"
-    ),
-    "jobs": _words("teacher, nurse, baker, carpenter, plumber, painter, lawyer, farmer, doctor, gardener"),
-    "vehicles": _words("car, truck, van, motorcycle, scooter, bicycle"),
-    "drinks": _words("coffee, tea, juice, lemonade, water, soda, milk"),
-    "desserts": _words("cookie, brownie, muffin, cupcake, donut, pie, cake"),
-    "currencies": _CURRENCIES,
-    "currency": _CURRENCIES,
-    "currencies_sym": _SYMBOLS,
-    "currency_sym": _SYMBOLS,
-    "weights_sm": _words("ounce, gram"),
-    "weights_med": _words("pound, kilogram"),
-    "weights_lg": _words("ton, tonne"),
-    "length_sm": _words("centimeter, millimeter"),
-    "length_med": _words("meter, yard"),
-    "length_lg": _words("mile, kilometer"),
-    "volume_sm": _words("milliliter, fluid ounce, teaspoon, tablespoon"),
-    "volume_med": _words("cup, pint, quart, liter"),
-    "volume_lg": _words("gallon, liter, barrel"),
-    "time_sm": _words("second, minute"),
-    "time_med": _words("hour, day"),
-    "time_lg": _words("week, month, year"),
-    "fractions": _FRACTION_WORDS + _FRACTION_DIGITS,
-    "fraction_alnum": _FRACTION_WORDS + _FRACTION_DIGITS,
-    "fraction_alph": _FRACTION_WORDS,
-    "fraction_alpha": _FRACTION_WORDS,
-    "fraction_words": _FRACTION_WORDS,
-    "fraction_nums": _FRACTION_DIGITS,
-    "fraction_num": _FRACTION_DIGITS,
-    "fraction_decimals": _DECIMALS,
-    "fraction_decimal": _DECIMALS,
-    "decimals": _DECIMALS,
-    "multiple": _MULTIPLE,
-    "multiples": _MULTIPLE,
-    "multiple_ice": _ICE,
-    "multi_ice": _ICE,
-    "multi_times": _TIMES,
-    "multiple_times": _TIMES,
-}
-
-_ALIASES = (
-    ("weights", "weights"), ("weight", "weights"), ("lengths", "length"), ("volumes", "volume"), ("times", "time"),
-    ("distances", "length"), ("distance", "length"),
-)  # fmt: skip
-for _alias, _stem in _ALIASES:
-    for _size in ("sm", "med", "lg"):
-        LISTS.setdefault(f"{_alias}_{_size}", LISTS[f"{_stem}_{_size}"])
+_ALIASES = {
+    "currencies": "currency", "currencies_sym": "currency_sym", "fractions": "fraction_alnum",
+    "fraction_alph": "fraction_alpha fraction_words", "fraction_nums": "fraction_num",
+    "fraction_decimals": "fraction_decimal decimals", "multiple": "multiples", "multiple_ice": "multi_ice",
+    "multi_times": "multiple_times",
+}  # fmt: skip
+for _size in ("sm", "med", "lg"):
+    _ALIASES |= {
+        f"weights_{_size}": f"weight_{_size}", f"length_{_size}": f"lengths_{_size} distance_{_size} distances_{_size}",
+        f"volume_{_size}": f"volumes_{_size}", f"time_{_size}": f"times_{_size}",
+    }  # fmt: skip
+for _name, _others in _ALIASES.items():
+    LISTS |= dict.fromkeys(_others.split(), LISTS[_name])
 
 _SPELLED = {item.text: item for items in LISTS.values() for item in items if isinstance(item, Worded)}
 for _value in _COMMON:  # "one-fourth", "one fourth", "a fourth", "a quarter", "three quarters"
