@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cca.problems.checking import check_template
-from cca.problems.templates import load_templates
+from cca.problems.templates.check import check_template
+from cca.problems.templates.template import load_templates
 
 FOLDER = Path(os.environ.get("CCA_TEMPLATES", ""))
 pytestmark = pytest.mark.skipif(
