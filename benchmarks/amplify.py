@@ -10,14 +10,14 @@ from transformers import PreTrainedModel
 
 from benchmarks.measuring import Row, quotients
 from benchmarks.models import random_llama, random_pivots
-from cca.amplify.objective import objective
-from cca.amplify.pivot_gradient import add_pivot_gradient
 from cca.circuits.attribution import attribution_circuit, gate_gradient
 from cca.circuits.circuit import Circuit
-from cca.circuits.controls import whole_model
+from cca.circuits.random_circuits import whole_model
 from cca.circuits.size import Size
-from cca.models.anatomy import Anatomy, anatomy_of, get_rows
-from cca.models.trainable_rows import Key, TrainableRows
+from cca.gradients.objectives import objective
+from cca.gradients.pivot_gradient import add_pivot_gradient
+from cca.gradients.trainable_rows import Key, TrainableRows
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of, get_rows
 from cca.pivots.pivot import Pivot
 
 PAIRS = 3

@@ -17,12 +17,12 @@ from transformers import PreTrainedModel
 from benchmarks.measuring import Measured, Row
 from cca.engines.hf import HFEngine
 from cca.errors import CcaError
-from cca.models.grading import Grader
 from cca.models.loading import load_model
 from cca.pivots.branching import branching_pivots
+from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
-from cca.problems.answers import Verdict, make_judge
+from cca.problems.judges.judge import Verdict, make_judge
 from cca.problems.problem import Problem
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load

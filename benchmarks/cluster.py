@@ -9,7 +9,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from cca.amplify.natural import HELD
+from cca.circuits.natural import HELD
 from cca.runs.cost_model import (
     Hardware,
     PivotWork,

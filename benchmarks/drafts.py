@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from benchmarks.measuring import Measured, Row, quotients
-from cca.amplify.update import Amplified, UpdateSettings, Validation, amplify
+from cca.amplify.amplify import Amplified, UpdateSettings, Validation, amplify
 from cca.circuits.attribution import attribution_circuit, gate_gradient
 from cca.circuits.size import Size
 from cca.engines.drafts import complete_drafts, make_drafts
 from cca.engines.engine import Request, Tokens
 from cca.engines.hf import HFEngine
-from cca.models.anatomy import anatomy_of
-from cca.models.grading import Grader
+from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.loading import load_model
 from cca.pivots.branching import branching_pivots
+from cca.pivots.grader import Grader
 from cca.pivots.traces import TraceSettings, opposite, paired_traces
-from cca.problems.answers import make_judge
+from cca.problems.judges.judge import make_judge
 from cca.problems.problem import Problem
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load

@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 
 from benchmarks.measuring import Row, quotients, seconds
 from benchmarks.models import random_llama, random_pivots
+from cca.circuits.dcm import MaskSettings
 from cca.circuits.gate_functions import gate_function
-from cca.circuits.mask_training import MaskSettings
 from cca.circuits.masking import learn_mask
-from cca.circuits.pivot_forward import PivotForward
-from cca.models.anatomy import Anatomy, anatomy_of
+from cca.gradients.pivot_forward import PivotForward
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.pivots.pivot import Pivot
 
 PAIRS = 5

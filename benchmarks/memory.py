@@ -15,14 +15,14 @@ from transformers import PreTrainedModel
 
 from benchmarks.measuring import Measured, Row
 from benchmarks.models import random_llama, random_pivots
-from cca.amplify.objective import objective
-from cca.amplify.pivot_gradient import add_pivot_gradient
-from cca.amplify.update import UpdateSettings, Validation, amplify
+from cca.amplify.amplify import UpdateSettings, Validation, amplify
 from cca.circuits.circuit import Circuit
-from cca.circuits.controls import random_circuit
-from cca.models.anatomy import Anatomy, anatomy_of
-from cca.models.trainable_rows import TrainableRows
-from cca.models.weight_rows import WeightRows
+from cca.circuits.random_circuits import random_circuit
+from cca.gradients.objectives import objective
+from cca.gradients.pivot_gradient import add_pivot_gradient
+from cca.gradients.trainable_rows import TrainableRows
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
+from cca.models.anatomy.weight_rows import WeightRows
 from cca.pivots.pivot import Pivot
 
 SHAPE = {

@@ -33,12 +33,12 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import Measured, Row, table
-from cca.amplify.patch import Patch, TensorEdit
-from cca.amplify.patch_file import load_patch, save_patch
 from cca.patches.checkpoint import INDEX, open_checkpoint
 from cca.patches.in_place import write_in_place
 from cca.patches.layout import Layout
 from cca.patches.merge import write_copy
+from cca.patches.patch import Patch, TensorEdit
+from cca.patches.patch_file import load_patch, save_patch
 from cca.patches.stored_rows import read_rows, scan
 from cca.patches.verify import verify
 

@@ -30,7 +30,7 @@ from benchmarks.measuring import Measured, Row, cca
 from benchmarks.models import random_llama, widened
 from benchmarks.organisms import ORGANISMS
 from cca.files import read_json
-from cca.models.anatomy import anatomy_of
+from cca.models.anatomy.anatomy import anatomy_of
 from cca.problems.problem import write_problems
 from cca.runs.cost_model import Hardware, Shape
 

@@ -9,11 +9,11 @@ import torch
 from transformers import PreTrainedModel
 
 import tiny_world
-from cca.amplify.objective import OBJECTIVES
-from cca.amplify.update import Amplified, UpdateSettings, Validation, amplify
+from cca.amplify.amplify import Amplified, UpdateSettings, Validation, amplify
 from cca.circuits.circuit import Circuit
-from cca.models.anatomy import anatomy_of
-from cca.models.components import Component
+from cca.gradients.objectives import OBJECTIVES
+from cca.models.anatomy.anatomy import anatomy_of
+from cca.models.anatomy.components import Component
 
 PIVOTS = tiny_world.pivots(6)
 CIRCUIT = Circuit.of([Component(1, "neuron", 3), Component(0, "q", 1), Component(1, "v", 0)], "test")

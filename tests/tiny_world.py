@@ -11,10 +11,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from zoo import TINY, VOCABULARY
 
-from cca.models.grading import Grader
 from cca.models.loading import Codec
+from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot
-from cca.problems.answers import Judgement, Verdict
+from cca.problems.judges.judge import Judgement, Verdict
 from cca.problems.problem import Problem
 
 

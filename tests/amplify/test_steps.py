@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import tiny_world
-from cca.amplify.objective import OBJECTIVES
-from cca.amplify.pivot_gradient import add_pivot_gradient
-from cca.amplify.update import UpdateSettings, Validation, amplify
-from cca.models.anatomy import anatomy_of
-from cca.models.trainable_rows import TrainableRows
+from cca.amplify.amplify import UpdateSettings, Validation, amplify
+from cca.gradients.objectives import OBJECTIVES
+from cca.gradients.pivot_gradient import add_pivot_gradient
+from cca.gradients.trainable_rows import TrainableRows
+from cca.models.anatomy.anatomy import anatomy_of
 from tiny_steps import CIRCUIT, PIVOTS, judged, objective_of, run, written
 
 

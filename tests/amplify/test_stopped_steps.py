@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import tiny_world
-from cca.amplify.objective import objective
-from cca.amplify.pivot_gradient import add_pivot_gradient
-from cca.amplify.update import Amplified, StepRecord, UpdateSettings, Validation, amplify
-from cca.models.anatomy import anatomy_of
-from cca.models.trainable_rows import TrainableRows
-from cca.runs.kept_state import KeptState
+from cca.amplify.amplify import Amplified, StepRecord, UpdateSettings, Validation, amplify
+from cca.gradients.objectives import objective
+from cca.gradients.pivot_gradient import add_pivot_gradient
+from cca.gradients.trainable_rows import TrainableRows
+from cca.models.anatomy.anatomy import anatomy_of
+from cca.runs.folder.training_file import KeptState
 from tiny_steps import CIRCUIT, PIVOTS
 
 VERDICTS = [(0.5, True), (0.6, True), (0.9, False), (0.9, False), (0.8, True), (0.7, True), (0.7, True)]

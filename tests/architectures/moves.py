@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from cca.models.anatomy import Anatomy, Component, WeightRows, get_rows, set_rows_
+from cca.models.anatomy.anatomy import Anatomy, Component, WeightRows, get_rows, set_rows_
 
 PROMPTS = torch.randint(3, 60, (2, 12), generator=torch.Generator().manual_seed(0))
 Kept = list[tuple[WeightRows, Tensor]]

@@ -27,7 +27,7 @@ from moves import (
 from transformers import PreTrainedModel
 from zoo import RARE, TINY
 
-from cca.models.anatomy import KINDS, Anatomy, Component, anatomy_of, get_rows, set_rows_
+from cca.models.anatomy.anatomy import KINDS, Anatomy, Component, anatomy_of, get_rows, set_rows_
 
 MODELS = TINY | RARE
 # These normalise q and k across heads, so a head's rows move all heads: observed at the projection instead.

@@ -14,8 +14,8 @@ from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel, PreTrainedModel
 from zoo import OLD, TINY, energise
 
 from cca.errors import CcaError
-from cca.models.anatomy import Component, Declaration, anatomy_of, check_anatomy
-from cca.models.declaration import declaration_for, read_declaration
+from cca.models.anatomy.anatomy import Component, Declaration, anatomy_of, check_anatomy
+from cca.models.anatomy.declarations import declaration_for, read_declaration
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding-your-model.md").read_text(encoding="utf-8")
 

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from zoo import TINY
 
-from cca.amplify.bits import same_bits
-from cca.amplify.patch import Patch
 from cca.errors import CcaError
-from cca.models.weight_rows import EACH, get_rows, row_shape
-from cca.patches.export import export_lora
+from cca.models.anatomy.weight_rows import EACH, get_rows, row_shape
+from cca.models.bits import same_bits
 from cca.patches.merge import write_copy
+from cca.patches.patch import Patch
+from cca.patches.peft_export import export_lora
 from cca.patches.verify import verify
 
 AXES = {1: (0,), 2: (0, 1), 3: (1, 2)}

@@ -8,9 +8,9 @@ from doubles import in_double
 from transformers import PreTrainedModel
 from zoo import TINY, VOCABULARY
 
-from cca.models.anatomy import Anatomy, anatomy_of
-from cca.models.gates import gated
-from cca.models.prefixes import logits_at, padded, prefill, prefill_own
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
+from cca.models.forward.gates import gated
+from cca.models.forward.prefixes import logits_at, padded, prefill, prefill_own
 
 SHARED = 9  # longer than the zoo's sliding windows of 8
 OWN = (3, 0, 5, 11)

@@ -7,8 +7,8 @@ import torch
 from zoo import TINY
 
 from cca.errors import CcaError
-from cca.models.anatomy import Anatomy, Component, anatomy_of, get_rows, set_rows_
-from cca.models.weight_rows import EACH, row_shape, with_rows
+from cca.models.anatomy.anatomy import Anatomy, Component, anatomy_of, get_rows, set_rows_
+from cca.models.anatomy.weight_rows import EACH, row_shape, with_rows
 
 
 def named(anatomy: Anatomy, component: str, mode: str = "paper") -> dict[str, tuple[int, list[int]]]:

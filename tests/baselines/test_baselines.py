@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 import tiny_world
-from cca.amplify.update import StepRecord, Validation
+from cca.amplify.amplify import StepRecord, Validation
 from cca.baselines.finetune import unfrozen
 from cca.baselines.lora import lora
 from cca.baselines.pivots import add_gradient_of_pivots
@@ -24,9 +24,9 @@ from cca.baselines.tuning import tune
 from cca.circuits.circuit import Circuit
 from cca.compare.edits import Edit
 from cca.errors import CcaError
-from cca.models.anatomy import anatomy_of
-from cca.models.components import Component
-from cca.models.gates import gated
+from cca.models.anatomy.anatomy import anatomy_of
+from cca.models.anatomy.components import Component
+from cca.models.forward.gates import gated
 
 TOKENS = torch.tensor([[5, 9, 11, 3, 8, 21, 7]])
 Place = Callable[[PreTrainedModel], AbstractContextManager[dict[str, Tensor]]]

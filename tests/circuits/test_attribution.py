@@ -13,9 +13,9 @@ import tiny_world
 from cca.circuits.attribution import attribution_circuit, gate_gradient, top_scored
 from cca.circuits.size import Size
 from cca.errors import CcaError
-from cca.models.anatomy import Anatomy, anatomy_of
-from cca.models.components import KINDS, Component
-from cca.models.gates import gated
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
+from cca.models.anatomy.components import KINDS, Component
+from cca.models.forward.gates import gated
 from cca.pivots.pivot import Pivot
 
 SHARED = torch.randint(3, VOCABULARY, (19,), generator=torch.Generator().manual_seed(8)).tolist()

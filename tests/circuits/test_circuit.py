@@ -10,11 +10,11 @@ import torch
 
 import tiny_world
 from cca.circuits.circuit import Circuit, load_circuit, save_circuit, shares
-from cca.circuits.controls import random_circuit, whole_model
 from cca.circuits.gate_functions import GATE_FUNCTIONS
+from cca.circuits.random_circuits import random_circuit, whole_model
 from cca.errors import CcaError
-from cca.models.anatomy import Anatomy, anatomy_of
-from cca.models.components import KINDS, Component
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
+from cca.models.anatomy.components import KINDS, Component
 
 Q, K, N3, N7 = (
     Component(0, "q", 1),

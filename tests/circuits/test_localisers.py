@@ -19,12 +19,12 @@ from cca.circuits.head_gating import HeadGatingSettings, learn_head_gates
 from cca.circuits.integrated import integrated_gradient
 from cca.circuits.layer_control import random_circuit_by_layer
 from cca.circuits.localisers import LOCALISERS, Choice, Site, check_localiser, locate
-from cca.circuits.pivot_forward import PivotForward
 from cca.circuits.selective import gate_fisher, selective_scores
 from cca.errors import CcaError
-from cca.models.anatomy import anatomy_of
-from cca.models.components import KINDS, Component
-from cca.models.gates import gated
+from cca.gradients.pivot_forward import PivotForward
+from cca.models.anatomy.anatomy import anatomy_of
+from cca.models.anatomy.components import KINDS, Component
+from cca.models.forward.gates import gated
 
 Texts = list[tuple[tuple[int, ...], tuple[int, ...]]]
 

@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 from zoo import VOCABULARY
 
 import tiny_world
+from cca.circuits.dcm import Mask, MaskSettings
 from cca.circuits.gate_functions import GATE_FUNCTIONS
-from cca.circuits.mask_training import Mask, MaskSettings
 from cca.circuits.masking import learn_mask
-from cca.circuits.pivot_forward import PivotForward
 from cca.errors import CcaError
-from cca.models.anatomy import Anatomy, anatomy_of
-from cca.models.gates import gated
+from cca.gradients.pivot_forward import PivotForward
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
+from cca.models.forward.gates import gated
 from cca.pivots.pivot import Pivot
 
 SHARED = torch.randint(3, VOCABULARY, (21,), generator=torch.Generator().manual_seed(9)).tolist()

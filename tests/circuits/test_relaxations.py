@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import tiny_world
-from cca.circuits.mask_training import MaskSettings, train_mask
-from cca.circuits.pivot_forward import PivotForward
+from cca.circuits.dcm import MaskSettings, train_mask
 from cca.circuits.relaxations import RELAXATIONS, Annealed, HardConcrete, relaxation
 from cca.circuits.target_size import DualPenalty, FixedPenalty
 from cca.errors import CcaError
-from cca.models.anatomy import anatomy_of
+from cca.gradients.pivot_forward import PivotForward
+from cca.models.anatomy.anatomy import anatomy_of
 
 CPU = torch.device("cpu")
 

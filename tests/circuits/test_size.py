@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 import tiny_world
 from cca.circuits.size import Size
 from cca.errors import CcaError
-from cca.models.anatomy import Anatomy, anatomy_of
-from cca.models.components import KINDS
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
+from cca.models.anatomy.components import KINDS
 
 ANATOMY = anatomy_of(tiny_world.model())  # 2 layers of 4 q, 2 k, 2 v heads and 48 neurons
 TOTALS = {"q": 8, "k": 4, "v": 4, "neuron": 96}

@@ -12,13 +12,13 @@ import torch
 import yaml
 
 import tiny_world
-from cca.amplify.patch import Patch
-from cca.amplify.patch_file import save_patch
 from cca.cli.main import main
 from cca.engines.engine import Request
 from cca.engines.hf import HFEngine
+from cca.models.anatomy.weight_rows import get_rows
 from cca.models.loading import Codec
-from cca.models.weight_rows import get_rows
+from cca.patches.patch import Patch
+from cca.patches.patch_file import save_patch
 
 Command = Callable[..., tuple[int, str]]
 
@@ -186,7 +186,7 @@ def test_folder_of_another_run(cca: Command, config: dict[str, object], tmp_path
 
 
 def test_folder_in_use(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
-    from cca.runs.directory import RunDirectory
+    from cca.runs.folder.run_folder import RunDirectory
 
     with RunDirectory(tmp_path / "run"):
         refused(cca, config, tmp_path, "in use by process")

@@ -12,12 +12,12 @@ from torch import Generator
 from typer.testing import CliRunner
 
 import tiny_world
-from cca.amplify.patch_file import save_patch
 from cca.cli.evaluate import Asked, evaluate, numbers
 from cca.cli.main import app
 from cca.errors import CcaError
 from cca.files import read_rows
-from cca.runs.narrator import Silent
+from cca.patches.patch_file import save_patch
+from cca.runs.progress.narrator import Silent
 
 JUDGE = 'judge={name: regex, pattern: "w[0-9]*[02468]"}'
 """Reads the last even word, so that a model without a clue gets answers of every verdict."""

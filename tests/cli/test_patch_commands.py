@@ -12,10 +12,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from typer.testing import CliRunner
 
-from cca.amplify.patch import Patch
-from cca.amplify.patch_file import load_patch, save_patch
 from cca.cli.patch import app
 from cca.errors import CcaError
+from cca.patches.patch import Patch
+from cca.patches.patch_file import load_patch, save_patch
 from cca.tinymath import BUNDLED_MODEL
 
 UP = "model.layers.{}.mlp.up_proj.weight"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cca.compare.grid import compare_config
+from cca.compare.config import compare_config
 from cca.compare.markdown import results_page
 from cca.compare.model_table import base_of, drifts_by_model, gains_by_model, model_cells, models_of
 from cca.compare.results import combined

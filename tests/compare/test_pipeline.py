@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from cca.compare.grid import compare_config
+from cca.compare.config import compare_config
 from cca.compare.markdown import read_result, results_page
 from cca.compare.pipeline import compare
 from cca.errors import CcaError
 from cca.problems.problem import write_problems
-from cca.runs.narrator import Silent
+from cca.runs.progress.narrator import Silent
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load
 

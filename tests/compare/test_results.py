@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cca.compare.arm_log import ArmLog
-from cca.compare.grid import compare_config
+from cca.compare.config import compare_config
 from cca.compare.intervals import gain_interval, geometric_interval, geometric_mean
 from cca.compare.markdown import results_page
 from cca.compare.matched import best_step, first_reaching

@@ -8,10 +8,10 @@ import pytest
 
 import tiny_run
 from cca.cli.plan_table import plan_lines
-from cca.runs.config import load_config
-from cca.runs.narrator import Silent
+from cca.runs.config.config import load_config
 from cca.runs.pipeline import run
 from cca.runs.plan import held_against, make_plan
+from cca.runs.progress.narrator import Silent
 
 pytestmark = pytest.mark.integration
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import tiny_run
-from cca.amplify.patch import Patch
-from cca.amplify.patch_file import load_patch
+from cca.patches.patch import Patch
+from cca.patches.patch_file import load_patch
 from forge import Forge
 
 pytestmark = pytest.mark.integration

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import tiny_run
-from cca.runs.directory import RunDirectory
+from cca.runs.folder.run_folder import RunDirectory
 from forge import CRASHED, Forge
 
 pytestmark = pytest.mark.integration

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from cca.engines.engine import Tokens
 from cca.engines.hf import HFEngine
 from cca.engines.sampling import uniforms
-from cca.models.grading import Grader
+from cca.pivots.grader import Grader
 from cca.pivots.pivot import first_difference
 from cca.pivots.traces import Trace
 from cca.problems.problem import Problem

@@ -13,14 +13,14 @@ from cca.engines.hf import HFEngine
 from cca.engines.ray import RayEngine, RaySettings
 from cca.engines.ray_cluster import installed
 from cca.engines.source import ModelSource
-from cca.engines.weights import WeightWatch
+from cca.engines.weight_sync import WeightWatch
 from cca.errors import CcaError
-from cca.models.grading import Grader
+from cca.models.anatomy.weight_rows import get_rows, set_rows_
 from cca.models.loading import LoadedModel, load_model
-from cca.models.weight_rows import get_rows, set_rows_
 from cca.pivots.branching import branching_pivots
+from cca.pivots.grader import Grader
 from cca.pivots.traces import TraceSettings, opposite, paired_traces
-from cca.problems.answers import make_judge
+from cca.problems.judges.judge import make_judge
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load
 

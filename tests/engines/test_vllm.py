@@ -8,19 +8,19 @@ import pytest
 import torch
 from agreement import Tell, parting, same_share
 
-from cca.amplify.patch import Patch
 from cca.engines.engine import Request, request_seed
 from cca.engines.hf import HFEngine
 from cca.engines.source import ModelSource
 from cca.engines.vllm import VLLMEngine, VLLMSettings
-from cca.engines.weights import WeightWatch
+from cca.engines.weight_sync import WeightWatch
 from cca.errors import CcaError
-from cca.models.grading import Grader
+from cca.models.anatomy.weight_rows import get_rows
 from cca.models.loading import LoadedModel, load_model
-from cca.models.weight_rows import get_rows
+from cca.patches.patch import Patch
 from cca.pivots.branching import branching_pivots
+from cca.pivots.grader import Grader
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
-from cca.problems.answers import make_judge
+from cca.problems.judges.judge import make_judge
 from cca.problems.problem import Problem
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load

@@ -16,11 +16,11 @@ import torch
 import yaml
 from agreement import Tell, first_choices_gap
 
-from cca.amplify.patch_file import load_patch
 from cca.engines.engine import Request, Tokens
 from cca.engines.hf import HFEngine, end_tokens
 from cca.engines.vllm import ENVIRONMENT
 from cca.models.loading import load_model
+from cca.patches.patch_file import load_patch
 from cca.problems.problem import Problem, write_problems
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 import tiny_world
-from cca.amplify.patch import Patch
-from cca.models.weight_rows import get_rows
+from cca.models.anatomy.weight_rows import get_rows
+from cca.patches.patch import Patch
 
 CHOICE = """
 task: cca_choice

@@ -18,27 +18,27 @@ from typing import Any
 import pytest
 
 import tiny_run
-from cca.amplify.patch_file import digest, load_patch
 from cca.circuits.circuit import load_circuit
-from cca.compare.grid import load_compare
+from cca.compare.config import load_compare
 from cca.errors import CcaError
 from cca.files import read_sealed, write_sealed
-from cca.models.declaration import read_declaration
+from cca.models.anatomy.declarations import read_declaration
+from cca.patches.patch_file import digest, load_patch
 from cca.pivots.pivot import load_pivots
 from cca.pivots.traces import FORMAT as TRACES
 from cca.pivots.traces import VERSION as TRACES_VERSION
 from cca.problems.problem import read_problems
 from cca.problems.templates import Template
 from cca.reports.page import render_page
-from cca.runs.accounts import read_accounts
-from cca.runs.chunk_log import ChunkLog
-from cca.runs.config import load_config
-from cca.runs.directory import RunDirectory
-from cca.runs.measurements import Measurements
-from cca.runs.narrator import Silent
+from cca.runs.config.config import load_config
+from cca.runs.folder.measurements import Measurements
+from cca.runs.folder.row_log import ChunkLog
+from cca.runs.folder.run_folder import RunDirectory
 from cca.runs.pipeline import run
 from cca.runs.plan import read_plan
-from cca.runs.stages import read_traces
+from cca.runs.progress.costs import read_accounts
+from cca.runs.progress.narrator import Silent
+from cca.runs.stages.stages import read_traces
 from cca.runs.status import status
 
 _spec = importlib.util.spec_from_file_location("mutations", Path(__file__).with_name("mutations.py"))

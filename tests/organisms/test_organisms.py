@@ -12,7 +12,7 @@ from benchmarks.organisms.organism import OFTEN, SELDOM, Organism, is_reserved
 from benchmarks.organisms.trainer import train
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cca.models.anatomy import anatomy_of
+from cca.models.anatomy.anatomy import anatomy_of
 from cca.problems.problem import Problem
 
 each = pytest.mark.parametrize("organism", ORGANISMS.values(), ids=ORGANISMS)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from toy import PLACES, patched, same, toy_patch, toy_weights
 
-from cca.amplify.patch import Patch
-from cca.amplify.patch_file import digest
 from cca.errors import CcaError
 from cca.patches.algebra import compose, kind_of, layer_of, scale, subset
+from cca.patches.patch import Patch
+from cca.patches.patch_file import digest
 
 WEIGHTS = toy_weights()
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import toy_patch, toy_weights
 
-from cca.amplify.patch import Patch
 from cca.errors import CcaError
 from cca.patches.claims import figures, model_card, read_report, with_claims
+from cca.patches.patch import Patch
 
 REPORT = {
     "base": {"accuracy": 0.5, "problems": 400},

@@ -9,8 +9,8 @@ import pytest
 import torch
 from toy import patched, toy_patch, toy_weights
 
-from cca.amplify.bits import bits
-from cca.amplify.patch_file import digest, save_patch
+from cca.models.bits import bits
+from cca.patches.patch_file import digest, save_patch
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "patch-format.md"
 

@@ -10,15 +10,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig, PreTrainedModel
 
-from cca.amplify.bits import tensor_hash
-from cca.amplify.patch import Patch
 from cca.errors import CcaError
 from cca.files import write_json
-from cca.models.weight_rows import get_rows
+from cca.models.anatomy.weight_rows import get_rows
+from cca.models.bits import tensor_hash
 from cca.patches.checkpoint import open_checkpoint
 from cca.patches.diff import diff
 from cca.patches.layout import Layout
 from cca.patches.merge import write_copy
+from cca.patches.patch import Patch
 from cca.patches.stored_rows import scan
 
 SMALL = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

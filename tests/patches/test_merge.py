@@ -9,10 +9,10 @@ import pytest
 import torch
 from toy import PLACES, patched, read_folder, same, toy_patch, toy_weights, write_folder
 
-from cca.amplify.patch import Patch
 from cca.errors import CcaError
 from cca.patches import stored_rows
 from cca.patches.merge import locked, write_copy
+from cca.patches.patch import Patch
 from cca.patches.verify import verify
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cca.amplify.bits import same_bits
-from cca.amplify.patch import Patch
-from cca.models.weight_rows import EACH, get_rows, set_rows_
+from cca.models.anatomy.weight_rows import EACH, get_rows, set_rows_
+from cca.models.bits import same_bits
+from cca.patches.patch import Patch
 
 SHAPES = {
     "rows": (9, 6),

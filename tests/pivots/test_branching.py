@@ -7,11 +7,11 @@ import pytest
 import tiny_world
 from cca.engines.engine import Request
 from cca.engines.hf import HFEngine
-from cca.models.grading import Grader
 from cca.pivots.branching import branching_pivots, several_branching_pivots
+from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
-from cca.problems.answers import Verdict
+from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
 NEW_TOKENS = 14

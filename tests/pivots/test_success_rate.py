@@ -12,11 +12,11 @@ import tiny_world
 from cca.engines.engine import GreedyPath, Request, Tokens, request_seed
 from cca.engines.hf import HFEngine
 from cca.errors import CcaError
-from cca.models.grading import Grader
+from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.success_rate import SuccessRateSettings, success_rate_pivots
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
-from cca.problems.answers import Judgement, Verdict
+from cca.problems.judges.judge import Judgement, Verdict
 from cca.problems.problem import Problem
 
 SETTINGS = SuccessRateSettings(

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cca.errors import CcaError
-from cca.models.grading import Grader
 from cca.models.loading import Codec
-from cca.problems.answers import Verdict, make_judge
+from cca.pivots.grader import Grader
 from cca.problems.exemplars import EXEMPLARS
+from cca.problems.judges.judge import Verdict, make_judge
 from cca.problems.judges.stopping import StoppingJudge
 from cca.problems.problem import problems_of
 from cca.problems.prompts import ends_inside_thought, make_prompts

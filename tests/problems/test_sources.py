@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from cca.errors import CcaError
-from cca.problems.answers import Verdict
+from cca.problems.judges.judge import Verdict
 from cca.problems.named_datasets import NAMED
 from cca.problems.sources import open_task
-from cca.problems.specification import TaskFiles, TaskSource
 from cca.problems.task import check_answers, lm_eval_tasks, task_judge, with_retention
+from cca.problems.task_config import TaskFiles, TaskSource
 
 GSM = {
     "question": "Ann has 2 pens and buys 3. How many?",

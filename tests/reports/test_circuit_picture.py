@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markup import Page
 
 from cca.errors import CcaError
-from cca.models.components import Component
+from cca.models.anatomy.components import Component
 from cca.reports.circuit_picture import LEVELS, MOST_CELLS, circuit_picture, level
 
 SMALL = [{"q": 4, "k": 2, "v": 2, "neuron": 384}] * 4

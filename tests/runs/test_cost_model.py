@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import tiny_world
-from cca.models.anatomy import anatomy_of
+from cca.models.anatomy.anatomy import anatomy_of
 from cca.runs.cost_model import (
     Hardware,
     PivotWork,

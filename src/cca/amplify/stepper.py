@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cca import ranks
-from cca.amplify.preconditioner import Precondition
+from cca import distributed
 from cca.errors import CcaError
-from cca.keeping import TrainingState, optimiser_tensors, restore_optimiser
-from cca.models.trainable_rows import Key, TrainableRows
+from cca.gradients.fisher import Precondition
+from cca.gradients.trainable_rows import Key, TrainableRows
+from cca.gradients.training_state import TrainingState, optimiser_tensors, restore_optimiser
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Stepper:
                 self.last = dict(directions)
         for leaf in self.leaves.values():
             leaf.grad = None
-            ranks.same(leaf.detach())
+            distributed.broadcast_(leaf.detach())
         return None if self.trained.finite() else "the rows were not finite"
 
     def halve(self) -> str | None:
@@ -93,7 +93,7 @@ class Stepper:
         with torch.no_grad():
             for key, direction in self.last.items():
                 self.leaves[key].add_(direction, alpha=self.coefficient)
-                ranks.same(self.leaves[key].detach())
+                distributed.broadcast_(self.leaves[key].detach())
         return None if self.trained.finite() else "the rows were not finite"
 
     def state(self) -> TrainingState:

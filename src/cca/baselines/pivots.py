@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from transformers import PreTrainedModel
 
-from cca.amplify.objective import objective
-from cca.amplify.pivot_gradient import add_pivot_gradient
-from cca.models.anatomy import Anatomy
+from cca.gradients.objectives import objective
+from cca.gradients.pivot_gradient import add_pivot_gradient
+from cca.models.anatomy.anatomy import Anatomy
 from cca.pivots.pivot import Pivot
 
 

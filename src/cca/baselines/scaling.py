@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from cca.circuits.circuit import Circuit
 from cca.errors import CcaError
-from cca.models.anatomy import Anatomy
-from cca.models.weight_rows import EACH, WeightRows, get_rows, set_rows_
+from cca.models.anatomy.anatomy import Anatomy
+from cca.models.anatomy.weight_rows import EACH, WeightRows, get_rows, set_rows_
 
 SCALED = {"neuron": "down", "v": "v"}
 """Kind of component -> role of the weights that its activation scales with."""

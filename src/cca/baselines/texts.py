@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from cca.engines.engine import Tokens
 from cca.engines.hf import end_tokens
 from cca.errors import CcaError
-from cca.models.grading import Grader
-from cca.models.prefixes import padded
+from cca.models.forward.prefixes import padded
+from cca.pivots.grader import Grader
 from cca.pivots.traces import Trace
 from cca.problems.problem import Problem
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from cca.amplify.update import StepRecord, Validation, better
+from cca.amplify.amplify import StepRecord, Validation, better
 from cca.baselines.settings import BaselineSettings
 
 

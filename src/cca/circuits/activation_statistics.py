@@ -20,9 +20,9 @@ from transformers.pytorch_utils import Conv1D
 from cca.circuits.circuit import Circuit
 from cca.engines.engine import Tokens
 from cca.errors import CcaError
-from cca.models.anatomy import Anatomy
-from cca.models.components import Component
-from cca.models.prefixes import buckets, padded
+from cca.models.anatomy.anatomy import Anatomy
+from cca.models.anatomy.components import Component
+from cca.models.forward.prefixes import buckets, padded
 
 ROLES = {"q": "q", "k": "k", "v": "v", "neuron": "up"}
 """Kind of component -> role of the weights that make it."""

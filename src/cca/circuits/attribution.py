@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cca.circuits.circuit import Circuit
-from cca.circuits.pivot_forward import PivotForward
 from cca.circuits.size import Size
 from cca.engines.engine import Progress
 from cca.errors import CcaError
-from cca.models.anatomy import Anatomy
-from cca.models.components import Component
-from cca.models.frozen import frozen
+from cca.gradients.pivot_forward import PivotForward
+from cca.models.anatomy.anatomy import Anatomy
+from cca.models.anatomy.components import Component
+from cca.models.forward.frozen import frozen
 from cca.pivots.pivot import Pivot
 
 SIGNS = ("absolute", "signed")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cca.errors import CcaError
 from cca.files import Row, fingerprint, read_rows, write_rows
-from cca.models.anatomy import Anatomy
-from cca.models.components import KINDS, Component
+from cca.models.anatomy.anatomy import Anatomy
+from cca.models.anatomy.components import KINDS, Component
 
 FORMAT, VERSION = "cca.circuit", 1
 LONGEST_NAME = 40

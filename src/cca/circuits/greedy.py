@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from cca.circuits.circuit import Circuit
-from cca.circuits.pivot_forward import PivotForward
 from cca.engines.engine import Progress
 from cca.errors import CcaError
-from cca.models.components import Component
+from cca.gradients.pivot_forward import PivotForward
+from cca.models.anatomy.components import Component
 
 CANDIDATES = 64
 CHANGE = 0.5

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cca.circuits.pivot_forward import PivotForward
 from cca.engines.engine import Progress
 from cca.errors import CcaError
+from cca.gradients.pivot_forward import PivotForward
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cca.circuits.pivot_forward import PivotForward
 from cca.engines.engine import Progress
 from cca.errors import CcaError
+from cca.gradients.pivot_forward import PivotForward
 
 POINTS = 16
 

@@ -10,8 +10,8 @@ from collections import Counter
 import torch
 
 from cca.circuits.circuit import Circuit
-from cca.models.anatomy import Anatomy
-from cca.models.components import KINDS, Component
+from cca.models.anatomy.anatomy import Anatomy
+from cca.models.anatomy.components import KINDS, Component
 
 
 def random_circuit_by_layer(anatomy: Anatomy, like: Circuit, generator: torch.Generator) -> Circuit:

@@ -19,21 +19,21 @@ from transformers import PreTrainedModel
 from cca.circuits.activation_statistics import importance, specific_circuit
 from cca.circuits.attribution import attribution_circuit, gate_gradient, top_scored
 from cca.circuits.circuit import Circuit, load_circuit
-from cca.circuits.controls import random_circuit, whole_model
+from cca.circuits.dcm import MaskSettings, train_mask
 from cca.circuits.greedy import greedy_circuit
 from cca.circuits.head_gating import HeadGatingSettings, learn_head_gates
 from cca.circuits.integrated import integrated_gradient
-from cca.circuits.mask_training import MaskSettings, train_mask
-from cca.circuits.pivot_forward import PivotForward
+from cca.circuits.random_circuits import random_circuit, whole_model
 from cca.circuits.selective import gate_fisher, selective_scores
 from cca.circuits.size import Size
 from cca.circuits.target_size import DualPenalty, FixedPenalty, Penalty
 from cca.engines.engine import Progress, Tokens
 from cca.errors import CcaError
-from cca.keeping import Keeper
-from cca.models.anatomy import Anatomy
-from cca.models.components import KINDS
-from cca.models.drawn import MOST_TEXTS, Text
+from cca.gradients.pivot_forward import PivotForward
+from cca.gradients.sampled_likelihood import MOST_TEXTS, Text
+from cca.gradients.training_state import Keeper
+from cca.models.anatomy.anatomy import Anatomy
+from cca.models.anatomy.components import KINDS
 from cca.pivots.pivot import Pivot
 
 T = TypeVar("T")

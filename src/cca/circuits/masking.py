@@ -16,12 +16,12 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from cca.circuits.mask_training import Gaps, Mask, MaskSettings, train_mask
-from cca.circuits.pivot_forward import PivotForward
+from cca.circuits.dcm import Gaps, Mask, MaskSettings, train_mask
 from cca.engines.engine import Progress
 from cca.errors import CcaError
-from cca.keeping import Keeper
-from cca.models.anatomy import Anatomy
+from cca.gradients.pivot_forward import PivotForward
+from cca.gradients.training_state import Keeper
+from cca.models.anatomy.anatomy import Anatomy
 from cca.pivots.pivot import Pivot
 
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cca import ranks
+from cca import distributed
 from cca.errors import CcaError
-from cca.models.anatomy import Anatomy
-from cca.models.drawn import MOST_TEXTS, Text, dealt, drawn_log_likelihood
-from cca.models.frozen import frozen
-from cca.models.gates import gated
+from cca.gradients.sampled_likelihood import MOST_TEXTS, Text, dealt, drawn_log_likelihood
+from cca.models.anatomy.anatomy import Anatomy
+from cca.models.forward.frozen import frozen
+from cca.models.forward.gates import gated
 
 DAMPING = 0.01
 
@@ -49,7 +49,7 @@ def gate_fisher(
             squared = _squared_gradients(model, anatomy, rows, drawing)
             if counts:
                 total += squared
-    ranks.add_up(total)
+    distributed.all_reduce_(total)
     return (total / (samples * sum(len(solution) for _, solution in texts))).cpu()
 
 

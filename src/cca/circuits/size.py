@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cca.errors import CcaError
-from cca.models.anatomy import Anatomy
+from cca.models.anatomy.anatomy import Anatomy
 
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%(?:\s+of\s+(components|parameters))?", re.ASCII)
 

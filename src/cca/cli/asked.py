@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cca.amplify.patch import Patch
-from cca.amplify.patch_file import load_patch
 from cca.errors import CcaError
 from cca.files import read_yaml
 from cca.models.loading import Codec, load_codec
-from cca.runs.config import Config, config_of
+from cca.patches.patch import Patch
+from cca.patches.patch_file import load_patch
+from cca.runs.config.config import Config, config_of
 from cca.tinymath import BUNDLED_MODEL
 
 NO_MODEL = "(none)"

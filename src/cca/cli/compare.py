@@ -14,7 +14,7 @@ Config = Annotated[Path, typer.Argument(help="The compare.yaml.")]
 
 def compare(config: Config) -> None:
     """Compare localisers, objectives and baselines on the same traces. The same command resumes."""
-    from cca.compare.grid import load_compare
+    from cca.compare.config import load_compare
     from cca.compare.pipeline import compare as compare_arms
     from cca.compare.table import terminal_table
 

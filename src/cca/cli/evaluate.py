@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cca.amplify.patch_file import digest, load_patch
 from cca.cli.asked import NO_MODEL, asked, model_place
 from cca.errors import CcaError
 from cca.evaluation.examination import Answers, Examination, results
-from cca.evaluation.harness import HarnessSettings
+from cca.evaluation.lm_eval import HarnessSettings
 from cca.files import Row, write_json, write_rows
 from cca.models.loading import LoadedModel, load_model
+from cca.patches.patch_file import digest, load_patch
 from cca.problems.sources import open_task, whole_file
-from cca.problems.specification import SPLITS, TaskSource
 from cca.problems.task import Task, lm_eval_tasks, task_judge, with_retention
-from cca.runs.config import Config
-from cca.runs.narrator import Narrator
-from cca.runs.provenance import versions
+from cca.problems.task_config import SPLITS, TaskSource
+from cca.runs.config.config import Config
+from cca.runs.folder.provenance import versions
+from cca.runs.progress.narrator import Narrator
 
 FORMAT, VERSION = "cca.comparison", 1
 

@@ -14,7 +14,7 @@ import typer
 from cca.cli import processes
 from cca.cli.console import ConsoleNarrator, console, fail, stoppable
 from cca.errors import CcaError
-from cca.models.main_memory import keep_freed_memory
+from cca.models.memory import keep_freed_memory
 
 app = typer.Typer(
     name="cca",
@@ -36,7 +36,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"), overrides: Set = None
 ) -> None:
     """The bundled model, the whole pipeline, minutes on a laptop CPU."""
-    from cca.runs.config import config_of
+    from cca.runs.config.config import config_of
 
     given = {"model": "tinymath", "task": "tinymath", "out": str(out)}
     _run(config_of(given, overrides or []))
@@ -52,7 +52,7 @@ def run(
     ] = None,
 ) -> None:
     """Everything, from traces to the report. The same command resumes a run that was stopped."""
-    from cca.runs.config import load_config
+    from cca.runs.config.config import load_config
 
     wanted = load_config(config, overrides or [])
     if fork is None:
@@ -181,7 +181,7 @@ def _add_groups() -> None:
 def main() -> None:
     """Run the command line; bad input ends with one line on standard error and exit code 2.
 
-    Of several processes (`cca.ranks`) the first talks, and the first that fails says why.
+    Of several processes (`cca.distributed`) the first talks, and the first that fails says why.
     """
     keep_freed_memory()
     _quiet()

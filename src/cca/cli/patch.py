@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cca.amplify.patch import Patch
-from cca.amplify.patch_file import digest, load_patch, save_patch
 from cca.cli.asked import layers_of, model_and_patches
 from cca.cli.console import console
 from cca.errors import CcaError
+from cca.patches.patch import Patch
+from cca.patches.patch_file import digest, load_patch, save_patch
 
 app = typer.Typer(help="Apply, revert, verify, compute with, export and share patches.", no_args_is_help=True)
 
@@ -207,8 +207,8 @@ def export(
     ] = False,
 ) -> None:
     """Write the patch as a stock PEFT adapter, or merged into its base."""
-    from cca.patches.export import export_lora, export_shira
     from cca.patches.hub import model_config
+    from cca.patches.peft_export import export_lora, export_shira
 
     loaded = load_patch(patch)
     base = model or loaded.base_model

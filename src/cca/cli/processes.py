@@ -1,4 +1,4 @@
-"""`cca.ranks` for commands: torch is loaded only where a launcher has started several processes."""
+"""`cca.distributed` for commands: torch is loaded only where a launcher has started several processes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 def join() -> None:
     """Meet the other processes. Raises CcaError when they cannot be met."""
     if _several():
-        from cca import ranks
+        from cca import distributed
 
-        ranks.join()
+        distributed.initialise()
 
 
 def leads() -> bool:
@@ -22,9 +22,9 @@ def speaks() -> bool:
     """Whether this process, which has failed, is the one to say why."""
     if not _several():
         return True
-    from cca import ranks
+    from cca import distributed
 
-    return ranks.speaks()
+    return distributed.speaks_for_failure()
 
 
 def _several() -> bool:

@@ -80,7 +80,7 @@ def plan(
 ) -> None:
     """What a run will take in tokens, memory and time, before it starts; warns of what will not fit."""
     from cca.cli.plan_table import plan_lines
-    from cca.runs.config import load_config
+    from cca.runs.config.config import load_config
     from cca.runs.plan import make_plan
 
     wanted = load_config(config, overrides or [])
@@ -95,7 +95,7 @@ def config(
     schema: Annotated[bool, typer.Option("--schema", help="A JSON schema instead, for editors.")] = False,
 ) -> None:
     """Every key of run.yaml, what it means and its default."""
-    from cca.runs import config_text
+    from cca.runs.config import help_text as config_text
 
     say(json.dumps(config_text.schema(), indent=2) if schema else config_text.describe(key))
 
@@ -117,7 +117,7 @@ def init(
     preset: Annotated[str | None, typer.Option(help="default or paper.")] = None,
 ) -> None:
     """Write a run.yaml with every key: yours set, the others commented out at their defaults."""
-    from cca.runs.config_text import starter
+    from cca.runs.config.help_text import starter
 
     files = task.split(",")
     if len(files) not in (1, 3):

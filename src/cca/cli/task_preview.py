@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 from cca.cli.asked import asked, codec_of
 from cca.errors import CcaError
-from cca.models.grading import Grader
 from cca.models.loading import Codec
-from cca.problems.answers import JUDGES, Judge
+from cca.pivots.grader import Grader
+from cca.problems.judges.judge import JUDGES, Judge
 from cca.problems.named_datasets import NAMED
 from cca.problems.problem import Problem
 from cca.problems.prompts import STYLES
 from cca.problems.sources import BUILT_IN, open_task
-from cca.problems.specification import SPLITS
 from cca.problems.task import Task, task_judge
-from cca.runs.config import Config
+from cca.problems.task_config import SPLITS
+from cca.runs.config.config import Config
 
 
 def listed() -> Iterator[str]:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
-from cca.amplify.update import StepRecord, UpdateSettings, amplify
+from cca.amplify.amplify import StepRecord, UpdateSettings, amplify
 from cca.baselines.finetune import unfrozen
 from cca.baselines.lora import lora
 from cca.baselines.pivots import AsItIs, add_gradient_of_pivots
@@ -21,18 +21,18 @@ from cca.baselines.settings import BaselineSettings, baseline_settings
 from cca.baselines.texts import TrainingText, batches, completion_loss, gold_texts, own_right_texts
 from cca.baselines.tuning import tune
 from cca.circuits.circuit import Circuit, shares
-from cca.compare.bench import Bench, Located
+from cca.compare.config import Arm
 from cca.compare.edits import Edit
-from cca.compare.grid import Arm
-from cca.compare.judging import Judge
+from cca.compare.shared_work import Bench, Located
+from cca.compare.step_scores import Judge
 from cca.errors import CcaError
 from cca.evaluation.accuracy import per_template
 from cca.files import Row
-from cca.models.weight_rows import WeightRows, row_shape
+from cca.models.anatomy.weight_rows import WeightRows, row_shape
 from cca.pivots.pivot import Pivot
-from cca.runs import stages
-from cca.runs.config import Config
-from cca.runs.objectives import AddGradient, preconditioner, special_gradient
+from cca.runs.config.config import Config
+from cca.runs.stages import stages
+from cca.runs.stages.objectives import AddGradient, preconditioner, special_gradient
 
 
 @dataclass(frozen=True)

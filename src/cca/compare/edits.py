@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cca.models.weight_rows import WeightRows, get_rows, set_rows_
+from cca.models.anatomy.weight_rows import WeightRows, get_rows, set_rows_
 
 
 class Edit:

@@ -9,15 +9,15 @@ from typing import Any
 
 from cca.compare.arm_log import ArmLog
 from cca.compare.arms import ArmRun, Control
-from cca.compare.bench import Bench
-from cca.compare.grid import Arm, CompareConfig, ModelEntry, arms_of, base_config
+from cca.compare.config import Arm, CompareConfig, ModelEntry, arms_of, base_config
 from cca.compare.page import compare_page
 from cca.compare.results import combined
+from cca.compare.shared_work import Bench
 from cca.files import Row, fingerprint, write_json, write_text
-from cca.runs.config import Config
-from cca.runs.directory import RunDirectory
-from cca.runs.narrator import Narrator
-from cca.runs.opening import open_session
+from cca.runs.config.config import Config
+from cca.runs.folder.run_folder import RunDirectory
+from cca.runs.open import open_session
+from cca.runs.progress.narrator import Narrator
 
 
 @dataclass(frozen=True)

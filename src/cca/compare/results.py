@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from statistics import mean, median
 from typing import Any
 
-from cca.compare.grid import CompareConfig
+from cca.compare.config import CompareConfig
 from cca.compare.intervals import SMALLEST, gain_interval, geometric_interval, geometric_mean
 from cca.compare.matched import Step, best_step, first_reaching
 from cca.compare.pareto import cost_curve, frontier
 from cca.files import Row
-from cca.runs.provenance import versions
+from cca.runs.folder.provenance import versions
 
 FORMAT, VERSION = "cca.compare", 1
 Run = tuple[str, int]  # model, seed

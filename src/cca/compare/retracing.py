@@ -7,9 +7,9 @@ from cca.errors import CcaError
 from cca.pivots.branching import branching_pivots
 from cca.pivots.pivot import Pivot
 from cca.pivots.traces import TraceSettings, opposite, paired_traces
-from cca.runs import stages
-from cca.runs.config import Config
+from cca.runs.config.config import Config
 from cca.runs.session import Session
+from cca.runs.stages import stages
 
 
 def traced_anew(session: Session, run: Config, number: int) -> list[Pivot]:

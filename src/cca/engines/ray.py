@@ -31,7 +31,7 @@ from cca.engines.hf import HFEngine, decoding_order, reading_order, shared_lengt
 from cca.engines.ray_cluster import connected
 from cca.engines.source import ModelSource
 from cca.engines.vllm import VLLMEngine, VLLMSettings
-from cca.engines.weights import WeightWatch, checkpoint_tensors
+from cca.engines.weight_sync import WeightWatch, checkpoint_tensors
 from cca.errors import CcaError
 from cca.models.loading import load_model
 

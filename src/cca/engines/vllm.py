@@ -31,7 +31,7 @@ from torch import Tensor
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
 from cca.engines.hf import STOP_EVERY
 from cca.engines.source import ModelSource
-from cca.engines.weights import WeightWatch, checkpoint_tensors
+from cca.engines.weight_sync import WeightWatch, checkpoint_tensors
 from cca.errors import CcaError
 
 ENVIRONMENT = {

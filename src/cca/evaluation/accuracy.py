@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cca.evaluation.significance import cluster_interval, mcnemar_p, paired_gain_interval
-from cca.problems.answers import Verdict
+from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
 

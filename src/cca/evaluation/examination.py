@@ -14,13 +14,13 @@ from typing import Any
 
 from cca.engines.engine import Progress
 from cca.engines.hf import HFEngine, context_length
-from cca.evaluation import harness
+from cca.evaluation import lm_eval as harness
 from cca.evaluation.accuracy import comparison
-from cca.evaluation.measuring import Measured, check_seeds_matter, figures, longest_completion, measure
+from cca.evaluation.measure import Measured, check_seeds_matter, figures, longest_completion, measure
 from cca.files import Row
-from cca.models.grading import Grader
 from cca.models.loading import LoadedModel
-from cca.problems.answers import Judge
+from cca.pivots.grader import Grader
+from cca.problems.judges.judge import Judge
 from cca.problems.problem import Problem
 from cca.problems.task import Task, check_answers
 

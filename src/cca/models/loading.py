@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from cca.errors import CcaError
-from cca.problems.answers import join_digits
+from cca.problems.judges.judge import join_digits
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LOADING_FAULTS = (

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import torch
 
-from cca import ranks
+from cca import distributed
 from cca.errors import CcaError
-from cca.models.main_memory import give_back_freed_memory
+from cca.models.memory import give_back_freed_memory
 
 T = TypeVar("T")
 SIGNS = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
@@ -41,10 +41,10 @@ def halving(
                 raise CcaError(
                     f"{what}: out of memory with a batch of one; try a smaller dtype or device_map auto"
                 ) from error
-            if together and ranks.size() > 1:
+            if together and distributed.size() > 1:
                 raise CcaError(
-                    f"{what}: out of memory with a batch of {batch_size} on process {ranks.rank()}; lower the batch "
-                    "size and run again with --fork"
+                    f"{what}: out of memory with a batch of {batch_size} on process {distributed.rank()}; lower the "
+                    "batch size and run again with --fork"
                 ) from error
         # Here the error is gone, and with it the frames that held the tensors of the failed attempt.
         batch_size = halved(what, batch_size, tell)

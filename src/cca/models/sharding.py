@@ -21,11 +21,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import GenerationConfig, PreTrainedModel
 
-from cca import ranks
+from cca import distributed
 from cca.errors import CcaError
-from cca.models.anatomy import anatomy_of
+from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.loading import model_fingerprint
-from cca.models.shards import in_shards
+from cca.models.sharded_tensors import in_shards
 
 
 def load_sharded(
@@ -36,12 +36,12 @@ def load_sharded(
     ``bare`` makes the same model with weights of no value.
     """
     model, facts = None, b""
-    if ranks.leads():
+    if distributed.is_main():
         model = read().requires_grad_(False)
         generation = model.generation_config.to_dict() if model.generation_config else None
         dtype = str(model.dtype).removeprefix("torch.")
         facts = json.dumps([model_fingerprint(model), dtype, generation]).encode()
-    fingerprint, dtype, generation = json.loads(ranks.from_first(facts))
+    fingerprint, dtype, generation = json.loads(distributed.broadcast_bytes(facts))
     if model is None:
         with torch.device("meta"):
             model = bare(getattr(torch, dtype)).requires_grad_(False)
@@ -55,10 +55,10 @@ def shard(model: PreTrainedModel) -> PreTrainedModel:
 
     Weights end up on the process's GPU where processes have GPUs. Raises CcaError for a model that cannot be spread.
     """
-    if ranks.size() == 1:
+    if distributed.size() == 1:
         raise CcaError("sharding fsdp: expected several processes, got one; start with accelerate launch")
-    device = torch.device(ranks.device_map() or "cpu")
-    mesh = init_device_mesh(device.type, (ranks.size(),))
+    device = torch.device(distributed.device_map() or "cpu")
+    mesh = init_device_mesh(device.type, (distributed.size(),))
     if len({parameter.dtype for parameter in model.parameters()}) > 1:
         raise CcaError("sharding fsdp: expected weights of one dtype, got several; set dtype")
     for layer in anatomy_of(model).layers:
@@ -97,7 +97,7 @@ def _deliver(module: nn.Module, device: torch.device) -> None:
 
 
 def _from_first(tensor: Tensor, device: torch.device) -> Tensor:
-    value = tensor.to(device) if ranks.leads() else torch.empty_like(tensor, device=device)
+    value = tensor.to(device) if distributed.is_main() else torch.empty_like(tensor, device=device)
     value = value.contiguous()
     dist.broadcast(value, 0)
     return value

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cca.amplify.addition import exact_delta
-from cca.amplify.patch import Patch, TensorEdit
 from cca.errors import CcaError
+from cca.patches.addition import exact_delta
+from cca.patches.patch import Patch, TensorEdit
 
 INSTEAD = "use `merge` or `export --to merged`, which carry any patch"
 

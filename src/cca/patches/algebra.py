@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cca.amplify.bits import bits, dtype_name
-from cca.amplify.patch import Patch, TensorEdit
-from cca.amplify.patch_file import digest
 from cca.errors import CcaError
+from cca.models.bits import bits, dtype_name
+from cca.patches.patch import Patch, TensorEdit
+from cca.patches.patch_file import digest
 
 _LAYER = re.compile(r"\.(\d+)\.")
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cca.amplify.patch import Patch, as_json
-from cca.amplify.patch_file import digest
 from cca.errors import CcaError
 from cca.files import read_json
+from cca.patches.patch import Patch, as_json
+from cca.patches.patch_file import digest
 
 KEPT = {
     "base": ("accuracy",),

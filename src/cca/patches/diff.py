@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from cca.amplify.bits import DTYPES, bits
-from cca.amplify.patch import Patch, TensorEdit, as_json
 from cca.errors import CcaError
+from cca.models.bits import DTYPES, bits
 from cca.patches.checkpoint import ShardFile, open_checkpoint
 from cca.patches.layout import Layout
+from cca.patches.patch import Patch, TensorEdit, as_json
 from cca.patches.stored_rows import StoredParameter, read_rows, scan
 
 LARGEST = 0.25  # of the checkpoint's bytes: before and after of an eighth of its rows

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from cca.amplify.patch import Patch
-from cca.amplify.patch_file import load_patch, save_patch
 from cca.errors import CcaError
 from cca.files import read_json, write_text
 from cca.patches.checkpoint import INDEX, MOST_HEADER, SINGLE, list_shards, open_checkpoint
 from cca.patches.claims import model_card, read_report, with_claims
+from cca.patches.patch import Patch
+from cca.patches.patch_file import load_patch, save_patch
 from cca.patches.verify import place, verify
 from cca.tinymath import BUNDLED_MODEL
 

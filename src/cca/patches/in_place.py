@@ -17,11 +17,11 @@ import os
 import shutil
 from pathlib import Path
 
-from cca.amplify.patch import Patch
-from cca.amplify.patch_file import digest, load_patch, save_patch
 from cca.errors import CcaError
 from cca.patches.checkpoint import JOURNALS, open_checkpoint
 from cca.patches.merge import locked, write_side
+from cca.patches.patch import Patch
+from cca.patches.patch_file import digest, load_patch, save_patch
 from cca.patches.verify import Placed, check_whole, find_side, place, touched_shards
 
 OWN_COPY = ".cca-copy."

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from cca.amplify.patch import Patch
 from cca.errors import CcaError
 from cca.patches.checkpoint import JOURNALS, Checkpoint, open_checkpoint
+from cca.patches.patch import Patch
 from cca.patches.stored_rows import write_rows
 from cca.patches.verify import STATES, Placed, find_side, place, touched_shards
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cca.amplify.bits import DTYPES, bits
-from cca.amplify.patch import TensorEdit
-from cca.models.weight_rows import EACH
+from cca.models.anatomy.weight_rows import EACH
+from cca.models.bits import DTYPES, bits
 from cca.patches.checkpoint import ITEM_SIZE, ShardFile, StoredTensor
+from cca.patches.patch import TensorEdit
 
 BLOCK = 8 << 20  # bytes read at a time
 

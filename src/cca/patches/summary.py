@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from cca.amplify.bits import dtype_name
-from cca.amplify.patch import Patch
-from cca.amplify.patch_file import to_bytes
 from cca.errors import CcaError
-from cca.models.components import Component
+from cca.models.anatomy.components import Component
+from cca.models.bits import dtype_name
 from cca.patches.algebra import kind_of, layer_of
+from cca.patches.patch import Patch
+from cca.patches.patch_file import to_bytes
 
 
 @dataclass(frozen=True)

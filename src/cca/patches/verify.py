@@ -10,11 +10,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cca.amplify.bits import DTYPES, dtype_name, same_bits
-from cca.amplify.patch import Patch, TensorEdit
 from cca.errors import CcaError
+from cca.models.bits import DTYPES, dtype_name, same_bits
 from cca.patches.checkpoint import Checkpoint, ShardFile, open_checkpoint
 from cca.patches.layout import Layout
+from cca.patches.patch import Patch, TensorEdit
 from cca.patches.stored_rows import StoredParameter, scan
 
 STATES = {"before": "base", "after": "patched"}  # side of the patch -> what a checkpoint that holds it is

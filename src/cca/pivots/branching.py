@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cca.engines.engine import Engine, GreedyPath, Progress, Request, Tokens
-from cca.models.grading import Grader
+from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, first_difference, make_pivot
 from cca.pivots.traces import Trace
-from cca.problems.answers import Verdict
+from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
 TIE_MARGIN = 1e-3

@@ -22,10 +22,10 @@ from itertools import accumulate
 
 from cca.engines.engine import Engine, GreedyPath, Progress, Request, Tokens, request_seed
 from cca.errors import CcaError
-from cca.models.grading import Grader
+from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.traces import Trace
-from cca.problems.answers import Verdict
+from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
 METHOD = "success-rate"

@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 from cca.engines.engine import Completion, Engine, Progress, Request, Tokens, request_seed
 from cca.errors import CcaError
 from cca.files import Row
-from cca.models.grading import Grader
-from cca.problems.answers import Verdict
+from cca.pivots.grader import Grader
+from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
 FORMAT, VERSION = "cca.traces", 1

@@ -18,11 +18,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from cca.errors import CcaError
-from cca.problems.answers import Judge
+from cca.problems.judges.judge import Judge
 from cca.problems.judges.user import FunctionJudge, imported
 from cca.problems.problem import Problem, problems_of
 from cca.problems.prompts import Prompts
-from cca.problems.specification import SPLITS
+from cca.problems.task_config import SPLITS
 
 KEYS = ("problems", *SPLITS, "judge", "retention")
 

@@ -22,12 +22,12 @@ from cca.problems.fields import check_fields, mapped, worked
 from cca.problems.named_datasets import NAMED, TRAIN_AND_TEST
 from cca.problems.problem import Problem, problems_of, read_problems
 from cca.problems.prompts import Prompts, make_prompts
-from cca.problems.specification import SPLITS, PromptSpec, TaskFiles, TaskSource
 from cca.problems.splits import Division, divided, drawn
 from cca.problems.task import Task as Task
 from cca.problems.task import check_answers as check_answers
 from cca.problems.task import halves as halves
 from cca.problems.task import with_retention as with_retention
+from cca.problems.task_config import SPLITS, PromptSpec, TaskFiles, TaskSource
 
 BUILT_IN = {"tinymath": "cca.tinymath.task"}
 """Task name -> module with ``load(seed) -> Task``."""

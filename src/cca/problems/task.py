@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from cca.errors import CcaError
 from cca.files import fingerprint
-from cca.problems.answers import Judge, make_judge
+from cca.problems.judges.judge import Judge, make_judge
 from cca.problems.judges.stopping import StoppingJudge
 from cca.problems.problem import Problem, problems_fingerprint, read_problems
 from cca.problems.prompts import PLAIN, Prompts

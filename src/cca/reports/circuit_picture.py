@@ -13,7 +13,7 @@ from math import sqrt
 from markupsafe import Markup
 
 from cca.errors import CcaError
-from cca.models.components import KINDS, Component
+from cca.models.anatomy.components import KINDS, Component
 from cca.reports import formats
 from cca.reports.svg import element, figure, joined
 

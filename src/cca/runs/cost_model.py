@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from cca.amplify.preconditioner import SAMPLES
-from cca.models.anatomy import Anatomy
+from cca.gradients.fisher import SAMPLES
+from cca.models.anatomy.anatomy import Anatomy
 from cca.runs.decoding_cost import Speed, Work
 
 TEXTS = 16

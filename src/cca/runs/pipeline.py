@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from cca.amplify.patch_file import digest, load_patch, save_patch
 from cca.files import Row, read_sealed, write_json, write_text
 from cca.patches.claims import with_claims
+from cca.patches.patch_file import digest, load_patch, save_patch
 from cca.reports.page import render_page
 from cca.reports.report import make_report
-from cca.runs import stages
-from cca.runs.accounts import FILE as TIMING
-from cca.runs.accounts import read_accounts
-from cca.runs.amplifying import AMPLIFY
-from cca.runs.config import Config
-from cca.runs.dependence import PATCH
-from cca.runs.directory import RunDirectory
-from cca.runs.evaluating import FORMAT as EVALUATION
-from cca.runs.evaluating import evaluation
-from cca.runs.narrator import Narrator
-from cca.runs.opening import open_session
+from cca.runs.config.config import Config
+from cca.runs.folder.run_folder import RunDirectory
+from cca.runs.folder.stage_inputs import PATCH
+from cca.runs.open import open_session
 from cca.runs.plan import held_against, read_plan
+from cca.runs.progress.costs import FILE as TIMING
+from cca.runs.progress.costs import read_accounts
+from cca.runs.progress.narrator import Narrator
 from cca.runs.session import Session
+from cca.runs.stages import stages
+from cca.runs.stages.amplify import AMPLIFY
+from cca.runs.stages.evaluate import FORMAT as EVALUATION
+from cca.runs.stages.evaluate import evaluation
 
 RUN: dict[str, Callable[[Session], object]] = {
     "traces": stages.traces,

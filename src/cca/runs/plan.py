@@ -11,22 +11,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cca.amplify.natural import layer_groups
-from cca.amplify.preconditioner import SAMPLES
+from cca.circuits.natural import layer_groups
 from cca.errors import CcaError
 from cca.files import Row, fingerprint, read_sealed, write_sealed
-from cca.models.components import KINDS
-from cca.runs.accounts import Account
-from cca.runs.config import Config
+from cca.gradients.fisher import SAMPLES
+from cca.models.anatomy.components import KINDS
+from cca.runs.config.config import Config
 from cca.runs.decoding_cost import Work
-from cca.runs.directory import without_out
 from cca.runs.findings import Rehearsal
-from cca.runs.locating import settled
-from cca.runs.narrator import Narrator
+from cca.runs.folder.provenance import hardware
+from cca.runs.folder.run_folder import without_out
 from cca.runs.plan_memory import memory_of, warnings
 from cca.runs.plan_work import Works
-from cca.runs.provenance import hardware
+from cca.runs.progress.costs import Account
+from cca.runs.progress.narrator import Narrator
 from cca.runs.rehearsal import EPOCHS, rehearsed
+from cca.runs.stages.circuit import settled
 
 FILE, FORMAT = "plan.json", "cca.plan"
 SECONDS = 20.0

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 import torch
 
-from cca.evaluation.retention import MAX_CACHED_BYTES
+from cca.evaluation.drift import MAX_CACHED_BYTES
 from cca.files import Row
-from cca.models.prefixes import common_prefix
+from cca.models.forward.prefixes import common_prefix
 from cca.runs.findings import Rehearsal
-from cca.runs.memory import free_memory
+from cca.runs.progress.memory import free_memory
 from cca.runs.session import Session
 
 KNOBS = {

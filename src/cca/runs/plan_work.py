@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from cca.problems.task import halves
 from cca.runs.decoding_cost import Call, Work, expected_work
-from cca.runs.engine_choice import taken
 from cca.runs.findings import Rehearsal
+from cca.runs.stages.engine import taken
 
 ANEW = {"task": 0.2, "others": 0.01}
 """Shares of the base's answers, in tokens, that an edit writes anew, where the first steps do not write more: seven

@@ -14,28 +14,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from cca.amplify.update import Validation
+from cca.amplify.amplify import Validation
 from cca.circuits.circuit import Circuit
 from cca.engines.drafts import Draft, complete_drafts, make_drafts
 from cca.engines.engine import Completion, Request
-from cca.models.trainable_rows import TrainableRows
+from cca.gradients.trainable_rows import TrainableRows
 from cca.pivots.pivot import Pivot
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
 from cca.problems.problem import Problem
 from cca.problems.task import spread
-from cca.runs.amplifying import run_amplify
-from cca.runs.answering import retention_tokens
-from cca.runs.config import Config
+from cca.runs.config.config import Config
 from cca.runs.decoding_cost import MeteredEngine, Speed
-from cca.runs.directory import RunDirectory
 from cca.runs.findings import Rehearsal
-from cca.runs.locating import locate
-from cca.runs.memory import held_memory, peak_memory, reset_peak_memory
-from cca.runs.narrator import Narrator, Silent
-from cca.runs.pivoting import pivots_of
+from cca.runs.folder.run_folder import RunDirectory
+from cca.runs.progress.memory import held_memory, peak_memory, reset_peak_memory
+from cca.runs.progress.narrator import Narrator, Silent
 from cca.runs.session import Session
-from cca.runs.spared import spared_texts
-from cca.runs.validating import Validator, make_probe
+from cca.runs.stages.amplify import run_amplify
+from cca.runs.stages.answers import retention_tokens
+from cca.runs.stages.circuit import locate
+from cca.runs.stages.pivots import pivots_of
+from cca.runs.stages.retention_texts import spared_texts
+from cca.runs.stages.validate import Validator, make_probe
 
 T = TypeVar("T")
 FIRST, MOST = 4, 128

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cca.errors import CcaError
-from cca.runs.config import Config, load_config
-from cca.runs.directory import MANIFEST, RunDirectory
+from cca.runs.config.config import Config, load_config
+from cca.runs.folder.run_folder import MANIFEST, RunDirectory
 
 
 def config_at(where: Path, overrides: Sequence[str]) -> Config:

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cca import ranks
+from cca import distributed
 from cca.errors import CcaError
 from cca.files import write_bytes
-from cca.runs.config import Config
-from cca.runs.directory import RunDirectory
-from cca.runs.interrupts import Interrupts
-from cca.runs.narrator import Silent
+from cca.runs.config.config import Config
+from cca.runs.folder.run_folder import RunDirectory
+from cca.runs.progress.interrupts import Interrupts
+from cca.runs.progress.narrator import Silent
 from cca.runs.session import Session
 
 ITS_OWN = ("run.log", "report.json", "report.html", "plan.json")
@@ -47,7 +47,7 @@ def replica_session(config: Config) -> Iterator[Session]:
             folder.check_fingerprints(found)
         except CcaError as error:
             raise CcaError(
-                f"process {ranks.rank()}: expected the model and data of process 0, got others "
+                f"process {distributed.rank()}: expected the model and data of process 0, got others "
                 f"({str(error).partition(': its ')[2].partition(' changed')[0]}); give all machines the same files"
             ) from error
         yield session
@@ -55,14 +55,14 @@ def replica_session(config: Config) -> Iterator[Session]:
 
 def show_folder(folder: Path) -> None:
     """Let the other processes have the files of the run folder."""
-    if ranks.size() == 1:
+    if distributed.size() == 1:
         return
     files = {
         entry.name: base64.b64encode(entry.read_bytes()).decode()
         for entry in sorted(folder.iterdir())
         if entry.is_file() and not entry.name.startswith(".") and entry.name not in ITS_OWN
     }
-    ranks.from_first(json.dumps(files).encode())
+    distributed.broadcast_bytes(json.dumps(files).encode())
 
 
 def as_the_first_has_it(path: Path) -> None:
@@ -70,11 +70,11 @@ def as_the_first_has_it(path: Path) -> None:
 
     For what each process computes by itself: devices need not round alike, and everything later rests on it.
     """
-    data = ranks.from_first(path.read_bytes())
-    if not ranks.leads():
+    data = distributed.broadcast_bytes(path.read_bytes())
+    if not distributed.is_main():
         write_bytes(path, data)
 
 
 def receive_folder(folder: Path) -> None:
-    for name, data in json.loads(ranks.from_first(b"")).items():
+    for name, data in json.loads(distributed.broadcast_bytes(b"")).items():
         write_bytes(folder / name, base64.b64decode(data))

@@ -11,33 +11,33 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from cca import ranks
+from cca import distributed
+from cca.engines.distributed import RankedEngine
 from cca.engines.engine import Engine
 from cca.engines.hf import HFEngine, context_length
-from cca.engines.ranked import RankedEngine
-from cca.engines.weights import WeightWatch
+from cca.engines.weight_sync import WeightWatch
 from cca.errors import CcaError
 from cca.files import fingerprint
-from cca.models.anatomy import Anatomy, anatomy_of
-from cca.models.declaration import read_declaration
-from cca.models.gate_check import check_gates
-from cca.models.grading import Grader
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
+from cca.models.anatomy.declarations import read_declaration
+from cca.models.forward.gate_check import check_gates
 from cca.models.loading import LoadedModel, load_model
-from cca.problems.answers import Judge
+from cca.pivots.grader import Grader
+from cca.problems.judges.judge import Judge
 from cca.problems.problem import problems_fingerprint
 from cca.problems.sources import Task, check_answers, open_task, with_retention
 from cca.problems.task import task_judge
-from cca.runs.accounts import Accounts
-from cca.runs.base_answers import BaseAnswers
-from cca.runs.config import Config
-from cca.runs.dependence import STAGES, content_hash, made_from
-from cca.runs.directory import RunDirectory
-from cca.runs.engine_choice import make_engine
-from cca.runs.interrupts import Interrupts
-from cca.runs.measurements import Measurements
-from cca.runs.narrator import Narrator
-from cca.runs.provenance import tokenizer_fingerprint
-from cca.runs.trackers import Track, track_nothing
+from cca.runs.config.config import Config
+from cca.runs.folder.measurements import Measurements
+from cca.runs.folder.provenance import tokenizer_fingerprint
+from cca.runs.folder.run_folder import RunDirectory
+from cca.runs.folder.stage_inputs import STAGES, content_hash, made_from
+from cca.runs.progress.costs import Accounts
+from cca.runs.progress.interrupts import Interrupts
+from cca.runs.progress.narrator import Narrator
+from cca.runs.progress.trackers import Track, track_nothing
+from cca.runs.stages.base_answers import BaseAnswers
+from cca.runs.stages.engine import make_engine
 from cca.tinymath import BUNDLED_MODEL
 
 DEFAULT_NEW_TOKENS = 512
@@ -45,7 +45,7 @@ DEFAULT_NEW_TOKENS = 512
 
 @dataclass
 class Session:
-    """Open with `cca.runs.opening.open_session`; stages take it as their one argument."""
+    """Open with `cca.runs.open.open_session`; stages take it as their one argument."""
 
     config: Config
     folder: RunDirectory
@@ -54,7 +54,7 @@ class Session:
     track: Track = track_nothing
     """Tells the experiment trackers."""
     base_answers: dict[str, BaseAnswers] = field(default_factory=dict)
-    """What the base was asked so far (`cca.runs.answering`)."""
+    """What the base was asked so far (`cca.runs.stages.answers`)."""
 
     @cached_property
     def task(self) -> Task:
@@ -72,7 +72,7 @@ class Session:
     def loaded(self) -> LoadedModel:
         config = self.config
         name = str(BUNDLED_MODEL) if config.model == "tinymath" else config.model
-        if config.device_map and ranks.size() > 1:
+        if config.device_map and distributed.size() > 1:
             raise CcaError(
                 f"device_map: expected none among several processes, each on its device, got {config.device_map!r}; "
                 "leave it out, or start one process"
@@ -82,7 +82,7 @@ class Session:
                 name,
                 config.revision,
                 config.dtype,
-                config.device_map or (ranks.device_map() if config.sharding == "none" else None),
+                config.device_map or (distributed.device_map() if config.sharding == "none" else None),
                 config.trust_remote_code,
                 config.attn_implementation,
                 config.sharding,
@@ -99,7 +99,7 @@ class Session:
     @cached_property
     def engine(self) -> Engine:
         # a sharded model is one that all processes run together: they decode the same batches side by side
-        if ranks.size() == 1:
+        if distributed.size() == 1:
             return make_engine(self.config, self.loaded, self.watch, self.note, self.narrator.say)
         if self.config.engine not in ("auto", "hf"):
             raise CcaError(
@@ -153,7 +153,7 @@ class Session:
         }
 
     def made_from(self, stage: str) -> str:
-        """The hash of all that ``stage`` depends on; its file must say the same (`cca.runs.dependence`)."""
+        """The hash of all that ``stage`` depends on; its file must say the same (`cca.runs.folder.stage_inputs`)."""
         return made_from(STAGES[stage], self.config, self._inputs, self.folder.path)
 
     @property

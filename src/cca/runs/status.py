@@ -11,16 +11,16 @@ from cca.errors import CcaError
 from cca.files import Row, read_json, read_sealed
 from cca.pivots.pivot import load_pivots
 from cca.pivots.traces import opposite
-from cca.runs.accounts import FILE as TIMING
-from cca.runs.accounts import Account, read_accounts
-from cca.runs.amplifying import AMPLIFY
-from cca.runs.chunk_log import rows_so_far
-from cca.runs.dependence import PIVOTS_LOG, STAGES
-from cca.runs.directory import RunDirectory
-from cca.runs.evaluating import FORMAT as EVALUATION
-from cca.runs.journal import LOG, STANDING
-from cca.runs.owner import Owner
-from cca.runs.stages import read_traces
+from cca.runs.folder.owner import Owner
+from cca.runs.folder.row_log import rows_so_far
+from cca.runs.folder.run_folder import RunDirectory
+from cca.runs.folder.stage_inputs import PIVOTS_LOG, STAGES
+from cca.runs.progress.costs import FILE as TIMING
+from cca.runs.progress.costs import Account, read_accounts
+from cca.runs.progress.progress import LOG, STANDING
+from cca.runs.stages.amplify import AMPLIFY
+from cca.runs.stages.evaluate import FORMAT as EVALUATION
+from cca.runs.stages.stages import read_traces
 
 LAST_LINES = 3
 

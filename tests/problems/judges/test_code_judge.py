@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cca.errors import CcaError
-from cca.problems.answers import Verdict, make_judge
 from cca.problems.judges.code import CodeJudge, read_code
+from cca.problems.judges.judge import Verdict, make_judge
 
 RIGHT, WRONG, UNREADABLE = Verdict.RIGHT, Verdict.WRONG, Verdict.UNREADABLE
 TESTS = "assert add(2, 3) == 5\nassert add(-1, 1) == 0"

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("math_verify")
 
 from cca.errors import CcaError
-from cca.problems.answers import Judgement, Verdict
-from cca.problems.judges.symbolic import MathJudge
+from cca.problems.judges.judge import Judgement, Verdict
+from cca.problems.judges.maths import MathJudge
 
 RIGHT, WRONG, UNREADABLE = Verdict.RIGHT, Verdict.WRONG, Verdict.UNREADABLE
 

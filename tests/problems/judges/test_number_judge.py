@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cca.problems.answers import Judgement, Verdict, make_judge
+from cca.problems.judges.judge import Judgement, Verdict, make_judge
 from cca.problems.judges.numbers import NumberJudge, is_number, read_number
 from cca.problems.judges.quantities import Quantity
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cca.errors import CcaError
-from cca.problems.answers import Judgement, Verdict, make_judge
+from cca.problems.judges.judge import Judgement, Verdict, make_judge
 
 RIGHT, WRONG, UNREADABLE = Verdict.RIGHT, Verdict.WRONG, Verdict.UNREADABLE
 
@@ -50,7 +50,7 @@ def test_regex_golds_may_be_patterns() -> None:
 
 
 USER_JUDGES = """
-from cca.problems.answers import Verdict
+from cca.problems.judges.judge import Verdict
 
 def longer(text, gold):
     return len(text) > len(gold) if text else None

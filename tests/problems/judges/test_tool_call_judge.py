@@ -7,8 +7,8 @@ import json
 import pytest
 
 from cca.errors import CcaError
-from cca.problems.answers import Judgement, Verdict, make_judge
-from cca.problems.judges.toolcall import read_calls
+from cca.problems.judges.judge import Judgement, Verdict, make_judge
+from cca.problems.judges.tool_calls import read_calls
 
 RIGHT, WRONG, UNREADABLE = Verdict.RIGHT, Verdict.WRONG, Verdict.UNREADABLE
 

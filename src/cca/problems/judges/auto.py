@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from cca.problems.answers import Judgement
+from cca.problems.judges.judge import Judgement
 from cca.problems.judges.numbers import NumberJudge, is_number
 from cca.problems.judges.text import TextJudge
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from cca.errors import CcaError
-from cca.problems.answers import UNREADABLE, Judgement, judgement
+from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
 from cca.problems.judges.latex import unlatex
 from cca.problems.judges.reading import Reader
 from cca.problems.judges.statements import Statement

@@ -13,7 +13,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from cca.errors import CcaError
-from cca.problems.answers import UNREADABLE, Judgement, judgement
+from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
 from cca.problems.judges.latex import plain, unlatex
 from cca.problems.judges.number_words import read_number_words
 from cca.problems.judges.quantities import Found, Quantity, find_quantities, last_quantity

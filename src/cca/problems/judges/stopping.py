@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cca.problems.answers import Judge, Judgement
+from cca.problems.judges.judge import Judge, Judgement
 
 
 class StoppingJudge:

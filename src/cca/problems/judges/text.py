@@ -9,8 +9,8 @@ import unicodedata
 from functools import lru_cache
 
 from cca.errors import CcaError
-from cca.problems.answers import UNREADABLE, Judgement, judgement
 from cca.problems.judges.completions import parts
+from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
 from cca.problems.judges.latex import unlatex
 from cca.problems.judges.reading import Reader
 from cca.problems.judges.statements import Statement, first_sentence

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cca.errors import CcaError
-from cca.problems.answers import UNREADABLE, Judgement, Verdict, judgement
+from cca.problems.judges.judge import UNREADABLE, Judgement, Verdict, judgement
 
 
 class FunctionJudge:

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cca.circuits.circuit import Circuit
-from cca.models.components import KINDS
+from cca.models.anatomy.components import KINDS
 from cca.reports import formats, plots, results
 from cca.reports.circuit_picture import LEVELS, circuit_picture
 from cca.reports.document import Document

@@ -1,0 +1,154 @@
+"""The bench: one model and seed, with everything its arms share.
+
+Traces and pivots are those of an ordinary run folder, made once and resumed from its files; circuits are kept by what
+they depend on, so arms that differ in objective or optimiser alone share them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from cca.circuits.circuit import Circuit, load_circuit, save_circuit
+from cca.circuits.layer_control import random_circuit_by_layer
+from cca.circuits.localisers import Choice, Site, locate
+from cca.circuits.random_circuits import random_circuit
+from cca.compare.config import Arm, CompareConfig
+from cca.compare.retracing import traced_anew
+from cca.compare.step_scores import Yardstick
+from cca.compare.test_scores import Tested
+from cca.engines.engine import request_seed
+from cca.files import fingerprint, read_json, write_json
+from cca.gradients.sampled_likelihood import Text
+from cca.pivots.pivot import Pivot
+from cca.runs.config.config import Config
+from cca.runs.open import open_session
+from cca.runs.session import Session
+from cca.runs.stages import stages
+from cca.runs.stages.circuit import promising, settled
+from cca.runs.stages.retention_texts import spared_texts
+
+CONTROLS = {"random": random_circuit, "random-layers": random_circuit_by_layer}
+
+
+@dataclass(frozen=True)
+class Located:
+    circuit: Circuit
+    seconds: float
+    """What locating took when it was done."""
+
+
+class Bench:
+    def __init__(self, config: CompareConfig, session: Session) -> None:
+        self.config, self.session = config, session
+        self._sites: dict[str, Site] = {}
+
+    @cached_property
+    def yardstick(self) -> Yardstick:
+        with self.session.narrator.work("the untouched model", None):
+            return Yardstick(self.session, self.config.limits)
+
+    @cached_property
+    def tested(self) -> Tested:
+        with self.session.narrator.work("the untouched model on the test split", None):
+            return Tested(self.session, self.config.limits)
+
+    def prepare(self) -> None:
+        """Measure the base, which must happen before anything touches the model."""
+        self.yardstick  # noqa: B018
+        if self.config.test:
+            self.tested  # noqa: B018
+
+    @cached_property
+    def spared(self) -> list[Text]:
+        """Text of other skills that localisers and anchors may spare."""
+        return spared_texts(self.session)
+
+    def pivots(self, run: Config, arm: Arm) -> list[Pivot]:
+        """The pivots of an arm: all that its method found, or a nested draw of them."""
+        return self._drawn(self._found(run), arm)
+
+    def _drawn(self, found: list[Pivot], arm: Arm) -> list[Pivot]:
+        seed = self.session.config.seed
+        if arm.balance:
+            found = balanced(found, seed)
+        return nested_draw(found, arm.pivots, seed)
+
+    def fresh_pivots(self, run: Config, arm: Arm, number: int) -> list[Pivot]:
+        """As `pivots`, but of the model as it stands in round ``number``; nothing is kept."""
+        return self._drawn(traced_anew(self.session, run, number), arm)
+
+    def fresh_circuit(self, run: Config, pivots: Sequence[Pivot]) -> Circuit:
+        """As `circuit`, but in the model as it stands; nothing is kept."""
+        return locate(self._new_site(run, pivots), Choice.of(settled(run.circuit, self.session)))
+
+    def circuit(self, run: Config, pivots: Sequence[Pivot]) -> Located:
+        """The circuit of an arm, from its file when it was located before."""
+        settings = settled(run.circuit, self.session)
+        known = settings.model_dump(mode="json")
+        made_from = fingerprint([known, run.amplify.rows, run.seed, [p.to_row() for p in pivots]])
+        path = self.session.folder / "circuits" / f"{made_from}.jsonl"
+        seconds = path.with_suffix(".json")
+        if not seconds.exists():
+            began = time.perf_counter()
+            with self.session.narrator.work(f"locating: {settings.localiser}", None):
+                found = locate(self._site(run, pivots), Choice.of(settings))
+            save_circuit(path, found, made_from=made_from)
+            write_json(seconds, {"seconds": time.perf_counter() - began})
+        return Located(load_circuit(path), float(read_json(seconds)["seconds"]))
+
+    def control(self, kind: str, draw: int, like: Circuit) -> Circuit:
+        """The ``draw``-th random circuit that copies ``like``'s size."""
+        seed = request_seed(self.session.config.seed, kind, draw, like.fingerprint)
+        return CONTROLS[kind](self.session.anatomy, like, torch.Generator().manual_seed(seed))
+
+    def _site(self, run: Config, pivots: Sequence[Pivot]) -> Site:
+        """One site for all arms on the same pivots: they share its prefix KV and gate gradient."""
+        key = fingerprint([pivot.to_row() for pivot in pivots])
+        if key not in self._sites:
+            self._sites = {}  # prefix KV is large: keep those of one set of pivots
+            self._sites[key] = self._new_site(run, pivots)
+        return self._for_rows(self._sites[key], run.amplify.rows)
+
+    def _new_site(self, run: Config, pivots: Sequence[Pivot]) -> Site:
+        site = Site(self.session.model, self.session.anatomy, pivots, self.spared, seed=run.seed)
+        return self._for_rows(site, run.amplify.rows)
+
+    def _for_rows(self, site: Site, rows: str) -> Site:
+        of_rows = promising(self.session, site.pivots, self.spared, rows, site.batch_size)
+        return replace(site.with_rows(rows), promising=of_rows)
+
+    def _found(self, run: Config) -> list[Pivot]:
+        if run.pivots == self.session.config.pivots:
+            return stages.pivots(self.session)
+        return self._found_otherwise(run)
+
+    def _found_otherwise(self, run: Config) -> list[Pivot]:
+        """The pivots of another method, in a run folder of its own that takes over the traces of this one."""
+        stages.traces(self.session)
+        own = self.session.folder.path
+        out = own.with_name(f"{own.name}-{fingerprint(run.pivots.model_dump(mode='json'))[:8]}")
+        wanted = self.session.config.model_copy(update={"pivots": run.pivots, "out": out})
+        with open_session(wanted, self.session.narrator, fork_of=own) as session:
+            return stages.pivots(session)
+
+
+def nested_draw(pivots: Sequence[Pivot], count: int | None, seed: int) -> list[Pivot]:
+    """``count`` of the pivots in a random order that the seed fixes: smaller draws are part of larger ones."""
+    if count is None:
+        return list(pivots)
+    generator = torch.Generator().manual_seed(request_seed(seed, "pivots"))
+    order = torch.randperm(len(pivots), generator=generator).tolist()
+    return [pivots[place] for place in sorted(order[:count])]
+
+
+def balanced(pivots: Sequence[Pivot], seed: int) -> list[Pivot]:
+    """As many pivots of problems that the greedy trace had right as of those it had wrong."""
+    sides = [[p for p in pivots if p.greedy_right is right] for right in (True, False)]
+    fewest = min(map(len, sides))
+    chosen = {id(p) for side in sides for p in nested_draw(side, fewest, seed)}
+    return [p for p in pivots if id(p) in chosen]

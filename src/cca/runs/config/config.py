@@ -1,0 +1,288 @@
+"""The configuration of a run: every key, its meaning and its default. The texts below the fields are the help.
+
+Unknown keys are refused by name. A preset sets defaults; what run.yaml or ``--set`` says goes over it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from cca.errors import CcaError
+from cca.models.anatomy.declarations import declaration_for
+from cca.problems.task_config import SHAPES, TaskSpec
+from cca.problems.task_config import TaskFiles as TaskFiles
+from cca.runs.config.circuit_config import CircuitConfig
+from cca.runs.config.engine_config import EngineName, RayConfig, VLLMConfig
+from cca.runs.config.presets import PRESETS
+from cca.section import Section
+
+
+class TracesConfig(Section):
+    samples: int = Field(default=10, ge=1)
+    """Sampled traces a problem at most; sampling stops at the first whose verdict differs from the greedy one's."""
+    temperature_when_right: float = Field(default=1.2, gt=0)
+    """Sampling temperature where the greedy trace is right."""
+    temperature_when_wrong: float = Field(default=0.8, gt=0)
+    """Sampling temperature where the greedy trace is wrong."""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Longest completion; by default twice the longest worked solution, or 512 without solutions."""
+    batch_size: int = Field(default=128, ge=1)
+    """Completions decoded together."""
+    chunk: int = Field(default=256, ge=1)
+    """Problems a chunk; a killed run goes on from the last whole chunk."""
+    templates_below: float | None = Field(default=None, gt=0, le=1)
+    """Train only on templates the base does below this accuracy on (paper: 0.8); by default on all."""
+
+
+class PivotsConfig(Section):
+    method: Literal["branching", "first-difference", "success-rate"] = "branching"
+    """How pivots are found: where the greedy verdict changes, where traces part, or where the success rate changes."""
+    per_problem: int = Field(default=1, ge=1)
+    """branching, success-rate: pivots a problem at most."""
+    threshold: float = Field(default=0.5, gt=0, le=1)
+    """success-rate: a pivot's two tokens lead to rates of success at least this far apart."""
+    samples: int = Field(default=16, ge=2)
+    """success-rate: completions sampled for each rate."""
+    temperature: float = Field(default=1.0, gt=0)
+    """success-rate: temperature they are sampled at."""
+    most: int | None = Field(default=None, ge=1)
+    """Use at most this many pivots, the first in the order of the problems."""
+
+
+class BudgetConfig(Section):
+    points: float = Field(default=1.0, ge=0)
+    """A step may lose at most this many points on any retention set's validation half."""
+    drift: float = Field(default=2e-5, gt=0)
+    """A step may drift at most this many nats a token on the texts of those halves that nothing was fitted to."""
+
+
+class AmplifyConfig(Section):
+    objective: Literal["softplus", "logit-gap", "cross-entropy", "dpo"] = "softplus"
+    """What the steps minimise: of each logit gap, of the desired token alone, or of the gap against the base's."""
+    beta: float = Field(default=1.0, gt=0)
+    """dpo: how sharply the gap counts against the base's."""
+    anchor: float = Field(default=0.0, ge=0)
+    """Weight of the token KL from the base added to the objective, on half of the guarding retention problems."""
+    optimiser: Literal["gradient-descent", "adam"] = "gradient-descent"
+    """How the rows move."""
+    precondition: Literal["auto", "fisher", "none"] = "auto"
+    """fisher: steps shun the directions that text of other skills rests on; auto: fisher, where that can be had."""
+    damping: float = Field(default=1e-3, gt=0)
+    """fisher: added to the Fisher information of every direction, in units of its mean."""
+    rows: Literal["paper", "full", "up"] = "paper"
+    """paper: q/k/v and up rows; full: also gate rows, down and o columns; up: up rows alone."""
+    steps: int = Field(default=40, ge=1)
+    """Most steps to take."""
+    predicted_change: float | None = Field(default=0.2, gt=0)
+    """gradient-descent: size the first step to lower the mean objective by this much, and keep its coefficient."""
+    coefficient: float | None = Field(default=None, gt=0)
+    """A fixed step coefficient (paper: 1e-4), or Adam's learning rate."""
+    validate_at: tuple[int, ...] = ()
+    """Steps to validate at; empty means every step."""
+    patience: int = Field(default=5, ge=1)
+    """Stop after this many validations that bring no better step."""
+    batch_size: int = Field(default=32, ge=1)
+    """Pivots a forward and backward pass; the step is always over all pivots."""
+    gradient_checkpointing: bool = False
+    """Keep no activations inside layers: less memory, about a third more time a step."""
+    budget: BudgetConfig = BudgetConfig()
+    """What an accepted step may cost elsewhere."""
+
+
+class LmEvalConfig(Section):
+    include_path: Path | None = None
+    """A folder of task files of your own, beside lm-evaluation-harness's."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only the first so many documents of each task: for trying out, not for reporting."""
+    num_fewshot: int | None = Field(default=None, ge=0)
+    """Examples in the prompt; by default the task's own number."""
+    batch_size: int = Field(default=1, ge=1)
+    """Requests a forward pass; 1 is lm-eval's own default, and numbers can differ in the last digit between sizes."""
+    chat_template: bool = False
+    """Put requests through the tokenizer's chat template."""
+
+
+class EvaluateConfig(Section):
+    lm_eval: LmEvalConfig = LmEvalConfig()
+    """How the retention entries lm_eval:TASK are run."""
+    random_controls: int = Field(default=1, ge=0)
+    """Random circuits of equal size and mix, amplified and evaluated the same way."""
+
+
+class Config(Section):
+    model: str
+    """Hub id or local folder of the base model; 'tinymath' is the bundled one."""
+    task: TaskSpec
+    """A name (`cca task list`), files {train, validation, test}, or {source, ...}: docs/tasks.md has every key."""
+    out: Path
+    """Folder of the run; the same folder resumes it."""
+    retention: tuple[str, ...] = ()
+    """Problem files of other skills: half guards the budget, half is reported. lm_eval:TASK is reported alone."""
+    preset: Literal["default", "paper"] = "default"
+    """Where unset keys take their defaults from; 'paper' is the published settings."""
+    seed: int = Field(default=0, ge=0)
+    """Decides everything random."""
+    judge: str | dict[str, Any] = "auto"
+    """How answers are read and compared: a name, or {name, and options of that judge}; auto: what suits the task."""
+    allow_code: bool = False
+    """Run code that the configuration names: a task or judge of yours (package.module:function), the judge 'code'."""
+
+    @field_validator("judge")
+    @classmethod
+    def _named(cls, judge: str | dict[str, Any]) -> str | dict[str, Any]:
+        if isinstance(judge, dict) and not isinstance(judge.get("name"), str):
+            raise ValueError("expected {name: ..., and its options}")
+        return judge
+
+    revision: str | None = None
+    """Revision of a hub model."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Data type to load the model in."""
+    device_map: str | None = None
+    """Where to put the model, as transformers takes it ('auto', 'cuda:0')."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """fsdp: spread the weights over the processes of accelerate launch, for a model larger than one GPU."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for models you trust."""
+    attn_implementation: str | None = None
+    """How attention is computed, as transformers names it; by default eager where scores are capped, else sdpa."""
+    anatomy: str | dict[str, Any] | None = None
+    """Where heads and neurons are, for an architecture that cca does not know: fields, or a YAML file with them."""
+
+    @field_validator("anatomy")
+    @classmethod
+    def _declarable(cls, anatomy: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        if isinstance(anatomy, dict):
+            declaration_for("", anatomy)
+        return anatomy
+
+    engine: EngineName = "auto"
+    """What generates text: hf (transformers), vllm, or ray; auto takes vLLM where it is installed and has a GPU."""
+    trackers: tuple[str, ...] = ()
+    """Where else the numbers go, through accelerate: tensorboard, wandb, ... May change while a run goes on."""
+    traces: TracesConfig = TracesConfig()
+    pivots: PivotsConfig = PivotsConfig()
+    circuit: CircuitConfig = CircuitConfig()
+    amplify: AmplifyConfig = AmplifyConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    vllm: VLLMConfig = VLLMConfig()
+    ray: RayConfig = RayConfig()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read run.yaml and apply ``key.sub=value`` overrides. Paths in it are relative to the working directory.
+
+    Raises CcaError naming the key for anything unknown, missing or out of range.
+    """
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CcaError(f"{path}: no such file; `cca init` writes one") from error
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: UTF-8, and dates that are none
+        raise CcaError(f"{path}: expected YAML, got {' '.join(str(error).split())[:200]}") from error
+    except OSError as error:
+        raise CcaError(f"{path}: cannot be read ({error.strerror})") from error
+    if not isinstance(given, dict):
+        raise CcaError(f"{path}: expected keys and values such as 'model: ...', got {type(given).__name__}")
+    return config_of(given, overrides)
+
+
+def config_of(given: Mapping[str, Any], overrides: Sequence[str]) -> Config:
+    """A Config from a mapping and overrides."""
+    changed = dict(given)
+    for override in overrides:
+        _override(changed, override)
+    return make_config(changed)
+
+
+def make_config(given: Mapping[str, Any]) -> Config:
+    """Build a Config from a mapping, over its preset. Raises CcaError for the first fault, naming the key."""
+    preset = given.get("preset", "default")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise CcaError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+    try:
+        return Config.model_validate(_merged(PRESETS[preset], _filled(Config, given)))
+    except ValidationError as error:
+        raise CcaError(_first_fault(error)) from error
+
+
+def _filled(section: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` with ``{}`` for sections that have a heading and no key, as `cca init` leaves them."""
+    filled = dict(given)
+    for name, field in section.model_fields.items():
+        model = field.annotation
+        if name in filled and isinstance(model, type) and issubclass(model, BaseModel):
+            inner = {} if filled[name] is None else filled[name]
+            filled[name] = _filled(model, inner) if isinstance(inner, Mapping) else inner
+    return filled
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        )
+    return merged
+
+
+def _override(given: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise CcaError(f"--set: expected key=value, got {override!r}")
+    *parents, leaf = key.strip().split(".")
+    place = given
+    for parent in parents:
+        nested = place[parent] = {} if place.get(parent) is None else place[parent]
+        if not isinstance(nested, dict):
+            raise CcaError(f"--set {key}: {parent!r} holds a single value, not keys")
+        place = nested
+    try:
+        place[leaf] = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CcaError(f"--set {key}: expected a YAML value, got {text!r}") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = next((f for f in error.errors() if f["type"] == "extra_forbidden"), error.errors()[0])
+    path = [str(part) for part in fault["loc"]]
+    shape = 1 if path[0] == "task" else None  # which mapping a task was read as is no key of anybody's
+    where = ".".join(
+        part for i, part in enumerate(path) if i != shape and part not in ("str", "dict[str,any]")
+    )
+    if fault["type"] == "extra_forbidden":
+        known = known_keys(path[:-1])
+        return f"unknown config key {where!r}; {nearest(path[-1], known)}"
+    if fault["type"] == "missing":
+        return f"config key {where!r} is missing; `cca config` says what it means"
+    return f"config key {where!r}: {fault['msg'].lower().removeprefix('value error, ')}, got {fault['input']!r:.80}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint for who mistyped ``name``: the known key like it, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+
+
+def known_keys(path: Sequence[str]) -> list[str]:
+    """The keys of the section at ``path``."""
+    section: type[BaseModel] = Config
+    for part in path:
+        if part == "task":
+            continue  # its shape comes next
+        annotation = SHAPES[part] if part in SHAPES else section.model_fields[part].annotation
+        assert isinstance(annotation, type), annotation
+        assert issubclass(annotation, BaseModel), annotation
+        section = annotation
+    return list(section.model_fields)

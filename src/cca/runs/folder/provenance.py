@@ -1,0 +1,75 @@
+"""What a run was made with: versions, source commit, hardware."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from cca.files import fingerprint
+from cca.runs.folder.owner import now
+
+PACKAGES = ("cca", "torch", "transformers", "tokenizers", "safetensors", "peft", "numpy")
+
+
+def provenance() -> dict[str, Any]:
+    return {"created": now(), "versions": versions(), "commit": source_commit(), "hardware": hardware()}
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that results depend on."""
+    return {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}}
+
+
+def hardware() -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return found
+
+
+def source_commit() -> str | None:
+    """The git commit this package is run from, with ``+`` when its files differ; None for an installed package."""
+    source = Path(__file__).resolve().parents[2]
+    try:
+        commit, *_, changed = (
+            subprocess.run(["git", "-C", str(source), *arguments], capture_output=True, text=True, timeout=20)
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "."))
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode:
+        return None
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Over everything that decides how it splits texts, as far as it tells."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        whole: Any = sorted(tokenizer.get_vocab().items())
+    else:
+        whole = {
+            **json.loads(backend.to_str()),
+            "truncation": None,
+            "padding": None,
+        }  # those follow the last call
+    return fingerprint([whole, tokenizer.special_tokens_map, tokenizer.chat_template])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

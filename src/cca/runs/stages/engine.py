@@ -1,0 +1,87 @@
+"""Which engine a run generates with. ``auto`` takes vLLM where it is installed and can serve the model on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+
+import torch
+
+from cca.engines.engine import Engine
+from cca.engines.hf import HFEngine
+from cca.engines.source import ModelSource
+from cca.engines.weight_sync import WeightWatch
+from cca.errors import CcaError
+from cca.models.loading import LoadedModel
+from cca.runs.config.config import Config
+
+ROOM = 2.5
+"""Memory to be free for vLLM to be worth trying, in multiples of the model's weights: a copy, its cache, gradients."""
+
+
+def make_engine(
+    config: Config,
+    loaded: LoadedModel,
+    watch: WeightWatch,
+    note: Callable[[str], None],
+    say: Callable[[str], None],
+) -> Engine:
+    """The engine that ``config`` asks for. ``note`` is for what bears on results, ``say`` for the rest.
+
+    Raises CcaError where it is not installed or cannot serve the model.
+    """
+    name, _ = taken(config, loaded)
+    if config.engine == "auto":
+        objection = vllm_objection(loaded)
+        say(f"engine: {name} (auto: {objection or 'vLLM is installed and there is a GPU with room for it'})")
+    if name == "hf":
+        return HFEngine(loaded.model, config.traces.batch_size, note)
+    from cca.engines.vllm import VLLMEngine, VLLMSettings
+
+    source = ModelSource.of(loaded, config.trust_remote_code)
+    own = config.vllm
+    vllm = VLLMSettings(own.tensor_parallel, own.memory, own.context, own.options)
+    if name == "vllm" or config.ray.engine == "vllm":
+        note("text is generated with vLLM")
+    if name == "vllm" and own.data_parallel == 1:
+        return VLLMEngine(source, vllm, watch)
+    from cca.engines.ray import RayEngine, RaySettings
+
+    wanted = config.ray
+    settings = RaySettings(
+        wanted.address, wanted.actors, wanted.engine, wanted.cpus, wanted.gpus, config.traces.batch_size, vllm
+    )
+    if name == "vllm":
+        gpus = float(own.tensor_parallel) if torch.cuda.is_available() else 0.0
+        settings = replace(settings, address=None, actors=own.data_parallel, engine="vllm", gpus=gpus)
+    if settings.engine == "vllm" and torch.cuda.is_available() and settings.gpus < own.tensor_parallel:
+        raise CcaError(
+            f"ray.gpus: expected at least vllm.tensor_parallel ({own.tensor_parallel}), got {settings.gpus:g}"
+        )
+    return RayEngine(source, settings, watch, note)
+
+
+def taken(config: Config, loaded: LoadedModel) -> tuple[str, bool]:
+    """The engine a run would take, by name, and whether it reads cheaply (`Engine.reads_cheaply`)."""
+    name = config.engine
+    if name == "auto":
+        name = "hf" if vllm_objection(loaded) else "vllm"
+    return name, name == "hf" or (name == "ray" and config.ray.engine == "hf")
+
+
+def vllm_objection(loaded: LoadedModel) -> str | None:
+    """Why ``auto`` does not take vLLM, in a few words; None when nothing speaks against it."""
+    if find_spec("vllm") is None:
+        return "vLLM is not installed"
+    device = loaded.model.device
+    if device.type != "cuda":
+        return f"the model is on the {device.type}, where vLLM gains little"
+    weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
+    free, _ = torch.cuda.mem_get_info(device)
+    if free < ROOM * weights:
+        return f"a second copy of the model would not fit: {free / 1e9:.1f} GB are free"
+    from vllm import ModelRegistry  # pyright: ignore[reportMissingImports]
+
+    kind = type(loaded.model).__name__
+    return None if kind in ModelRegistry.get_supported_archs() else f"vLLM does not know {kind}"

@@ -1,0 +1,170 @@
+"""Amplify: which step wins, when it stops, and a model that is what it was, bit for bit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import tiny_world
+from cca.amplify.amplify import StepRecord, UpdateSettings, Validation, amplify, better
+from cca.circuits.circuit import Circuit
+from cca.errors import CcaError
+from cca.models.anatomy.anatomy import anatomy_of
+from cca.models.anatomy.components import Component
+from tiny_steps import CIRCUIT, PIVOTS, judged, run
+
+HEADS = Circuit.of([Component(0, "q", 1)], "heads")
+
+
+@pytest.fixture
+def model() -> PreTrainedModel:
+    return tiny_world.model(dtype=torch.float32)
+
+
+def test_the_best_step_wins_and_its_rows_are_returned(model: PreTrainedModel) -> None:
+    rows_at: list[Tensor] = []
+    key = ("model.layers.1.mlp.up_proj.weight", 0)
+    verdicts = judged(0.5, 0.6, 0.8, 0.7, 0.8, 0.1)
+
+    def validate() -> Validation:
+        rows_at.append(model.get_parameter(key[0])[3].detach().clone())
+        return verdicts()
+
+    result = run(model, validate)
+    assert result.best_step == 2
+    assert torch.equal(result.rows[key][0], rows_at[2])
+    assert len({tuple(rows.tolist()) for rows in rows_at}) == 7
+    assert [record.step for record in result.history] == [0, 1, 2, 3, 4, 5, 6]
+    assert result.stopped == "all steps taken"
+
+
+def test_of_equal_steps_the_one_that_drifted_least_wins(model: PreTrainedModel) -> None:
+    drifts = iter([0.0, 3.0, 2.0, 2.5, 9, 9, 9])
+    seen = iter([0.5] + [0.7] * 6)
+    result = run(model, lambda: Validation(next(seen), next(drifts), {}, True))
+    assert result.best_step == 2
+
+
+def test_a_step_outside_the_budget_never_wins(model: PreTrainedModel) -> None:
+    budget = [True, True, False, False, True, True, True]
+    result = run(model, judged(0.5, 0.6, 0.99, 0.99, 0.6, 0.5, 0.5, in_budget=budget))
+    assert result.best_step == 1
+    nothing = run(model, judged(0.5, 0.9, in_budget=[True, False]))
+    assert nothing.best_step == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_step_zero_competes_and_a_model_made_worse_stays_the_base(dtype: torch.dtype) -> None:
+    model = tiny_world.model(dtype=dtype)
+    base = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    result = run(model, judged(0.5, 0.4, 0.5, 0.3))
+    assert result.best_step == 0
+    for key, rows in result.rows.items():
+        assert torch.equal(rows, result.trained.before[key])
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, base[name])
+
+
+def test_patience_counts_validations_without_a_better_step(model: PreTrainedModel) -> None:
+    result = run(model, judged(0.5, 0.6, 0.6, 0.7, 0.7), steps=50, patience=3)
+    assert [record.step for record in result.history] == [0, 1, 2, 3, 4, 5, 6]
+    assert (result.best_step, result.stopped) == (3, "no better step in 3 validations")
+    sparse = run(model, judged(0.5), steps=50, patience=2, validate_at=(2, 4, 6, 10))
+    assert [record.step for record in sparse.history] == [0, 2, 4]
+
+
+def test_only_the_steps_named_are_validated(model: PreTrainedModel) -> None:
+    told: list[StepRecord] = []
+    settings = UpdateSettings(steps=6, validate_at=(2, 5, 40), predicted_change=0.01)
+    validate = judged(0.5, 0.6, 0.7)
+    result = amplify(model, anatomy_of(model), CIRCUIT, PIVOTS, settings, validate, told.append)
+    assert [record.step for record in result.history] == [0, 2, 5]
+    assert told == list(result.history)
+    losses = [record.objective for record in told[1:]]
+    assert losses[1] is not None
+    assert losses[0] is not None
+    assert losses[1] < losses[0]
+    assert told[0].to_row()["validation"] == {
+        "accuracy": 0.5,
+        "drift": 1.0,
+        "retention": {},
+        "in_budget": True,
+    }
+
+
+@pytest.mark.parametrize("fault", ["raise", "interrupt"])
+def test_weights_are_restored_when_validation_fails(model: PreTrainedModel, fault: str) -> None:
+    base = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    calls = 0
+
+    def validate() -> Validation:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            assert any(not torch.equal(parameter, base[name]) for name, parameter in model.named_parameters())
+            raise KeyboardInterrupt if fault == "interrupt" else ValueError
+        return judged(0.5)()
+
+    with pytest.raises(KeyboardInterrupt if fault == "interrupt" else ValueError):
+        run(model, validate)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, base[name])
+
+
+def test_an_objective_that_overflows_stops_and_keeps_the_best(model: PreTrainedModel) -> None:
+    wild = run(model, judged(0.5, 0.9, 0.1), coefficient=1e30, steps=9)
+    assert wild.best_step in (0, 1)
+    assert len(wild.history) < 4
+    assert "not finite at step" in wild.stopped
+    assert all(bool(rows.isfinite().all()) for rows in wild.rows.values())
+
+
+def test_rows_too_large_for_the_models_dtype_are_not_validated() -> None:
+    model = tiny_world.model(dtype=torch.float16)
+    result = run(model, judged(0.5, 0.9), coefficient=1e12)
+    assert result.stopped == "the rows were not finite at step 1"
+    assert (result.best_step, len(result.history)) == (0, 1)
+
+
+def test_a_zero_gradient_stops_with_a_word(model: PreTrainedModel) -> None:
+    with torch.no_grad():  # neurons whose output nobody reads
+        model.get_parameter("model.layers.1.mlp.down_proj.weight")[:, 3] = 0
+    result = run(model, judged(0.5), circuit=Circuit.of([Component(1, "neuron", 3)], "mute"))
+    assert result.stopped == "the gradient was zero at step 1"
+    assert result.coefficient is None
+
+
+@pytest.mark.parametrize(
+    ("circuit", "pivots", "settings", "message"),
+    [
+        (Circuit.of([], "none"), PIVOTS, {}, "expected pivots and a circuit, got 6 pivots and 0 components"),
+        (CIRCUIT, [], {}, "got 0 pivots and 3 components"),
+        (HEADS, PIVOTS, {"rows": "up"}, "expected components that own rows in mode up"),
+        (CIRCUIT, PIVOTS, {"rows": "all"}, "rows: expected one of"),
+        (CIRCUIT, PIVOTS, {"objective": "hinge"}, "objective: expected one of"),
+        (CIRCUIT, PIVOTS, {"optimiser": "sgd"}, "expected gradient-descent or adam, got 'sgd'"),
+        (CIRCUIT, PIVOTS, {"optimiser": "adam"}, "expected a coefficient"),
+        (CIRCUIT, PIVOTS, {"predicted_change": None}, "expected predicted_change or coefficient"),
+        (CIRCUIT, PIVOTS, {"batch_size": 0}, "batch size: expected at least 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    model: PreTrainedModel, circuit: Circuit, pivots: list, settings: dict, message: str
+) -> None:
+    with pytest.raises(CcaError, match=message):
+        amplify(model, anatomy_of(model), circuit, pivots, UpdateSettings(**settings), judged(0.5))
+
+
+def test_better() -> None:
+    def verdict(accuracy: float, drift: float = 0.0, in_budget: bool = True) -> Validation:
+        return Validation(accuracy, drift, {}, in_budget)
+
+    assert better(verdict(0.6, 9.0), verdict(0.5))
+    assert better(verdict(0.5, 0.1), verdict(0.5, 0.2))
+    assert not better(verdict(0.5), verdict(0.5))
+    assert not better(verdict(0.9, in_budget=False), verdict(0.1))
+    assert not better(verdict(0.5, math.nan), verdict(0.5, 0.0))

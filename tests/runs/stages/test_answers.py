@@ -1,0 +1,124 @@
+"""Verdicts of a session's model: the base asked once, an edit of it from drafts; what a run folder keeps of both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny_run
+from cca.engines.drafts import Draft
+from cca.engines.engine import Completion
+from cca.evaluation.accuracy import Results
+from cca.runs.config.config import load_config
+from cca.runs.folder.measurements import UNTOUCHED
+from cca.runs.folder.run_folder import RunDirectory
+from cca.runs.progress.narrator import Silent
+from cca.runs.session import Session
+from cca.runs.stages.answers import answers
+from cca.runs.stages.base_answers import BaseAnswers
+
+
+@pytest.fixture(scope="module")
+def yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.make(tmp_path_factory.mktemp("world"), traces={"max_new_tokens": 12, "chunk": 5})
+
+
+def session(yaml: Path, folder: Path) -> Session:
+    folder.mkdir(exist_ok=True)
+    return Session(load_config(yaml), RunDirectory(folder), Silent())
+
+
+def edit(session: Session) -> None:
+    with torch.no_grad():
+        session.model.get_parameter("model.layers.1.mlp.up_proj.weight").mul_(1.5)
+
+
+def asked(session: Session, weights: str | None) -> Results:
+    return answers(session, session.task.train, session.max_new_tokens, weights)
+
+
+def test_an_edit_is_judged_from_drafts_as_it_would_be_without(yaml: Path, tmp_path: Path) -> None:
+    plain, drafted = session(yaml, tmp_path / "plain"), session(yaml, tmp_path / "drafted")
+    base = asked(drafted, UNTOUCHED)
+    whole = drafted.engine.generated_tokens
+    edit(plain)
+    edit(drafted)
+    expected = asked(plain, "edit")
+    assert asked(drafted, None) == asked(drafted, "edit") == expected
+    assert expected != base, "an edit that changes no verdict tests nothing"
+    assert 0 < (drafted.engine.generated_tokens - whole) / 2 < plain.engine.generated_tokens
+
+
+def test_a_resumed_run_finds_verdicts_and_drafts(yaml: Path, tmp_path: Path) -> None:
+    first = session(yaml, tmp_path)
+    base = asked(first, UNTOUCHED)
+    resumed = session(yaml, tmp_path)
+    assert asked(resumed, UNTOUCHED) == base
+    assert resumed.engine.generated_tokens == 0
+    assert resumed.base_answers == first.base_answers
+    edit(resumed)
+    verdicts = asked(resumed, "edit")
+    again = session(yaml, tmp_path)  # not edited: it must not ask
+    assert asked(again, "edit") == verdicts
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["drafts first", "drafts later"])
+def test_the_base_is_judged_once_whatever_engine_goes_on(yaml: Path, tmp_path: Path, first: bool) -> None:
+    before = session(yaml, tmp_path)
+    before.engine.reads_cheaply = first  # type: ignore[misc]
+    base = asked(before, UNTOUCHED)
+    after = session(yaml, tmp_path)
+    after.engine.reads_cheaply = not first  # type: ignore[misc]
+    edit(after)  # were the base judged again, it would be by this
+    assert asked(after, UNTOUCHED) == base
+    assert (after.engine.generated_tokens == 0) == first
+
+
+def test_no_drafts_are_made_where_no_edit_will_be_asked(yaml: Path, tmp_path: Path) -> None:
+    own = session(yaml, tmp_path)
+    plain = answers(own, own.task.train, own.max_new_tokens, UNTOUCHED, drafts=False)
+    assert plain == asked(session(yaml, tmp_path / "other"), UNTOUCHED)
+    assert not own.base_answers
+
+
+def test_an_engine_that_reads_dearly_generates(yaml: Path, tmp_path: Path) -> None:
+    own = session(yaml, tmp_path)
+    own.engine.reads_cheaply = False  # type: ignore[misc]
+    assert asked(own, UNTOUCHED) == asked(session(yaml, tmp_path / "other"), None)
+    assert not own.base_answers
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 5) | st.sampled_from(["r", "w", "u", "rw", "x"]),
+    lambda inner: st.lists(inner, max_size=5),
+    max_leaves=12,
+)
+
+
+def test_base_answers_survive_their_file() -> None:
+    prefixes = [(3, 4), (5,)]
+    drafts = (
+        Draft(prefixes[0], Completion((7, 8), True), (7, 8)),
+        Draft(prefixes[1], Completion((9, 2, 6), False), (9, 3, 6)),
+    )
+    kept = BaseAnswers(drafts, "rw")
+    assert BaseAnswers.from_value(json.loads(json.dumps(kept.to_value())), prefixes) == kept
+
+
+@given(VALUES, st.integers(0, 2), st.integers(0, 3))
+def test_anything_else_is_no_base_answers(other: Any, row: int, field: int) -> None:
+    value: Any = [[[7, 8], True, None, "r"], [[9, 2], False, [9, 3], "w"]]
+    prefixes = [(3,), (4,)]
+    if row < 2:
+        value[row][field] = other
+    else:
+        value = other
+    read = BaseAnswers.from_value(value, prefixes)
+    if read is not None:
+        assert read.to_value() == [[list(t), f, None if r in (None, t) else r, v] for t, f, r, v in value]
