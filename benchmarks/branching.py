@@ -22,7 +22,8 @@ from cca.pivots.branching import branching_pivots
 from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
-from cca.problems.judges.judge import Verdict, make_judge
+from cca.problems.judges.judge import Verdict
+from cca.problems.judges.registry import make_judge
 from cca.problems.problem import Problem
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load

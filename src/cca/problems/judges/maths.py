@@ -13,12 +13,12 @@ from importlib.util import find_spec
 
 from cca.errors import CcaError
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
-from cca.problems.judges.latex import plain
 from cca.problems.judges.maths_worker import Helper
 from cca.problems.judges.numbers import read_number
 from cca.problems.judges.quantities import Quantity
 from cca.problems.judges.reading import Reader
 from cca.problems.judges.statements import REACH, Statement, boxed
+from cca.problems.judges.typography import plain
 
 _INLINE = re.compile(r"\$\$?([^$]{1,400})\$\$?|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL)
 _DENIAL = re.compile(r"\s*(?:not\b|n't)", re.IGNORECASE)

@@ -14,11 +14,12 @@ from functools import lru_cache
 
 from cca.errors import CcaError
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
-from cca.problems.judges.latex import plain, unlatex
 from cca.problems.judges.number_words import read_number_words
 from cca.problems.judges.quantities import Found, Quantity, find_quantities, last_quantity
 from cca.problems.judges.reading import Reader
 from cca.problems.judges.statements import Statement
+from cca.problems.judges.text import TextJudge
+from cca.problems.judges.typography import plain, unlatex
 
 _MARKUP = re.compile(r"[\s*_:$`#>=\[\]()\"'~≈{},]*\Z")
 _FILLER = re.compile(
@@ -183,3 +184,30 @@ def _ungroup(match: re.Match[str]) -> str:
 def _ungroup_zeros(match: re.Match[str]) -> str:
     """Join "70 000" in running text; "5 100 dollar bills" are two numbers."""
     return _ungroup(match) if " 0" in match[0] else match[0]
+
+
+class AutoJudge:
+    """`NumberJudge` or `TextJudge`, by the gold answer. A GSM8K solution ("... #### 18") is a number."""
+
+    name = "auto"
+
+    def __init__(self, *, thinking: bool = False, final: bool = True) -> None:
+        self.numbers = NumberJudge(thinking=thinking, final=final)
+        self.texts = TextJudge(thinking=thinking, final=final)
+
+    def __call__(self, text: str, gold: str) -> Judgement:
+        return self._judge(gold)(text, gold)
+
+    def finished(self, text: str) -> bool:
+        return self.numbers.finished(text) and self.texts.finished(text)
+
+    def check_gold(self, gold: str) -> None:
+        self._judge(gold).check_gold(gold)
+
+    def _judge(self, gold: str) -> NumberJudge | TextJudge:
+        return self.numbers if _is_number(gold) else self.texts
+
+
+@lru_cache(maxsize=65536)
+def _is_number(gold: str) -> bool:
+    return is_number(gold.rpartition("####")[2])
