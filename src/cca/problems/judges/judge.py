@@ -39,8 +39,11 @@ def judgement(answer: str, right: bool) -> Judgement:
 class Judge(Protocol):
     name: str
 
-    def __call__(self, text: str, gold: str) -> Judgement:
-        """Judge the completion ``text`` (without its prompt) against the gold answer."""
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
+        """Judge the completion ``text`` (without its prompt) against the gold answer. Never raises on a text.
+
+        ``cut_off``: it stopped at its token limit, so that only a closed statement of its answer counts.
+        """
         ...
 
     def finished(self, text: str) -> bool:
@@ -60,8 +63,11 @@ class StoppingJudge:
         self.stops = tuple(stops)
         self.name = judge.name
 
-    def __call__(self, text: str, gold: str) -> Judgement:
-        return self.judge(self.kept(text), gold)
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
+        kept = self.kept(text)
+        if cut_off and kept == text:
+            return self.judge(text, gold, cut_off=True)
+        return self.judge(kept, gold)
 
     def finished(self, text: str) -> bool:
         if any(stop in text for stop in self.stops):

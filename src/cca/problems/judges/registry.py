@@ -78,9 +78,18 @@ class FunctionJudge:
     def __init__(self, name: str, function: Callable[[str, str], Any] | None = None) -> None:
         self.name = name
         self.function = import_function("judge", name) if function is None else function
+        try:
+            self.takes_cut_off = "cut_off" in signature(self.function).parameters
+        except (TypeError, ValueError):  # a builtin that does not say what it takes
+            self.takes_cut_off = False
 
-    def __call__(self, text: str, gold: str) -> Judgement:
-        result = self.function(text, gold)
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
+        """A function that takes ``cut_off`` is told; any other judges the text as it stands."""
+        result = (
+            self.function(text, gold, cut_off=True)
+            if cut_off and self.takes_cut_off
+            else self.function(text, gold)
+        )
         if isinstance(result, Judgement):
             return result
         if result is None or result is Verdict.UNREADABLE:
