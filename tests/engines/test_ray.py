@@ -20,7 +20,7 @@ from cca.models.loading import LoadedModel, load_model
 from cca.pivots.branching import branching_pivots
 from cca.pivots.grader import Grader
 from cca.pivots.traces import TraceSettings, opposite, paired_traces
-from cca.problems.judges.judge import make_judge
+from cca.problems.judges.registry import make_judge
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load
 

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from cca.errors import CcaError
 from cca.models.loading import Codec
 from cca.pivots.grader import Grader
-from cca.problems.exemplars import EXEMPLARS
-from cca.problems.judges.judge import Verdict, make_judge
-from cca.problems.judges.stopping import StoppingJudge
+from cca.problems.judges.judge import StoppingJudge, Verdict
+from cca.problems.judges.registry import make_judge
 from cca.problems.problem import problems_of
-from cca.problems.prompts import ends_inside_thought, make_prompts
+from cca.problems.prompts import EXEMPLARS, ends_inside_thought, make_prompts
 
 
 def test_the_few_shot_prompt_is_the_papers() -> None:

@@ -1,4 +1,4 @@
-"""`cca`: the commands that run the method. Other groups: `cca patch`, `cca task`, `cca tinymath`."""
+"""`cca`: the commands that run the method. Other groups: `cca patch`, `cca task`."""
 
 from __future__ import annotations
 
@@ -172,13 +172,11 @@ def _add_groups() -> None:
     from cca.cli.patch import app as patch
     from cca.cli.runs import app as runs
     from cca.cli.task import app as task
-    from cca.cli.tinymath import app as tinymath
 
     app.add_typer(runs)
     app.command()(compare)
     app.add_typer(patch, name="patch")
     app.add_typer(task, name="task")
-    app.add_typer(tinymath, name="tinymath")
 
 
 def main() -> None:

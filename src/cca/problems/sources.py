@@ -1,6 +1,6 @@
 """Where a task's problems come from: `open_task` takes what run.yaml says and gives the `Task`.
 
-A source is a built-in task, a dataset known by name (`cca.problems.named_datasets`), any dataset of the hub with a
+A source is a built-in task, a dataset known by name (`cca.problems.datasets`), any dataset of the hub with a
 field mapping, a problem file, a folder of templates, or a function of the user's. Each kind is one function below and
 one line in `_open_source`.
 """
@@ -16,17 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from cca.errors import CcaError
-from cca.problems.dataset_rows import hub_rows, local_rows
-from cca.problems.entry_points import made_by
-from cca.problems.fields import check_fields, mapped, worked
-from cca.problems.named_datasets import NAMED, TRAIN_AND_TEST
+from cca.problems.datasets import (
+    NAMED,
+    TRAIN_AND_TEST,
+    check_fields,
+    hub_rows,
+    local_rows,
+    map_row,
+    strip_calculator,
+)
+from cca.problems.judges.judge import Judge
+from cca.problems.judges.registry import FunctionJudge, import_function
 from cca.problems.problem import Problem, problems_of, read_problems
 from cca.problems.prompts import Prompts, make_prompts
 from cca.problems.splits import Division, divided, drawn
-from cca.problems.task import Task as Task
-from cca.problems.task import check_answers as check_answers
-from cca.problems.task import halves as halves
-from cca.problems.task import with_retention as with_retention
+from cca.problems.task import Task
 from cca.problems.task_config import SPLITS, PromptSpec, TaskFiles, TaskSource
 
 BUILT_IN = {"tinymath": "cca.tinymath.task"}
@@ -34,6 +38,8 @@ BUILT_IN = {"tinymath": "cca.tinymath.task"}
 HUB = "hf:"
 DIVIDING = frozenset({"split", "shares", "unseen", "limit"})
 """Keys of the sources that are divided into splits."""
+
+USER_KEYS = ("problems", *SPLITS, "judge", "retention")
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -69,16 +75,6 @@ def whole_file(spec: TaskSource, tokenizer: Any = None) -> Task:
     problems = tuple(read_problems(Path(spec.source), prompts))
     origin = {"task": spec.model_dump(mode="json", exclude_unset=True), "prompt": prompts.described()}
     return Task(Path(spec.source).stem, (), (), problems, prompts=prompts, origin=origin)
-
-
-def built_in_task(name: str, seed: int) -> Task:
-    """A task by its name alone."""
-    return open_task(name, seed)
-
-
-def task_from_files(train: Path, validation: Path, test: Path) -> Task:
-    """A task of three problem files."""
-    return open_task(TaskFiles(train=train, validation=validation, test=test))
 
 
 def _open_source(spec: TaskSource, seed: int, tokenizer: Any, allow_code: bool) -> Task:
@@ -170,7 +166,7 @@ def _dataset(
         prefix = f"{config}-" if len(configs) > 1 else ""
         for number, row in enumerate(found):
             where = f"{spec.path or hub}, {prefix}{split}, row {number}"
-            rows.append((where, {"id": f"{prefix}{split}-{number}", **mapped(row, fields, where)}))
+            rows.append((where, {"id": f"{prefix}{split}-{number}", **map_row(row, fields, where)}))
     return problems_of(rows, f"{spec.path or hub}, {split}", prompts)
 
 
@@ -189,7 +185,7 @@ def _templates(spec: TaskSource, seed: int, prompts: Prompts) -> Task:
                 "template": template.name,
                 "question": instance.question,
                 "answer": instance.answer,
-                "solution": worked(instance.solution),
+                "solution": strip_calculator(instance.solution),
             }
             rows.append((f"{folder}, {row['id']}", row))
     return _divided(folder.name, {"all": problems_of(rows, str(folder), prompts)}, spec, seed, prompts)
@@ -197,7 +193,7 @@ def _templates(spec: TaskSource, seed: int, prompts: Prompts) -> Task:
 
 def _function(spec: TaskSource, seed: int, prompts: Prompts, allow_code: bool) -> Task:
     _check_keys(spec, DIVIDING)
-    made = made_by(spec.source, allow_code, seed, prompts)
+    made = load_user_task(spec.source, allow_code, seed, prompts)
     if "problems" in made:
         task = _divided(spec.source, {"all": made["problems"]}, spec, seed, prompts)
     else:
@@ -247,3 +243,60 @@ def _check_keys(spec: TaskSource, allowed: frozenset[str], prompts: bool = True)
         raise CcaError(
             f"task.{key}: not a key of the source {spec.source!r}; its keys: {', '.join(sorted(allowed))}"
         )
+
+
+def load_user_task(name: str, allow_code: bool, seed: int, prompts: Prompts) -> dict[str, Any]:
+    """What the function gave: problems by key, ``judge`` and ``retention``, checked.
+
+    Raises CcaError when code was not allowed, there is no such function, or it gave something else.
+    """
+    if not allow_code:
+        raise CcaError(
+            f"task {name!r} is code of yours: allow it explicitly (allow_code) to import and run it"
+        )
+    given = import_function("task", name)(seed)
+    if not isinstance(given, Mapping):
+        given = {"problems": given}
+    unknown = sorted(set(given) - set(USER_KEYS))
+    if unknown:
+        raise CcaError(
+            f"task {name!r}: unknown key {unknown[0]!r} in what it gave; expected {', '.join(USER_KEYS)}"
+        )
+    if ("problems" in given) == any(split in given for split in SPLITS):
+        raise CcaError(
+            f"task {name!r}: expected 'problems' or {', '.join(SPLITS)} in what it gave, got {sorted(given)}"
+        )
+    missing = [split for split in SPLITS if "problems" not in given and split not in given]
+    if missing:
+        raise CcaError(f"task {name!r}: {missing[0]!r} is missing in what it gave")
+    made: dict[str, Any] = {
+        key: _user_problems(f"task {name!r}, {key}", given[key], prompts)
+        for key in ("problems", *SPLITS)
+        if key in given
+    }
+    made["judge"] = _user_judge(name, given.get("judge"))
+    made["retention"] = {
+        str(key): tuple(_user_problems(f"task {name!r}, retention {key}", rows, prompts))
+        for key, rows in dict(given.get("retention") or {}).items()
+    }
+    return made
+
+
+def _user_problems(where: str, rows: Any, prompts: Prompts) -> list[Problem]:
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, Mapping | Problem) for row in rows):
+        raise CcaError(f"{where}: expected a list of rows (mappings), got {type(rows).__name__}")
+    if all(isinstance(row, Problem) for row in rows) and rows:
+        return list(rows)
+    return problems_of(((f"{where}, row {n}", dict(row)) for n, row in enumerate(rows)), where, prompts)
+
+
+def _user_judge(name: str, judge: Any) -> Judge | str | None:
+    if judge is None or isinstance(judge, str):
+        return judge
+    if all(hasattr(judge, method) for method in ("finished", "check_gold", "name")):
+        return judge
+    if callable(judge):
+        return FunctionJudge(f"{name} (judge)", judge)
+    raise CcaError(
+        f"task {name!r}: expected a judge's name or a function as 'judge', got {type(judge).__name__}"
+    )

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from cca.errors import CcaError
 from cca.files import fingerprint
-from cca.problems.judges.judge import Judge, make_judge
-from cca.problems.judges.stopping import StoppingJudge
+from cca.problems.judges.judge import Judge, StoppingJudge
+from cca.problems.judges.registry import make_judge
 from cca.problems.problem import Problem, problems_fingerprint, read_problems
 from cca.problems.prompts import PLAIN, Prompts
 

@@ -25,8 +25,8 @@ from cca.models.loading import LoadedModel, choose_device, load_model
 from cca.pivots.grader import Grader
 from cca.problems.judges.judge import Judge
 from cca.problems.problem import problems_fingerprint
-from cca.problems.sources import Task, check_answers, open_task, with_retention
-from cca.problems.task import task_judge
+from cca.problems.sources import open_task
+from cca.problems.task import Task, check_answers, task_judge, with_retention
 from cca.runs.config.config import Config
 from cca.runs.folder.measurements import Measurements
 from cca.runs.folder.provenance import tokenizer_fingerprint

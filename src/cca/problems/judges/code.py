@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cca.errors import CcaError
-from cca.problems.judges.completions import parts
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
-from cca.problems.judges.text import answer_text
+from cca.problems.judges.reading import answer_text, parts
 
 _PYTHON = re.compile(r"(?:python3?|py)?[ \t]*\r?\n", re.IGNORECASE)
 _DEFINITION = re.compile(r"^[ \t]*(?:async[ ]+def|def|class)[ ]+\w", re.MULTILINE)

@@ -148,13 +148,13 @@ def _is_part_of_more(text: str, begin: int, end: int) -> bool:
     before, after = text[max(0, begin - 2) : begin], text[end : end + 2]
     if before:
         last, digit_before = before[-1], before[0].isdigit() and len(before) == 2
-        if last in "^√" or before == "^{" or (digit_before and last in ":./"):
+        if before.strip()[-1:] in ("^", "√") or before == "^{" or (digit_before and last in ":./"):
             return True
         if last.isascii() and last.isalpha() and not _CURRENCY_WORD.search(text, max(0, begin - 4), begin):
             return True
     if not after:
         return False
-    return after[0] in "^√π²³" or (after[0] in ":/." and after[1:].isdigit())
+    return after.strip()[:1] in ("^", "√", "π") or (after[0] in ":/." and after[1:].isdigit())
 
 
 def _value(match: re.Match[str]) -> Fraction | None:

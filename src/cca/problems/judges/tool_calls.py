@@ -17,7 +17,7 @@ from typing import Any
 
 from cca.errors import CcaError
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
-from cca.problems.judges.text import answer_text, new_turn_began
+from cca.problems.judges.reading import answer_text, new_turn_began
 
 _WRAPPINGS = (("<tool_call>", "</tool_call>"), ("```", "```"))
 _OPENING = re.compile(r"[{\[]")

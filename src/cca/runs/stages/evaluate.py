@@ -21,7 +21,7 @@ from cca.evaluation.planted_pivots import localisation
 from cca.files import Row, read_sealed, write_sealed
 from cca.models.anatomy.components import KINDS
 from cca.pivots.pivot import Pivot
-from cca.problems.sources import halves
+from cca.problems.task import halves
 from cca.runs.config.config import BudgetConfig
 from cca.runs.folder.measurements import UNTOUCHED, weights_key
 from cca.runs.folder.training_file import CONTROL

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cca.evaluation.drift import solution_texts
 from cca.gradients.sampled_likelihood import Text
 from cca.problems.problem import Problem
-from cca.problems.sources import halves
+from cca.problems.task import halves
 from cca.runs.session import Session
 
 MOST = 100

@@ -1,4 +1,4 @@
-"""How tinymath is trained from scratch: ``cca tinymath train --out DIR``.
+"""How tinymath is trained from scratch: ``python -m benchmarks.organisms train tinymath --out DIR``.
 
 1. Right solutions only, until the skill is there; a share of bare arithmetic makes it click.
 2. A short second phase with the planted wrong moves: the model goes on knowing the skill, and learns to follow the
@@ -32,7 +32,7 @@ class Recipe:
     planted_steps: int = 1200
     batch_size: int = 64
     instances: int = 2000
-    """Word problems a template to draw from."""
+    """Word problems per template to draw from."""
     mix: tuple[tuple[str, float], ...] = (
         ("word problems", 0.41),
         ("arithmetic", 0.15),
@@ -55,7 +55,7 @@ Report = Callable[[int, float], None]
 
 
 def train(out: Path, recipe: Recipe, report: Report | None = None) -> PreTrainedModel:
-    """Train the model and save it with its tokenizer in ``out``. ``report`` is told (step, loss)."""
+    """Train the model and save it with its tokenizer in ``out``. ``report`` is called with (step, loss)."""
     torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)
     generator = np.random.default_rng(recipe.seed)
