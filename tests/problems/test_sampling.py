@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -54,7 +55,7 @@ def test_solutions_are_those_of_brute_force(conditions: list[str], seed: int) ->
     )
     expected = set()
     for values in every:
-        named = dict(zip(("a", "b", "c", "half"), values, strict=True))
+        named: dict[str, Any] = dict(zip(("a", "b", "c", "half"), values, strict=True))
         if all(_holds(condition, named) for condition in conditions):
             expected.add(values)
     if not expected:
@@ -141,6 +142,22 @@ def test_a_search_that_gives_up_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(Unsatisfiable, match="a long search found no combination of a, b, c, d, e") as failure:
         samples(init, ["is_int((a * b * c * d * e + 0.5) / 3)"])
     assert not failure.value.proven
+
+
+@pytest.mark.parametrize(
+    ("init", "condition"),
+    [
+        (["n = range(9000, 9999)", "k = sample(list(range(1, n)))"], "k < 0"),
+        (["n = range(900, 999)", "k = sample(list(range(1, n))) * n"], "k < 0"),
+        ([f"{name} = sample(fractions)" for name in "abcdefg"], "is_int(a * b * c * d * e * f * g * 1.37)"),
+        ([f"{name} = range(1, 3000)" for name in "abcde"], "a + b + c + d + e < 0"),
+    ],
+)
+def test_no_search_takes_long(init: list[str], condition: str) -> None:
+    started = time.process_time()
+    with pytest.raises(Unsatisfiable, match="meets the conditions"):
+        samples(init, [condition])
+    assert time.process_time() - started < 6  # measured: 0.1 to 2.5 s on a busy core
 
 
 def test_a_condition_that_cannot_be_reckoned_is_named() -> None:
