@@ -182,6 +182,7 @@ def test_several_targets_at_once() -> None:
         "$x, $y = sample(list(range(3, 9)), 2)",
         "item, price = sample([('pen', 2), ('book', 9)])",
         "d1, d2, d3 = sample_sequential(weekdays, 3)",
+        "p, q = 4, sample([5, 6])",
         "man, woman, any_one = sample(names, 3)",
         "boy = sample(names_male)",
     ]
