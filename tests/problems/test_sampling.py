@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -54,7 +55,7 @@ def test_solutions_are_those_of_brute_force(conditions: list[str], seed: int) ->
     )
     expected = set()
     for values in every:
-        named = dict(zip(("a", "b", "c", "half"), values, strict=True))
+        named: dict[str, Any] = dict(zip(("a", "b", "c", "half"), values, strict=True))
         if all(_holds(condition, named) for condition in conditions):
             expected.add(values)
     if not expected:
@@ -143,6 +144,22 @@ def test_a_search_that_gives_up_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     assert not failure.value.proven
 
 
+@pytest.mark.parametrize(
+    ("init", "condition"),
+    [
+        (["n = range(9000, 9999)", "k = sample(list(range(1, n)))"], "k < 0"),
+        (["n = range(900, 999)", "k = sample(list(range(1, n))) * n"], "k < 0"),
+        ([f"{name} = sample(fractions)" for name in "abcdefg"], "is_int(a * b * c * d * e * f * g * 1.37)"),
+        ([f"{name} = range(1, 3000)" for name in "abcde"], "a + b + c + d + e < 0"),
+    ],
+)
+def test_no_search_takes_long(init: list[str], condition: str) -> None:
+    started = time.process_time()
+    with pytest.raises(Unsatisfiable, match="meets the conditions"):
+        samples(init, [condition])
+    assert time.process_time() - started < 6  # measured: 0.1 to 2.5 s on a busy core
+
+
 def test_a_condition_that_cannot_be_reckoned_is_named() -> None:
     with pytest.raises(Unsatisfiable, match="not supported between"):
         samples(["a = range(5)", "b = sample(['x', 'y'])"], ["a < b"])
@@ -165,6 +182,7 @@ def test_several_targets_at_once() -> None:
         "$x, $y = sample(list(range(3, 9)), 2)",
         "item, price = sample([('pen', 2), ('book', 9)])",
         "d1, d2, d3 = sample_sequential(weekdays, 3)",
+        "p, q = 4, sample([5, 6])",
         "man, woman, any_one = sample(names, 3)",
         "boy = sample(names_male)",
     ]

@@ -1,7 +1,7 @@
-"""What `cca task check` finds out about a template: does it parse, can it be satisfied, is what it gives sound.
+"""The check of `cca task check`: a template parses, its conditions can be met, and its instances are sound.
 
-A *fault* keeps a template from giving sound instances. A *note* is a fault of the template that shows for some values
-only (those instances are left out of samples) or in its worked steps only (the answer is sound).
+A *fault* keeps a template from giving sound instances. A *note* is about a flaw of some values only (samples leave
+those instances out) or of the worked steps only (the answer is sound).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from cca.problems.templates.soundness import disagreement
 from cca.problems.templates.template import Instance, Template, read_template
 
 DRAWS = 100
-"""Draws that a template is judged by, besides the instances asked for."""
+"""Draws that a template is judged by, in addition to the instances asked for."""
 
 PATIENCE = 50
-"""Samples in a row without a new question before a template has no more to offer."""
+"""Samples in a row without a new question that end the search for distinct instances."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """``fault`` is empty for a sound template; ``distinct`` counts the different questions found (up to the wish)."""
+    """``fault`` is empty for a sound template; ``distinct`` counts different questions, up to the number asked for."""
 
     name: str
     fault: str
@@ -45,7 +45,7 @@ def check_file(name: str, path: Path, wanted: int = 20) -> Check:
     try:
         template = read_template(name, path)
     except CcaError as error:
-        return Check(name, _without_prefix(str(error), path))
+        return Check(name, str(error).removeprefix(f"{path}: "))
     return check_template(template, wanted)
 
 
@@ -94,25 +94,21 @@ def distinct_instances(template: Template, generator: np.random.Generator) -> It
 
 
 def template_generator(template: Template, seed: int) -> np.random.Generator:
-    """A generator of its own for each template, so that a template's instances do not depend on its neighbours."""
+    """A generator per template, so that a template's instances do not depend on the other templates."""
     return np.random.default_rng([seed, zlib.crc32(template.name.encode())])
 
 
 def remarks(template: Template) -> Iterator[str]:
-    """What a reader of the template would object to: slips, and what the answer needs but the question does not tell.
+    """Remarks for the author: slips, and values that the answer needs but the question does not give.
 
-    A value that an equation of the conditions ties to others counts as told.
+    A value that an equation of the conditions ties to others counts as given.
     """
     yield from template.remarks
-    equations = [condition for condition in template.conditions if _has_equation(condition.tree)]
+    equations = [
+        condition
+        for condition in template.conditions
+        if any(isinstance(node, ast.Eq) for node in ast.walk(condition.tree))
+    ]
     for name in sorted(template.answer.names & set(template.targets) - template.question.names):
         if not any(name in condition.names for condition in equations):
             yield f"the answer depends on {name!r}, which the question does not tell"
-
-
-def _has_equation(tree: ast.expr) -> bool:
-    return any(isinstance(node, ast.Eq) for node in ast.walk(tree))
-
-
-def _without_prefix(message: str, path: Path) -> str:
-    return message.removeprefix(f"{path}: ")

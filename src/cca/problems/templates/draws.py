@@ -6,6 +6,7 @@ a, b = sample([("pen", 2), ("cup", 5)]) the parts of one item
 d1, d2 = sample_sequential(weekdays, 2) neighbours, going round for days, months and seasons
 $x = range(5, 100, 5)                   one item of any list or range; a single value is a constant
 $a, $b = np.random.randint(1, 9, 2)     an item of its own for each target
+$p, $q = range(9), sample([2, 4])       what stands at its place for each target
 $y = sample(range(1, 9)) * x            an expression around one item; other targets may be read
 """
 
@@ -121,6 +122,8 @@ def parse_draws(line: str) -> list[Draw]:
     if any(target.startswith("_") for target in targets):
         raise ExpressionError(f"expected names without a leading underscore, got '{brief(line)}'")
     tree = parse(right.strip().rstrip(",;"))
+    if isinstance(tree, ast.Tuple) and len(tree.elts) == len(targets) > 1:
+        return [_draw((target,), part, line) for target, part in zip(targets, tree.elts, strict=True)]
     if isinstance(tree, ast.Call) and ast.unparse(tree.func) in _RANGES:
         return [_draw((target,), tree, line) for target in targets]
     return [_draw(targets, tree, line)]

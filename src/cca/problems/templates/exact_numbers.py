@@ -23,6 +23,9 @@ LONGEST = 10_000
 """Most characters of a text and most items of a list that an expression makes."""
 
 
+_REPEATED = frozenset((str, list, tuple))
+
+
 class ExpressionError(CcaError):
     """An expression cannot be parsed, is not allowed, or fails for the given values. The message is one line."""
 
@@ -96,7 +99,7 @@ def add(one: Any, other: Any) -> Any:
     """``one + other``: numbers, two texts or two lists."""
     if type(one) is int and type(other) is int:
         return one + other
-    if isinstance(one, str | list | tuple) and type(one) is type(other) and type(one) is not Steps:
+    if type(one) is type(other) and type(one) in _REPEATED:
         return bounded(one + other)
     return exact(number(one, "a sum") + number(other, "a sum"))
 
@@ -111,14 +114,14 @@ def multiply(one: Any, other: Any) -> Any:
     """``one * other``; a whole number repeats a text or a list."""
     if type(one) is int and type(other) is int and -LARGEST < (product := one * other) < LARGEST:
         return product
-    for items, count in ((one, other), (other, one)):
-        if isinstance(items, str | list | tuple) and type(items) is not Steps:
-            times = number(count, "a repetition")
-            if not isinstance(times, int) or max(bulk(items), 1) * times > LONGEST:
-                raise ExpressionError(
-                    f"expected at most {LONGEST} items or characters, got a repetition of {shown(count)}"
-                )
-            return items * times
+    if type(one) in _REPEATED or type(other) in _REPEATED:
+        items, count = (one, other) if type(one) in _REPEATED else (other, one)
+        times = number(count, "a repetition")
+        if not isinstance(times, int) or max(bulk(items), 1) * times > LONGEST:
+            raise ExpressionError(
+                f"expected at most {LONGEST} items or characters, got a repetition of {shown(count)}"
+            )
+        return items * times
     return exact(number(one, "a product") * number(other, "a product"))
 
 

@@ -124,6 +124,8 @@ class _Group:
                 items = step.choices(values)
                 if not items:
                     break
+                if step.items is None and not isinstance(items, range):
+                    self.left -= 10 * len(items)  # a list is made again for every guess
                 step.draw.choose(items, random, values)
                 if not self._tests(step, values):
                     break

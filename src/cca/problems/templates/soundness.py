@@ -1,7 +1,7 @@
-"""What can be wrong with an instance: its solution misses its answer, a worked step is wrong, a number is cut down.
+"""Faults of an instance: its solution disagrees with its answer, a worked step is wrong, a number is cut down.
 
-Published templates are not free of such faults. Most show for some values only: then `Template.sample` leaves those
-instances out, and `cca task check` names the fault.
+Published templates have such faults. Most show for some values only: `Template.sample` leaves those instances out, and
+`cca task check` names the fault.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cca.problems.templates.exact_numbers import ExpressionError, Number, parsed
 from cca.problems.templates.expressions import Expression, evaluate
 
 LONGEST_LINE = 1_000
-"""Longer lines of a worked solution are not judged: nobody writes them."""
+"""Characters of the longest line of a worked solution that is judged."""
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _TOKEN = re.compile(
@@ -27,7 +27,7 @@ _NEGATIVE = re.compile(r"(?:\A|[=*/+(×÷#]\s?|\s-\s|[A-Za-z]\s|(?:\A|\s)[$€£
 
 
 def disagreement(solution: str, answer: str) -> str:
-    """Why a worked solution does not end with the answer, in one line; empty when it does."""
+    """One line on why a worked solution does not end with the answer; empty when it does."""
     if "/" in answer:
         return f"the answer {answer} is not a whole or decimal number"
     if solution.endswith(f"\n#### {answer}"):
@@ -54,8 +54,8 @@ def negative(solution: str) -> str:
 def wrong_step(solution: str) -> str:
     """The first equation between plain numbers that does not hold, or an empty text.
 
-    A unit after a number is looked over ("3 bags * 4 kg = 12"), rounded decimals are accepted ("1 / 3 = 0.33"). What
-    is not plain arithmetic (percentages, unknowns) is not judged.
+    A unit after a number is ignored ("3 bags * 4 kg = 12"), rounded decimals are accepted ("1 / 3 = 0.33"), and
+    anything but plain arithmetic (percentages, unknowns) is not judged.
     """
     for line in solution.split("\n"):
         for left, right in _equations(line) if "=" in line and len(line) <= LONGEST_LINE else ():
@@ -109,7 +109,7 @@ def _equations(line: str) -> list[tuple[str, str]]:
 
 @dataclass
 class _Run:
-    """A stretch of arithmetic. ``measured``: with units, so that a lone number need not equal the other side."""
+    """A stretch of arithmetic. ``measured`` is True with units: then a lone number need not equal the other side."""
 
     parts: list[str]
     measured: bool = False
@@ -139,7 +139,7 @@ def _runs(tokens: list[tuple[str, str]]) -> list[_Run]:
 
 
 def _next(tokens: list[tuple[str, str]], place: int) -> str:
-    """What follows a unit of up to three words: an operator, the end of the side, or something else."""
+    """The kind of token after a unit of up to three words: "operator", "end" (of the side) or "other"."""
     following = [kind for kind, _ in tokens[place + 1 : place + 4]]
     while following[:1] == ["unit"]:
         following.pop(0)

@@ -1,4 +1,4 @@
-"""A Template: a word problem whose names and numbers are drawn anew for every instance.
+"""A Template: a word problem whose names and numbers are drawn again for every instance.
 
 The language is the one of GSM-Symbolic's published templates (arXiv 2410.05229). A template file is JSON with
 ``question_annotated`` and ``answer_annotated``::
@@ -45,7 +45,7 @@ from cca.problems.templates.word_lists import LISTS
 LARGEST_FILE = 200_000
 
 PROBES = 30
-"""Draws that tell which flaws of a template can be avoided."""
+"""Draws that show which flaws of a template can be avoided."""
 
 TRIES = 200
 """Draws before a template whose worked solution disagrees with its answer is given up."""
@@ -73,7 +73,7 @@ Flaw = Callable[[Instance], str]
 
 @dataclass(frozen=True)
 class Template:
-    """Parsed once, sampled often. ``conditions``, ``answer`` and the texts are already compiled.
+    """Parsed once, sampled often; ``conditions``, ``answer`` and the texts are compiled.
 
     ``remarks`` name slips of the author that were read in the only way they make sense.
     """
@@ -132,6 +132,7 @@ class Template:
 
     @property
     def targets(self) -> tuple[str, ...]:
+        """The names that #init defines."""
         return tuple(target for draw in self.draws for target in draw.targets)
 
     @cached_property
@@ -140,7 +141,7 @@ class Template:
 
     @cached_property
     def avoidable(self) -> tuple[Flaw, ...]:
-        """The flaws that some instances have and others have not, found in a few draws of a fixed seed."""
+        """The flaws that some instances have and others do not, found in a few draws of a fixed seed."""
         generator, counts = np.random.default_rng(0), dict.fromkeys(self.flaws, 0)
         for _ in range(PROBES):
             instance = self.draw(generator)
@@ -150,7 +151,7 @@ class Template:
 
     @cached_property
     def flaws(self) -> tuple[Flaw, ...]:
-        """What may be wrong with an instance though its solution ends with its answer; each says so in a line."""
+        """Checks of an instance whose solution ends with its answer; each returns one line on its flaw, or nothing."""
         exact = untruncated(self.answer)
 
         def truncated(instance: Instance) -> str:
@@ -187,7 +188,7 @@ class Template:
         return spare
 
     def draw(self, generator: np.random.Generator) -> Instance:
-        """One instance, whether or not its solution agrees with its answer. Raises TemplateError."""
+        """One instance, even when its solution disagrees with its answer. Raises TemplateError."""
         try:
             values = self.sampler.sample(generator)
             return Instance(
@@ -201,7 +202,7 @@ class Template:
             raise TemplateError(f"template {self.name}: {error}") from error
 
     def render(self, annotated: str, values: Mapping[str, Any]) -> str:
-        """Fill in another annotated text (a hint, a solution with a planted mistake) with the same values."""
+        """Another annotated text (a hint, a solution with a planted mistake), filled in with the same values."""
         try:
             return parsed_text(annotated).render(values).strip()
         except ExpressionError as error:
@@ -217,7 +218,7 @@ def load_templates(folder: Path) -> list[Template]:
 
 
 def read_template(name: str, path: Path) -> Template:
-    """The template in a file, under another name than the file's. Raises TemplateError naming file and fault."""
+    """The template in a file, under ``name``. Raises TemplateError naming file and fault."""
     if path.is_file() and path.stat().st_size > LARGEST_FILE:
         raise TemplateError(
             f"{path}: expected a template of at most {LARGEST_FILE} bytes, got {path.stat().st_size}"
@@ -241,7 +242,7 @@ def _digits(answer: Expression, values: Mapping[str, Any]) -> str:
 
 
 def _drawn(lines: Sequence[str], defaults: Mapping[str, str]) -> tuple[tuple[Draw, ...], tuple[str, ...]]:
-    """(the draws of #init, remarks). A draw from a list nobody knows keeps the default of the question."""
+    """(the draws of #init, remarks). A draw from an unknown list gets the default of the question."""
     draws: list[Draw] = []
     remarks: list[str] = []
     for draw in [draw for line in lines for draw in parse_draws(line)]:
@@ -262,7 +263,7 @@ def _drawn(lines: Sequence[str], defaults: Mapping[str, str]) -> tuple[tuple[Dra
 
 
 def _conditions(line: str) -> list[Expression]:
-    """The conditions of one line: several when commas part them, each to be met."""
+    """The conditions of one line; commas separate them."""
     whole = compiled(line)
     return (
         [Expression(line, part) for part in whole.tree.elts] if isinstance(whole.tree, ast.Tuple) else [whole]

@@ -1,4 +1,7 @@
-"""Annotated text to plain text: ``{slot,default}`` and ``{expression}`` filled in, numbers as a person writes them.
+"""The texts of a template: an annotated question split into its sections, and slots filled in.
+
+Published templates are written by hand. Accepted are ``#answer = x``, ``#answer: {x}``, ``$`` before any name, a lone
+``=`` for ``==``, items without a dash, items over several lines, and lines that are commented out.
 
 A slot shows words in a sentence ("half of the eggs") and digits in arithmetic: next to an operator, inside ``<<...>>``
 and on the ``####`` line. Calculator annotations ``<<3*4=12>>`` are left out of the plain text. A slot that opens a
@@ -31,7 +34,7 @@ _LEFT_OUT = re.compile(r"=[ ]*<<.{0,400}?>>[ ]*=(?!=)|(?<=[ ])<<.{0,400}?>>[ ]|<
 _CENTS = re.compile(r"([$€£]\d+\.\d)(?![\d/])")
 
 MOST_ITEMS = 100
-"""Lines that #init and #conditions may have."""
+"""Most lines of #init and of #conditions."""
 
 _HEADER = re.compile(r"#+\s*(init|condition|answer)s?\b\s*[:=]?\s*(.*)", re.IGNORECASE | re.DOTALL)
 
@@ -49,7 +52,7 @@ class Sections:
 
     @classmethod
     def split(cls, annotated: str) -> Sections:
-        """Raises ExpressionError when there is no question, no answer, or too much of either."""
+        """Split an annotated question. Raises ExpressionError when the question or the answer is missing."""
         found: dict[str, list[str]] = {"text": [], "init": [], "condition": [], "answer": []}
         current = "text"
         for line in annotated.splitlines():
@@ -111,10 +114,10 @@ class Text:
         for start, end in slots:
             head, after = annotated[:start], annotated[end:]
             self._parts.append(_literal(annotated[position:start]))
-            reckons = bool(_OPERATOR_BEFORE.search(head[-8:]) or _OPERATOR_AFTER.search(after[:8]))
-            reckons = reckons or "####" in head[head.rfind("\n") + 1 :]
+            computes = bool(_OPERATOR_BEFORE.search(head[-8:]) or _OPERATOR_AFTER.search(after[:8]))
+            computes = computes or "####" in head[head.rfind("\n") + 1 :]
             opens = bool(_OPENS_SENTENCE.search(head[-6:]))
-            writer = _digits if reckons else (_opening if opens else _words)
+            writer = _digits if computes else (_opening if opens else _words)
             self._parts.append(self._slot(annotated[start + 1 : end - 1], writer))
             position = end
         self._parts.append(_literal(annotated[position:]))
