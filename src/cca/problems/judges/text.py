@@ -16,8 +16,8 @@ from cca.problems.judges.typography import FULL_WIDTH, plain, plain_text, unlate
 _CLAUSE = re.compile(r"[,;:][ ]|[ ][(\-–—]|[ ](?:because|since|as|which)[ ]|\n", re.IGNORECASE)
 _OUTER = " \t\n\r.,;:!?*_`\"'"
 _PAIRS = ("()", "[]", "{}", "<>", "$$")
-_ARTICLE = re.compile(r"(?:the|an?) (?=\S)")
-_HEADING = re.compile(r"#{1,6}\s+|-+(?=[^\W\d])")
+_ARTICLE = re.compile(r"\A(?:the|an?) (?=\S)")
+_HEADING = re.compile(r"\A(?:#{1,6}\s+|-+(?=[^\W\d]))")
 _HAS_WORD = re.compile(r"[^\W_]")
 LONGEST = 20_000
 """Characters of a completion that a user's pattern is tried on."""
