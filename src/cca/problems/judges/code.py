@@ -134,8 +134,8 @@ def _isolation(wanted: str) -> str:
         if shutil.which(_PROGRAMS[name]) and _run("", name, 10, 512):
             return name
     raise CcaError(
-        f"judge 'code': expected a way to isolate programs ({wanted}), got a machine without; install bubblewrap, or set "
-        "isolation: none where nothing is at stake (a container of your own)"
+        f"judge 'code': expected a way to isolate programs ({wanted}), got a machine without; install bubblewrap, or "
+        "set isolation: none where nothing is at stake (a container of your own)"
     )
 
 

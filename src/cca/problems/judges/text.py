@@ -141,8 +141,8 @@ class RegexJudge:
 
 _LETTER_GOLD = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]?(?:\s.*)?\Z", re.DOTALL)
 _EXCLUDED = re.compile(
-    r"(?:\bnot|n't|\bnever|\bn?either|\bnor|\bexcept|\brul(?:e[sd]?|ing) out|\beliminat\w+|\bexclud\w+|\bwrong|\bincorrect"
-    r"|\bunlike|\binstead of|\brather than)[^.,;\n]{0,20}\Z",
+    r"(?:\bnot|n't|\bnever|\bn?either|\bnor|\bexcept|\brul(?:e[sd]?|ing) out|\beliminat\w+|\bexclud\w+|\bwrong"
+    r"|\bincorrect|\bunlike|\binstead of|\brather than)[^.,;\n]{0,20}\Z",
     re.IGNORECASE,
 )
 

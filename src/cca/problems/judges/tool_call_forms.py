@@ -146,7 +146,7 @@ def _xml_arguments(block: str) -> dict[str, Any]:
 def _python_calls(text: str) -> Iterator[Call]:
     """A Python list of calls with literal keyword arguments, and nothing else."""
     code = text.strip().removeprefix("<|python_tag|>").removeprefix("[TOOL_CALLS]").strip()
-    if len(code) > _LONGEST_BLOCK or not (code.endswith(")") or code.endswith(")]")):
+    if len(code) > _LONGEST_BLOCK or not code.endswith((")", ")]")):
         return
     try:
         tree = ast.parse(code, mode="eval").body
