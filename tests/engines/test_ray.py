@@ -26,7 +26,7 @@ from cca.tinymath.task import load
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(not installed(), reason="Ray is not installed: pip install 'cca[ray]'"),
+    pytest.mark.skipif(not installed(), reason='Ray is not installed: pip install -e ".[ray]"'),
 ]
 BATCH, LONGEST = 8, 60
 

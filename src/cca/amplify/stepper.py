@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cca import distributed
+from cca.engines.sampling import in_double
 from cca.errors import CcaError
 from cca.gradients.fisher import Precondition
 from cca.gradients.trainable_rows import Key, TrainableRows
@@ -137,4 +138,4 @@ def _name(part: str, key: Key) -> str:
 
 
 def _dot(left: Tensor, right: Tensor) -> float:
-    return float((left.double() * right.double()).sum())
+    return float((in_double(left) * in_double(right)).sum())

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from cca import distributed
 from cca.circuits.circuit import Circuit
 from cca.circuits.size import Size
+from cca.engines.sampling import in_double
 from cca.errors import CcaError
 from cca.gradients.fisher import whitening
 from cca.gradients.objectives import OBJECTIVES
@@ -65,7 +66,7 @@ def natural_circuit(
             owners = anatomy.owners(row)
             parameters.index_add_(0, owners, torch.full_like(owners, trained.masters[key].shape[1]))
             if key in gradients:
-                gain = (gradients[key] * directions[key]).double().sum(dim=1).cpu()
+                gain = in_double(gradients[key] * directions[key]).sum(dim=1).cpu()
                 promised.index_add_(0, owners, gain)
     if not parameters.any():
         raise CcaError(

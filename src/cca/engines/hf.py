@@ -204,7 +204,8 @@ class _Decoding:
         """(B, steps) numbers in [0, 1), each row from its request's seed; None when all requests are greedy."""
         if not any(request.temperature for request in self.requests):
             return None
-        return torch.stack([uniforms(request.seed, steps) for request in self.requests]).to(self.model.device)
+        places = torch.stack([uniforms(request.seed, steps) for request in self.requests])
+        return places if self.model.device.type == "mps" else places.to(self.model.device)  # no float64 there
 
     def _forward(self) -> Tensor:
         output = self.model(

@@ -223,7 +223,7 @@ class _Actor:
         if self.settings.engine == "vllm":
             return VLLMEngine(self.source, self.settings.vllm)
         torch.set_num_threads(self.threads)
-        place = None if not self.settings.gpus else "cuda:0" if self.settings.gpus <= 1 else "auto"
+        place = "cpu" if not self.settings.gpus else "cuda:0" if self.settings.gpus <= 1 else "auto"
         source = self.source
         loaded = load_model(source.name, source.revision, source.dtype, place, source.trust_remote_code)
         if loaded.fingerprint != source.fingerprint:

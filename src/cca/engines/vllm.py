@@ -214,7 +214,7 @@ def installed() -> bool:
 
 def _start(source: ModelSource, settings: VLLMSettings, context: int) -> Any:
     if not installed():
-        raise CcaError("engine vllm: vLLM is not installed; pip install 'cca[vllm]', or set engine: hf")
+        raise CcaError('engine vllm: vLLM is not installed; pip install -e ".[vllm]", or set engine: hf')
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from vllm import LLM  # pyright: ignore[reportMissingImports]

@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cca import distributed
+from cca.engines.sampling import in_double
 from cca.errors import CcaError
 from cca.gradients.probes import probed, readable
 from cca.gradients.sampled_likelihood import MOST_TEXTS, Text, dealt, drawn_log_likelihood
@@ -54,7 +55,8 @@ class Block:
 class Whitening:
     """Maps a row gradient g, (k, d), to g M^-1; a `Precondition`.
 
-    ``factors``: the lower Cholesky factor of M, (d, d), on the parameter's device, for each key that has one.
+    ``factors``: the lower Cholesky factor of M, (d, d), for each key that has one; on the parameter's device,
+    or on the CPU where that is MPS.
     """
 
     def __init__(self, factors: Mapping[Key, Tensor]) -> None:
@@ -67,7 +69,7 @@ class Whitening:
         factor = self.factors.get(key)
         if factor is None:
             return gradient
-        return torch.cholesky_solve(gradient.T.to(factor.dtype), factor).T.to(gradient.dtype)
+        return torch.cholesky_solve(gradient.T.to(factor), factor).T.to(gradient)
 
 
 def whitening(
@@ -116,7 +118,7 @@ def fisher_blocks(
             if counts:
                 for probe, derivative in zip(probes, derivatives, strict=True):
                     x, weights = _rested_on(probe.x, derivative, number[probe.key])
-                    more = torch.stack(((x * weights[:, None]).T @ x, x.T @ x)).double()
+                    more = in_double(torch.stack(((x * weights[:, None]).T @ x, x.T @ x)))
                     moments[probe.key] = moments[probe.key] + more if probe.key in moments else more
                     reads[probe.key] += len(x)
             probes.clear()

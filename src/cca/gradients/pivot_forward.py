@@ -4,7 +4,8 @@ What all pivots share (few-shot examples) is computed for one row; the rest of e
 After that a forward pass takes one token per pivot, whatever the prompt's length (DESIGN: stage 2).
 
 Among several processes (`cca.distributed`) each keeps the prefixes of its share of every batch and computes their
-gaps; all get all gaps, and the gradient of factors is that of all pivots. Who asks for gaps need not know how many there are.
+gaps; all get all gaps, and the gradient of factors is that of all pivots. Who asks for gaps need not know how many
+there are.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The prefix that all pivots share is run once a step, with gradient, as a batch of one. Micro-batches of pivots attend to
 its keys and values as leaves; their summed gradient then flows back through the one prefix graph. That is the gradient
-of running every full prompt, for a fraction of the work. Among several processes (`cca.distributed`) each takes its share
-of the micro-batches, and the gradients are summed at the end of the step.
+of running every full prompt, for a fraction of the work. Among several processes (`cca.distributed`) each takes its
+share of the micro-batches, and the gradients are summed at the end of the step.
 """
 
 from __future__ import annotations

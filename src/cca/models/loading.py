@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from cca import distributed
 from cca.errors import CcaError
 from cca.problems.judges.judge import join_digits
 from cca.problems.judges.reading import ends_turn, is_mark
@@ -112,6 +113,44 @@ class LoadedModel:
     fingerprint: str
 
 
+def choose_device(asked: str | None = None) -> str:
+    """Name the device to put a model on: ``asked``, by default CUDA, then MPS, then the CPU.
+
+    Each of several processes has a device of its own, which nobody may ask to change. Raises CcaError for that, and for
+    a device that is not there.
+    """
+    if distributed.size() > 1:
+        if asked is not None:
+            raise CcaError(
+                f"device: expected none among several processes, each on its own device, got {asked!r}; "
+                "leave it out, or start one process"
+            )
+        return distributed.device_map() or "cpu"
+    if asked is None:
+        return next(kind for kind in ("cuda", "mps", "cpu") if _devices(kind))
+    try:
+        device = torch.device(asked)
+    except RuntimeError:  # no name of a device
+        device = None
+    if device is None or (device.index or 0) >= _devices(device.type):
+        present = {kind: _devices(kind) for kind in ("cuda", "mps", "cpu")}
+        names = [kind if n == 1 else f"{kind}:{i}" for kind, n in present.items() for i in range(n)]
+        raise CcaError(
+            f"device: expected one that is here ({', '.join(names)}), got {asked!r}; name one of these, or leave it out"
+        )
+    return asked
+
+
+def _devices(kind: str) -> int:
+    """How many devices of this kind torch can use."""
+    if kind == "cpu":
+        return 1
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    module: Any = getattr(torch, kind, None)
+    return module.device_count() if hasattr(module, "device_count") and module.is_available() else 0
+
+
 def load_model(
     name: str,
     revision: str | None = None,
@@ -123,9 +162,10 @@ def load_model(
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer for evaluation.
 
-    ``name`` is a local folder in ``save_pretrained`` layout or a hub id. ``sharding`` fsdp spreads the weights over the
-    processes of a run, which all load it at once. Raises CcaError when there is no such model,
-    it cannot be loaded, or it comes without a tokenizer.
+    ``name`` is a local folder in ``save_pretrained`` layout or a hub id. ``device_map`` is a device, or what
+    transformers takes by that name; by default the model is put where `choose_device` says. ``sharding`` fsdp spreads
+    the weights over the processes of a run, which all load it at once. Raises CcaError when there is no such model, it
+    cannot be loaded, or it comes without a tokenizer.
     """
     if dtype not in DTYPES:
         raise CcaError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -134,9 +174,10 @@ def load_model(
     config = _from_pretrained("configuration", name, AutoConfig, where, **common)
     # sdpa leaves a soft cap out without a word
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    place = device_map or choose_device()
     options = {
         "dtype": DTYPES[dtype],
-        "device_map": device_map,
+        "device_map": None if place == "cpu" or sharding == "fsdp" else place,
         "attn_implementation": attn_implementation or ("eager" if capped else None),
     }
     codec = load_codec(name, revision, trust_remote_code)

@@ -182,8 +182,8 @@ def _dataset(
 
 
 def _templates(spec: TaskSource, seed: int, prompts: Prompts) -> Task:
-    from cca.problems.checking import distinct_instances, template_generator
-    from cca.problems.templates import load_templates
+    from cca.problems.templates.check import distinct_instances, template_generator
+    from cca.problems.templates.template import load_templates
 
     _check_keys(spec, DIVIDING | {"instances"})
     folder = Path(spec.source)

@@ -43,8 +43,9 @@ def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None
         else:
             folder.check_new()
         journal = Journal(folder.path, narrator)
-        _tell_of_the_past(folder, journal)
         session = Session(config, folder, journal, interrupts)
+        session.say_device()
+        _tell_of_the_past(folder, journal, session.device)
         if distributed.size() == 1:
             _ = session.watch  # from here on it is known what is written into the model
         if session.model.get_output_embeddings() is None:
@@ -56,7 +57,7 @@ def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None
             folder.check_fingerprints(session.fingerprints)
         else:
             forked = {} if fork_of is None else {"forked_from": str(fork_of)}
-            folder.begin(config, session.fingerprints, task=session.task.origin, **forked)
+            folder.begin(config, session.fingerprints, session.device, task=session.task.origin, **forked)
         interrupts.check()
         if fork_of is not None:
             _take_over(fork_of, session)
@@ -78,17 +79,22 @@ def _check_fork(source: Path, target: Path) -> None:
         raise CcaError(f"--fork {target}: expected another folder than the run's own 'out', got the same")
 
 
-def _tell_of_the_past(folder: RunDirectory, journal: Journal) -> None:
+def _tell_of_the_past(folder: RunDirectory, journal: Journal, device: str) -> None:
     if folder.killed is not None and folder.begun:
         journal.say(f"{folder.killed} was killed; going on from the last whole chunk")
     if not folder.begun:
         return
-    then, now = folder.manifest()["versions"], versions()
+    manifest = folder.manifest()
+    then, now = manifest["versions"], versions()
     changed = [
         f"{package} {then.get(package)} -> {now[package]}"
         for package in now
         if now[package] != then.get(package)
     ]
+    if (before := manifest.get("hardware", {}).get("device")) not in (None, device):
+        journal.say(
+            f"device changed since this run began, results may differ in the last digit: {before} -> {device}"
+        )
     if changed:
         journal.say(
             f"versions changed since this run began, results may differ in the last digit: {', '.join(changed)}"

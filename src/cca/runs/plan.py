@@ -122,7 +122,7 @@ class _Planning:
         task = self.session.task
         return {
             "config": fingerprint(without_out(self.config)),
-            "hardware": hardware(),
+            "hardware": hardware(self.session.device),
             "problems": {"train": works.train, "validation": len(task.validation), "test": len(task.test)}
             | {name: len(problems) for name, problems in task.retention.items()},
             "sample": {"problems": self.found.problems, "greedy_accuracy": self.found.right},

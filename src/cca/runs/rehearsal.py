@@ -83,6 +83,7 @@ def rehearsed(config: Config, narrator: Narrator, seconds: float) -> Iterator[Re
     """Rehearse for about ``seconds`` beyond loading the model. Raises CcaError for what a run would refuse."""
     with tempfile.TemporaryDirectory() as nowhere:
         session = _RehearsalSession(config, RunDirectory(Path(nowhere)), narrator)
+        session.say_device()
         _ = session.task, session.anatomy
         with narrator.work("rehearsing each stage on a few problems", None):
             session.narrator = Silent()

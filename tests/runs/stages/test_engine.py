@@ -56,7 +56,7 @@ def test_a_plan_knows_the_engine_and_whether_it_takes_drafts(
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_what_is_not_installed_is_named() -> None:
-    with pytest.raises(CcaError, match=r"pip install 'cca\[vllm\]'"):
+    with pytest.raises(CcaError, match=r'pip install -e "\.\[vllm\]"'):
         made([], engine="vllm")
 
 

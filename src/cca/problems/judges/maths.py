@@ -47,7 +47,7 @@ class MathJudge(Reader[str]):
     def __init__(self, *, seconds: float = 5.0, thinking: bool = False, final: bool = True) -> None:
         super().__init__(thinking=thinking, final=final)
         if find_spec("math_verify") is None:
-            raise CcaError("judge 'math' needs math-verify: pip install \"cca[math]\"")
+            raise CcaError("judge 'math' needs math-verify: pip install -e \".[math]\"")
         if not seconds > 0:
             raise CcaError(f"judge 'math': expected seconds above 0, got {seconds!r}")
         self.helper = Helper(seconds)

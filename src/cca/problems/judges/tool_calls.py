@@ -172,7 +172,9 @@ def _validator(name: str, schema: Mapping[str, Any]) -> Any:
         from jsonschema.validators import validator_for
         from referencing.exceptions import Unresolvable
     except ImportError as error:
-        raise CcaError("judge 'tool-call' with tools needs jsonschema: pip install \"cca[tools]\"") from error
+        raise CcaError(
+            "judge 'tool-call' with tools needs jsonschema: pip install -e \".[tools]\""
+        ) from error
     kind = validator_for(schema)
     try:
         kind.check_schema(dict(schema))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from cca.errors import CcaError
 from cca.models.anatomy.declarations import declaration_for
@@ -145,7 +145,19 @@ class Config(Section):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Data type to load the model in."""
     device_map: str | None = None
-    """Where to put the model, as transformers takes it ('auto', 'cuda:0')."""
+    """How to spread the model over devices, as transformers takes it ('auto'); instead of device."""
+    device: str | None = None
+    """Where to put the model: cuda, cuda:1, mps, cpu; by default CUDA, then MPS, then the CPU. May change in a run."""
+
+    @field_validator("device")
+    @classmethod
+    def _alone(cls, device: str | None, others: ValidationInfo) -> str | None:
+        if device and others.data.get("device_map"):
+            raise ValueError(
+                f"expected none with device_map {others.data['device_map']!r}; leave one of them out"
+            )
+        return device
+
     sharding: Literal["none", "fsdp"] = "none"
     """fsdp: spread the weights over the processes of accelerate launch, for a model larger than one GPU."""
     trust_remote_code: bool = False

@@ -1,8 +1,8 @@
 """The verdicts on a model's greedy answers, none asked for twice.
 
 Verdicts are kept by what the model holds (`cca.runs.folder.measurements`). Of the base the answers themselves are kept
-as well: they are drafts (`cca.engines.drafts`) for every edit of it, which writes anew only what it answers otherwise. A
-resumed run has the same drafts, and so the same results, as one that was never stopped.
+as well: they are drafts (`cca.engines.drafts`) for every edit of it, which writes anew only what it answers
+otherwise. A resumed run has the same drafts, and so the same results, as one that was never stopped.
 """
 
 from __future__ import annotations

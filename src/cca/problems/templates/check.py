@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from cca.errors import CcaError
-from cca.problems.soundness import disagreement
-from cca.problems.templates import Instance, Template, read_template
+from cca.problems.templates.soundness import disagreement
+from cca.problems.templates.template import Instance, Template, read_template
 
 DRAWS = 100
 """Draws that a template is judged by, besides the instances asked for."""

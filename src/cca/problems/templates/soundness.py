@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
-from cca.problems.expressions import Expression, evaluate
-from cca.problems.quantities import ExpressionError, Number, parsed_number, written
+from cca.problems.templates.exact_numbers import ExpressionError, Number, parsed_number, written
+from cca.problems.templates.expressions import Expression, evaluate
 
 LONGEST_LINE = 1_000
 """Longer lines of a worked solution are not judged: nobody writes them."""

@@ -34,15 +34,13 @@ import numpy as np
 
 from cca.errors import CcaError
 from cca.files import read_json
-from cca.problems.draws import Draw, parse_draws
-from cca.problems.expressions import Expression, compiled
-from cca.problems.quantities import ExpressionError, number, written
-from cca.problems.rendering import MAXIMUM_COST, Text, parsed_text
-from cca.problems.sampling import Sampler
-from cca.problems.sections import Sections
-from cca.problems.soundness import disagreement, negative, untruncated, wrong_step
-from cca.problems.syntax import brief
-from cca.problems.vocabulary import LISTS
+from cca.problems.templates.draws import Draw, parse_draws
+from cca.problems.templates.exact_numbers import ExpressionError, brief, number, written
+from cca.problems.templates.expressions import Expression, compiled
+from cca.problems.templates.sampling import Sampler
+from cca.problems.templates.soundness import disagreement, negative, untruncated, wrong_step
+from cca.problems.templates.text import MAXIMUM_COST, Sections, Text, parsed_text
+from cca.problems.templates.word_lists import LISTS
 
 LARGEST_FILE = 200_000
 
