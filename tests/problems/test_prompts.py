@@ -13,7 +13,8 @@ from cca.pivots.grader import Grader
 from cca.problems.judges.judge import StoppingJudge, Verdict
 from cca.problems.judges.registry import make_judge
 from cca.problems.problem import problems_of
-from cca.problems.prompts import EXEMPLARS, ends_inside_thought, make_prompts
+from cca.problems.judges.reading import open_thought
+from cca.problems.prompts import EXEMPLARS, make_prompts
 
 
 def test_the_few_shot_prompt_is_the_papers() -> None:
@@ -88,7 +89,7 @@ def test_thoughts_that_the_template_leaves_open(template: str, thinking: bool | 
     ],
 )
 def test_open_thoughts(text: str, inside: bool) -> None:
-    assert ends_inside_thought(text) is inside
+    assert open_thought(text) is inside
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from transformers import (
 from cca import distributed
 from cca.errors import CcaError
 from cca.problems.judges.judge import join_digits
+from cca.problems.judges.reading import ends_turn, is_mark
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LOADING_FAULTS = (
@@ -42,7 +43,13 @@ class Codec:
         self.tokenizer = tokenizer
         self._ends_texts = self._last_special("1")
         unknown: Any = tokenizer.unk_token_id
-        self._ends = set(tokenizer.all_special_ids) - {unknown}
+        added = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special = {*tokenizer.all_special_ids, *added}
+        self._marks = {i for i, token in added.items() if is_mark(token.content)}
+        self._turn_ends = {i for i, token in added.items() if ends_turn(token.content)} | {
+            tokenizer.eos_token_id
+        }
+        self._ends = self._special - {unknown} - (self._marks - self._turn_ends)
         # Word-level tokenizers without a decoder give "4 2 ." for "42."; judges need the text as it was.
         self._splits_digits = self._plain_decode(self._plain_encode("12")).strip() == "1 2"
 
@@ -54,6 +61,9 @@ class Codec:
         if not special_tokens:
             return tuple(self._plain_encode(text))
         token_ids = self.tokenizer.encode(text)
+        begin = self.tokenizer.bos_token_id
+        if begin is not None and token_ids[:2] == [begin, begin]:  # the text brought its own
+            token_ids = token_ids[1:]
         if self._ends_texts and token_ids[-1] == self.tokenizer.eos_token_id:
             token_ids = token_ids[:-1]
         return tuple(token_ids)
@@ -63,6 +73,10 @@ class Codec:
         return tuple(self._plain_encode(text))
 
     def decode(self, token_ids: Sequence[int]) -> str:
+        """The text for judges and people: of special tokens only the marks that part turns, thoughts and tool calls.
+
+        Those that end the whole text are left out.
+        """
         text = self._plain_decode(token_ids)
         return join_digits(text) if self._splits_digits else text
 
@@ -77,7 +91,13 @@ class Codec:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _plain_decode(self, token_ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        kept = list(token_ids)
+        while kept and kept[-1] in self._turn_ends:
+            kept.pop()
+        if self._marks.isdisjoint(kept):
+            return str(self.tokenizer.decode(kept, skip_special_tokens=True))
+        kept = [token_id for token_id in kept if token_id in self._marks or token_id not in self._special]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=False))
 
     def _last_special(self, probe: str) -> bool:
         token_ids = self.tokenizer.encode(probe)

@@ -21,7 +21,13 @@ from cca.errors import CcaError
 from cca.files import Row, read_json, read_jsonl
 from cca.problems.judges.statements import boxed
 
+<<<<<<< HEAD
+NEEDS_DATASETS = 'pip install "cca[data]"'
+LONGEST_FIELD = 1 << 30
+"""Characters of a field in a CSV file."""
+=======
 NEEDS_DATASETS = 'pip install -e ".[data]"'
+>>>>>>> main
 TARGETS = ("id", "template", "question", "prompt", "answer", "solution")
 _SLOT = re.compile(r"\{([^{}]+)\}")
 _CALCULATION = re.compile(r"<<[^<>]*>>")
@@ -160,7 +166,7 @@ def _json_lines(file: Path) -> list[Row]:
 
 def _json(file: Path) -> list[Row]:
     """A list of objects, an object that is one row, or lines of JSON in spite of the name."""
-    text = file.read_text(encoding="utf-8", errors="replace").lstrip()
+    text = file.read_text(encoding="utf-8-sig", errors="replace").lstrip()
     if text.startswith("{") and "\n{" in text.rstrip():
         return _json_lines(file)
     value: Any = read_json(file)
@@ -172,7 +178,8 @@ def _json(file: Path) -> list[Row]:
 
 def _csv(file: Path) -> list[Row]:
     try:
-        with file.open(encoding="utf-8", newline="") as handle:
+        csv.field_size_limit(LONGEST_FIELD)
+        with file.open(encoding="utf-8-sig", newline="") as handle:
             return [dict(row) for row in csv.DictReader(handle, strict=True)]
     except (csv.Error, UnicodeDecodeError) as error:
         raise CcaError(f"{file}: expected a CSV file in UTF-8, got {error}") from error
@@ -260,7 +267,7 @@ def _column(row: Row, column: str, where: str) -> str:
                 value = value[int(part)]
             else:
                 raise CcaError(f"{where}: no column {column!r}; its columns: {', '.join(map(str, row))}")
-    if value is None:
+    if value is None or value != value:  # NaN: pandas' word for nothing
         return ""
     if isinstance(value, Mapping | list):
         raise CcaError(f"{where}: expected a text or number in column {column!r}, got {type(value).__name__}")

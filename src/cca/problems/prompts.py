@@ -12,14 +12,15 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 from jinja2 import TemplateError
 
 from cca.errors import CcaError
+from cca.problems.judges.reading import open_thought
 
 STYLES = ("few-shot-8", "zero-shot", "chat", "plain")
 SLOT = "{question}"
@@ -28,8 +29,6 @@ PREAMBLE = "As an expert problem solver, solve step by step the following mathem
 STEPS = "Let's think step by step."
 NEXT_QUESTION = ("\nQ:",)
 
-_OPENED = re.compile(r"<think(?:ing)?>|\[THINK\]")
-_CLOSED = re.compile(r"</think(?:ing)?>|\[/THINK\]")
 EXEMPLARS: tuple[tuple[str, str, str], ...] = (
     (
         "There are 15 trees in the grove. Grove workers will plant trees in the grove today. After they are done, "
@@ -96,6 +95,8 @@ class Prompts:
     chat: bool = False
     thinking: bool = False
     """The prompt ends inside a thought: completions begin there."""
+    date: str | None = None
+    """The day that the chat template writes into each prompt; None where it writes none."""
 
     def described(self) -> dict[str, Any]:
         """For the record of a run."""
@@ -105,6 +106,7 @@ class Prompts:
             "thinking": self.thinking,
             "stop": list(self.stop),
             "example": self.build(SLOT),
+            **({"date": self.date} if self.date else {}),
         }
 
 
@@ -118,8 +120,12 @@ def make_prompts(
     system: str | None = None,
     thinking: bool | None = None,
     stop: Sequence[str] | None = None,
+    today: date | None = None,
 ) -> Prompts:
     """The prompts of a style. ``tokenizer`` is needed by ``chat`` alone; its template gets ``system`` and ``thinking``.
+
+    ``today`` is the day for templates that write one, by default this one: a run that goes on tomorrow must give the
+    day it began (`Prompts.date`), or its prompts change.
 
     Raises CcaError for an unknown style, options another style has, and a tokenizer without a usable template.
     """
@@ -137,7 +143,7 @@ def make_prompts(
     if style == "plain":
         return Prompts(style, PLAIN.build, given)
     if style == "chat":
-        return _chat(tokenizer, system, thinking, given)
+        return _chat(tokenizer, system, thinking, given, today or date.today())
     if SLOT in style:
         return Prompts(style, lambda question: style.replace(SLOT, question), given)
     near = difflib.get_close_matches(style, STYLES, n=1)
@@ -155,14 +161,9 @@ def few_shot(exemplars: Sequence[tuple[str, str, str]]) -> Callable[[str], str]:
     return lambda question: f"{begin}\n\nQ: {question}\nA: {STEPS}"
 
 
-def ends_inside_thought(text: str) -> bool:
-    """Whether the last thought that ``text`` opens is still open."""
-    opened = [match.end() for match in _OPENED.finditer(text)]
-    closed = [match.end() for match in _CLOSED.finditer(text)]
-    return bool(opened) and opened[-1] > max(closed, default=-1)
-
-
-def _chat(tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple[str, ...]) -> Prompts:
+def _chat(
+    tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple[str, ...], today: date
+) -> Prompts:
     if tokenizer is None:
         raise CcaError("prompt 'chat': expected the model's tokenizer, got none; name the model (--model)")
     if not getattr(tokenizer, "chat_template", None):
@@ -170,6 +171,12 @@ def _chat(tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple
             "prompt 'chat': expected a tokenizer with a chat template, this one has none; take few-shot-8 or "
             "zero-shot"
         )
+    dates: list[str] = []
+
+    def strftime_now(form: str) -> str:
+        dates.append(form)
+        return today.strftime(form)
+
     before = [] if system is None else [{"role": "system", "content": system}]
 
     def rendered(question: str, generate: bool = True, think: bool | None = thinking) -> str:
@@ -178,7 +185,7 @@ def _chat(tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple
         options = {} if think is None else {"enable_thinking": think, "thinking": think}
         try:
             text = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generate, **options
+                messages, tokenize=False, add_generation_prompt=generate, strftime_now=strftime_now, **options
             )
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -201,4 +208,5 @@ def _chat(tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple
         )
     # A system message may speak of thoughts; only what the template adds for the answer tells where it begins.
     opening = whole.removeprefix(asked)
-    return Prompts("chat", rendered, stop, chat=True, thinking=ends_inside_thought(opening))
+    written = today.isoformat() if dates else None
+    return Prompts("chat", rendered, stop, chat=True, thinking=open_thought(opening), date=written)

@@ -11,9 +11,10 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cca.errors import CcaError
 from cca.problems.datasets import (
@@ -29,7 +30,7 @@ from cca.problems.judges.judge import Judge
 from cca.problems.judges.registry import FunctionJudge, import_function
 from cca.problems.problem import Problem, problems_of, read_problems
 from cca.problems.prompts import Prompts, make_prompts
-from cca.problems.splits import Division, divided, drawn
+from cca.problems.splits import Division, divide, draw_some
 from cca.problems.task import Task
 from cca.problems.task_config import SPLITS, PromptSpec, TaskFiles, TaskSource
 
@@ -50,17 +51,20 @@ def open_task(
     *,
     tokenizer: Any = None,
     allow_code: bool = False,
+    today: date | None = None,
 ) -> Task:
     """The task that a configuration names. The seed decides what is sampled and how it is divided.
 
-    ``tokenizer`` is needed where prompts go through its chat template. Raises CcaError for anything unknown, missing
-    or malformed, and for a user's function that was not allowed.
+    ``tokenizer`` is needed where prompts go through its chat template, ``today`` where that writes the day (a run that
+    is resumed gives the day it began, ``origin["prompt"]["date"]``). Raises CcaError for anything unknown, missing or
+    malformed, and for a user's function that was not allowed.
     """
     spec = TaskSource(source=wanted) if isinstance(wanted, str) else wanted
+    chat = _Chat(tokenizer, today)
     if isinstance(spec, TaskFiles):
-        task = _files(spec, _prompts(spec, "zero-shot", tokenizer))
+        task = _files(spec, _prompts(spec, "zero-shot", chat))
     else:
-        task = _open_source(spec, seed, tokenizer, allow_code)
+        task = _open_source(spec, seed, chat, allow_code)
     sizes = {split: len(getattr(task, split)) for split in SPLITS}
     given = spec.model_dump(mode="json", exclude_unset=True)
     return replace(
@@ -68,33 +72,40 @@ def open_task(
     )
 
 
-def whole_file(spec: TaskSource, tokenizer: Any = None) -> Task:
+class _Chat(NamedTuple):
+    """What a chat template needs next to the question."""
+
+    tokenizer: Any
+    today: date | None
+
+
+def whole_file(spec: TaskSource, tokenizer: Any = None, today: date | None = None) -> Task:
     """All problems of a problem file as a test split, for measuring only."""
     _check_keys(spec, frozenset())
-    prompts = _prompts(spec, "zero-shot", tokenizer)
+    prompts = _prompts(spec, "zero-shot", _Chat(tokenizer, today))
     problems = tuple(read_problems(Path(spec.source), prompts))
     origin = {"task": spec.model_dump(mode="json", exclude_unset=True), "prompt": prompts.described()}
     return Task(Path(spec.source).stem, (), (), problems, prompts=prompts, origin=origin)
 
 
-def _open_source(spec: TaskSource, seed: int, tokenizer: Any, allow_code: bool) -> Task:
+def _open_source(spec: TaskSource, seed: int, chat: _Chat, allow_code: bool) -> Task:
     source = spec.source
     if source in BUILT_IN:
         _check_keys(spec, frozenset(), prompts=False)
         load: Callable[[int], Task] = import_module(BUILT_IN[source]).load
         return load(seed)
     if source in NAMED:
-        return _named(spec, seed, tokenizer)
+        return _named(spec, seed, chat)
     if source.startswith(HUB):
-        return _hub(spec, seed, tokenizer)
+        return _hub(spec, seed, chat)
     if Path(source).is_dir():
-        return _templates(spec, seed, _prompts(spec, "few-shot-8", tokenizer))
+        return _templates(spec, seed, _prompts(spec, "few-shot-8", chat))
     if Path(source).is_file():
         _check_keys(spec, DIVIDING)
-        prompts = _prompts(spec, "zero-shot", tokenizer)
+        prompts = _prompts(spec, "zero-shot", chat)
         return _divided(Path(source).stem, {"all": read_problems(Path(source), prompts)}, spec, seed, prompts)
     if _FUNCTION.fullmatch(source):
-        return _function(spec, seed, _prompts(spec, "zero-shot", tokenizer), allow_code)
+        return _function(spec, seed, _prompts(spec, "zero-shot", chat), allow_code)
     known = [*BUILT_IN, *NAMED]
     near = difflib.get_close_matches(source, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -111,14 +122,14 @@ def _files(spec: TaskFiles, prompts: Prompts) -> Task:
     return Task("files", train, validation, test, prompts=prompts)
 
 
-def _named(spec: TaskSource, seed: int, tokenizer: Any) -> Task:
+def _named(spec: TaskSource, seed: int, chat: _Chat) -> Task:
     _check_keys(spec, DIVIDING | {"variant", "path", "revision"})
     dataset = NAMED[spec.source]
     name = spec.variant or next(iter(dataset.variants))
     if name not in dataset.variants:
         raise CcaError(f"task.variant: {spec.source} has {', '.join(dataset.variants)}, got {name!r}")
     variant = dataset.variants[name]
-    prompts, splits = _prompts(spec, dataset.prompt, tokenizer), _splits_there(spec, variant.splits)
+    prompts, splits = _prompts(spec, dataset.prompt, chat), _splits_there(spec, variant.splits)
     sets = {
         split: _dataset(spec, variant.hub, variant.configs, split, variant.fields, prompts)
         for split in dict.fromkeys(splits.values())
@@ -127,7 +138,7 @@ def _named(spec: TaskSource, seed: int, tokenizer: Any) -> Task:
     return replace(task, judge=dataset.judge, origin={**task.origin, "hub": variant.hub, "variant": name})
 
 
-def _hub(spec: TaskSource, seed: int, tokenizer: Any) -> Task:
+def _hub(spec: TaskSource, seed: int, chat: _Chat) -> Task:
     _check_keys(spec, DIVIDING | {"variant", "path", "revision", "fields", "splits"})
     hub = spec.source.removeprefix(HUB)
     fields = spec.fields or {"question": "question", "answer": "answer"}
@@ -136,7 +147,7 @@ def _hub(spec: TaskSource, seed: int, tokenizer: Any) -> Task:
     if spec.splits and "validation" not in spec.splits:
         splits["validation"] = splits["train"]
     splits = _splits_there(spec, splits)
-    prompts = _prompts(spec, "zero-shot", tokenizer)
+    prompts = _prompts(spec, "zero-shot", chat)
     sets = {
         split: _dataset(spec, hub, (spec.variant,), split, fields, prompts)
         for split in dict.fromkeys(splits.values())
@@ -222,18 +233,20 @@ def _divided(
             raise CcaError(
                 "task.unseen: expected a test split that is divided within templates; leave it out"
             )
-        parts = divided(problems, [shares[s] / total for s in members], Division(spec.split, unseen, seed))
+        parts = divide(problems, [shares[s] / total for s in members], Division(spec.split, unseen, seed))
         for split, part in zip(members, parts, strict=True):
-            made[split] = tuple(drawn(part, spec.limit, seed, split))
+            made[split] = tuple(draw_some(part, spec.limit, seed, split))
     rule = {"rule": spec.split, "shares": list(spec.shares), "unseen": spec.unseen, "seed": seed}
     return Task(
         name, made["train"], made["validation"], made["test"], prompts=prompts, origin={"split": rule}
     )
 
 
-def _prompts(spec: PromptSpec, default: str, tokenizer: Any) -> Prompts:
+def _prompts(spec: PromptSpec, default: str, chat: _Chat) -> Prompts:
     style = spec.prompt or default
-    return make_prompts(style, tokenizer, system=spec.system, thinking=spec.thinking, stop=spec.stop)
+    return make_prompts(
+        style, chat.tokenizer, system=spec.system, thinking=spec.thinking, stop=spec.stop, today=chat.today
+    )
 
 
 def _check_keys(spec: TaskSource, allowed: frozenset[str], prompts: bool = True) -> None:

@@ -26,10 +26,12 @@ _UPRIGHT = re.compile(r"\\(?:mathrm|rm)[ ]?\{[ ]*([A-Za-z])[ ]*\}")
 """A letter set upright, as e and i often are, which math-verify cannot read."""
 _GROUPING = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\!,?\\?!?|,\\!|\\ |~)(?=\d{3}(?!\d))")
 _NUMERAL = re.compile(
-    r"[-+]?(?:\\?\$)?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+|\d*\\[dt]?frac\{?\d+\}?\{?\d+\}?|\d+/\d+)[ ]?(?:\\?%)?\.?"
+    r"[-+]?(?:\\?\$)?"
+    r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+|\d*\\[dt]?frac\{?\d+\}?\{?\d+\}?|\d+/\d+)[ ]?(?:\\?%)?\.?"
 )
 _HEAD_NUMERAL = re.compile(
-    r"[\s*_:~]*(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?\\?%?)(?=\.?\s*\Z|,?[ ](?:because|since|as|where|when|if|for|so)\b|[ ]\(|;[ ])"
+    r"[\s*_:~]*(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?\\?%?)"
+    r"(?=\.?\s*\Z|,?[ ](?:because|since|as|where|when|if|for|so)\b|[ ]\(|;[ ])"
 )
 """A number that a statement begins with and its reasons follow: "12, since $a = 3$"."""
 _FARTHEST = 4000

@@ -18,8 +18,7 @@ from functools import lru_cache
 
 from cca.errors import CcaError
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
-from cca.problems.judges.number_words import read_number_words
-from cca.problems.judges.quantities import Found, Quantity, find_quantities, last_quantity
+from cca.problems.judges.quantities import Found, Quantity, find_quantities, last_quantity, read_number_words
 from cca.problems.judges.reading import UNCLEAR, Reader, Unclear
 from cca.problems.judges.statements import Statement
 from cca.problems.judges.text import TextJudge

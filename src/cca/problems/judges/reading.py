@@ -28,24 +28,25 @@ _TAG = re.compile(
     rf"""
     (?P<close> </{_THOUGHT}> | \[/THINK\] | \u25c1/think\u25b7 | <\|/(?:think|thinking)\|> | <\|end_of_{_THOUGHT}\|>
         | <\|{_THOUGHT}_end\|> | <\|end_thinking\|> | <channel\|> | <\|inner_suffix\|> | \[BEGIN[ ]FINAL[ ]RESPONSE\] )
-  | (?P<open> <{_THOUGHT}> | \[THINK\] | \u25c1think\u25b7 | <\|(?:think|thinking)\|> | <\|(?:begin|start)_of_{_THOUGHT}\|>
+  | (?P<open> <{_THOUGHT}> | \[THINK\] | \u25c1think\u25b7 | <\|(?:think|thinking)\|>
+        | <\|(?:begin|start)_of_{_THOUGHT}\|>
         | <\|{_THOUGHT}_(?:start|begin)\|> | <\|start_thinking\|> | <\|channel>thought | <\|inner_prefix\|> )
   | (?P<analysis> <\|channel\|>\s{{0,3}}analysis[^<\n]{{0,60}}<\|message\|> )
   | (?P<message_end> <\|end\|> )
   | (?P<answer> (?:<\|start\|>assistant[^<\n]{{0,60}})?<\|channel\|>\s{{0,3}}final[^<\n]{{0,60}}<\|message\|>
         | <\|(?:begin|end)_of_solution\|> | <\|(?:start|end)_response\|> | \[END[ ]FINAL[ ]RESPONSE\] )
-  | (?P<begin> <\|im_start\|>assistant\n? | <start_of_turn>model\n? | <\|turn>model\n? | <\|assistant\|> | <\|start\|>assistant
-        | <\|start_header_id\|>assistant<\|end_header_id\|> | <\uff5cassistant\uff5c> )
+  | (?P<begin> <\|im_start\|>assistant\n? | <start_of_turn>model\n? | <\|turn>model\n? | <\|assistant\|>
+        | <\|start\|>assistant | <\|start_header_id\|>assistant<\|end_header_id\|> | <\uff5cassistant\uff5c> )
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 """Marks around thoughts and answers. ``analysis`` and ``message_end`` are harmony's (gpt-oss); ``begin`` opens the
 model's own turn."""
 _SPECIAL_TURN = r"""
-    </s> | <eos> | <(?:start|end)_of_turn> | <turn\|> | <\|turn> | \[/?INST\] | \[\|(?:endofturn|user|system)\|\] | <seed:eos>
-    | <end_of_utterance> | <\uff5c(?:end\u2581of\u2581sentence|user)\uff5c>
-    | <\|(?:endoftext|end_of_text|im_end|im_start|eot_id|eom_id|end|user|system|observation|return|call|eot|eos|endofprompt
-        |start|start_header_id|header_start|start_of_role|end_of_role|(?:start|end)_of_turn_token|im_user)\|>
+    </s> | <eos> | <(?:start|end)_of_turn> | <turn\|> | <\|turn> | \[/?INST\] | \[\|(?:endofturn|user|system)\|\]
+    | <seed:eos> | <end_of_utterance> | <\uff5c(?:end\u2581of\u2581sentence|user)\uff5c>
+    | <\|(?:endoftext|end_of_text|im_end|im_start|eot_id|eom_id|end|user|system|observation|return|call|eot|eos
+        |endofprompt|start|start_header_id|header_start|start_of_role|end_of_role|(?:start|end)_of_turn_token|im_user)\|>
 """
 _TURN = re.compile(
     rf"""
@@ -116,6 +117,16 @@ def parts(text: str, thinking: bool = False) -> Iterator[Part]:
         elif kind == "answer" or (kind == "begin" and not said.strip()):
             kept, start = f"{said}\n" if said.strip() else "", tag.end()
     yield _cut(kept if inside else kept + text[start:], after_thought)
+
+
+def open_thought(text: str) -> bool:
+    """True when the last thought that ``text`` opens is still open."""
+    kinds = [tag.lastgroup for tag in _TAG.finditer(text)]
+    opened = max((place for place, kind in enumerate(kinds) if kind in ("open", "analysis")), default=None)
+    if opened is None:
+        return False
+    ends = ("close", "answer", "message_end") if kinds[opened] == "analysis" else ("close", "answer")
+    return not any(kind in ends for kind in kinds[opened:])
 
 
 def _cut(text: str, after_thought: bool) -> Part:

@@ -32,8 +32,10 @@ _STATED = re.compile(
     r"answer[*_ ]{0,4}(?:(?:to|for|in|of) [^.\n:=]{1,80}? )?"
     r"(?:(?P<verb>is|was|would be|should be|will be|must be|equals|becomes)(?![a-z])"
     r"|(?P<colon>[*_ ]{0,4}[:=\uff1a])|(?P<heading>[*_:]{1,5}[ ]{0,2}\n))"
-    rf"|(?<!\w)(?:{_OTHER_LANGUAGES})[*_ ]{{0,4}}(?P<other>[:\uff1a=]|(?:ist|lautet|es|est|\u00e8|\u00e9|jest)(?![^\W\d_]))"
-    r"|(?:\u7b54\u6848|\u7b54\u3048|\u56de\u7b54|\uc815\ub2f5|\ub2f5)[*_ ]{0,4}(?P<eastern>\u662f|\u4e3a|\u306f|\uc740|[:\uff1a=])"
+    rf"|(?<!\w)(?:{_OTHER_LANGUAGES})[*_ ]{{0,4}}"
+    r"(?P<other>[:\uff1a=]|(?:ist|lautet|es|est|\u00e8|\u00e9|jest)(?![^\W\d_]))"
+    r"|(?:\u7b54\u6848|\u7b54\u3048|\u56de\u7b54|\uc815\ub2f5|\ub2f5)[*_ ]{0,4}"
+    r"(?P<eastern>\u662f|\u4e3a|\u306f|\uc740|[:\uff1a=])"
 )
 _BOX = re.compile(r"\\?(?:f?box(?:ed)?)[ ]?\{")
 _STOP = re.compile(r"[.!?][\"'”’)*_$\]}]{0,6}(?=\s)|\n|[{}]|\u3002")

@@ -16,8 +16,8 @@ from cca.problems.judges.typography import FULL_WIDTH, plain, plain_text, unlate
 _CLAUSE = re.compile(r"[,;:][ ]|[ ][(\-–—]|[ ](?:because|since|as|which)[ ]|\n", re.IGNORECASE)
 _OUTER = " \t\n\r.,;:!?*_`\"'"
 _PAIRS = ("()", "[]", "{}", "<>", "$$")
-_ARTICLE = re.compile(r"(?:the|an?) (?=\S)")
-_HEADING = re.compile(r"#{1,6}\s+|-+(?=[^\W\d])")
+_ARTICLE = re.compile(r"\A(?:the|an?) (?=\S)")
+_HEADING = re.compile(r"\A(?:#{1,6}\s+|-+(?=[^\W\d]))")
 _HAS_WORD = re.compile(r"[^\W_]")
 LONGEST = 20_000
 """Characters of a completion that a user's pattern is tried on."""
@@ -141,8 +141,8 @@ class RegexJudge:
 
 _LETTER_GOLD = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]?(?:\s.*)?\Z", re.DOTALL)
 _EXCLUDED = re.compile(
-    r"(?:\bnot|n't|\bnever|\bn?either|\bnor|\bexcept|\brul(?:e[sd]?|ing) out|\beliminat\w+|\bexclud\w+|\bwrong|\bincorrect"
-    r"|\bunlike|\binstead of|\brather than)[^.,;\n]{0,20}\Z",
+    r"(?:\bnot|n't|\bnever|\bn?either|\bnor|\bexcept|\brul(?:e[sd]?|ing) out|\beliminat\w+|\bexclud\w+|\bwrong"
+    r"|\bincorrect|\bunlike|\binstead of|\brather than)[^.,;\n]{0,20}\Z",
     re.IGNORECASE,
 )
 

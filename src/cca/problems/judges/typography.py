@@ -68,7 +68,8 @@ _HARMLESS = set(
 _KEPT = {
     r"\times": "×", r"\cdot": "*", r"\div": "÷", r"\sqrt": "√", r"\pi": "π", r"\circ": "°", r"\pm": "±", r"\mp": "±",
     r"\$": "$", r"\%": "%", r"\percent": "%", r"\euro": "€", r"\pounds": "£", r"\neg": "-", r"\infty": "∞",
-    r"\,": " ", r"\!": "", r"\le": "≤", r"\ge": "≥", r"\lt": "<", r"\gt": ">", r"\ne": "≠", r"\neq": "≠", r"\sim": "~", r"\to": "→", r"\leq": "≤", r"\geq": "≥",
+    r"\,": " ", r"\!": "", r"\le": "≤", r"\ge": "≥", r"\lt": "<", r"\gt": ">", r"\ne": "≠", r"\neq": "≠", r"\sim": "~",
+    r"\to": "→", r"\leq": "≤", r"\geq": "≥",
     r"\implies": "=", r"\Rightarrow": "=", r"\approx": "=", r"\equiv": "=",
 }  # fmt: skip
 
