@@ -14,10 +14,10 @@ from cca.errors import CcaError
 from cca.files import write_json
 from cca.models.anatomy.weight_rows import get_rows
 from cca.models.bits import tensor_hash
-from cca.patches.checkpoint import open_checkpoint
+from cca.models.checkpoint import open_checkpoint
+from cca.patches.apply import write_copy
 from cca.patches.diff import diff
 from cca.patches.layout import Layout
-from cca.patches.merge import write_copy
 from cca.patches.patch import Patch
 from cca.patches.stored_rows import scan
 

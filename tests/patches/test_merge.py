@@ -11,9 +11,8 @@ from toy import PLACES, patched, read_folder, same, toy_patch, toy_weights, writ
 
 from cca.errors import CcaError
 from cca.patches import stored_rows
-from cca.patches.merge import locked, write_copy
+from cca.patches.apply import locked, verify, write_copy
 from cca.patches.patch import Patch
-from cca.patches.verify import verify
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -52,7 +51,7 @@ def test_verify_tells_base_and_patched_apart(tmp_path: Path) -> None:
 def test_other_files_are_kept_and_other_weights_left_out(tmp_path: Path) -> None:
     base = write_folder(tmp_path / "base", toy_weights())
     written = write_copy(base, toy_patch(toy_weights()), tmp_path / "deep" / "merged")
-    assert written.left_out == ["pytorch_model.bin"]
+    assert written.other_weights == ["pytorch_model.bin"]
     kept = {str(path.relative_to(base)) for path in base.rglob("*")} - {"pytorch_model.bin"}
     assert {str(path.relative_to(written.out)) for path in written.out.rglob("*")} == kept
     assert (written.out / "assets" / "note.txt").read_text() == "kept"
@@ -170,7 +169,7 @@ def test_a_failed_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def failing(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("cca.patches.merge.write_rows", failing)
+    monkeypatch.setattr("cca.patches.apply.write_rows", failing)
     with pytest.raises(OSError, match="disk full"):
         write_copy(base, toy_patch(toy_weights()), tmp_path / "merged")
     assert [path.name for path in tmp_path.iterdir()] == ["base"]

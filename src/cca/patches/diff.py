@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from cca.errors import CcaError
+from cca.files import as_json
 from cca.models.bits import DTYPES, bits
-from cca.patches.checkpoint import ShardFile, open_checkpoint
+from cca.models.checkpoint import ShardFile, open_checkpoint
 from cca.patches.layout import Layout
-from cca.patches.patch import Patch, TensorEdit, as_json
+from cca.patches.patch import Patch, TensorEdit
 from cca.patches.stored_rows import StoredParameter, read_rows, scan
 
 LARGEST = 0.25  # of the checkpoint's bytes: before and after of an eighth of its rows
@@ -69,7 +70,7 @@ def diff(
         {name: hashed for name, (_, hashed) in found.items()},
         {name: ours[name].shape if name in ours else _shape(ours, tied[name]) for name in found},
         [],
-        as_json(made_by or {}),
+        as_json("made_by", made_by or {}),
         tied,
     )
 

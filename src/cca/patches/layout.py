@@ -1,7 +1,7 @@
-"""Which stored tensors hold a parameter: checkpoints and models do not always agree on names and shapes.
+"""The stored tensors that hold each parameter: checkpoints and models do not always agree on names and shapes.
 
-Three cases. (1) Nearly always the stored tensor has the parameter's own name and shape; nothing else is asked
-then. (2) Otherwise transformers' own loading rules say it: the model is built from ``config.json`` without
+Three cases. (1) Nearly always the stored tensor has the parameter's own name and shape; nothing else is looked at
+then. (2) Otherwise transformers' own loading rules decide: the model is built from ``config.json`` without
 weights, and every stored name goes through the renamings that loading would apply: prefixes, renamed modules,
 experts stored one tensor each and fused on load. Fusing is supported where the fused bytes are the stored
 bytes one after the other; what transformers would also transpose or split is refused by name. (3) Tied
@@ -14,13 +14,41 @@ written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cca.errors import CcaError
-from cca.patches.checkpoint import Checkpoint, StoredTensor
+from cca.models.bits import DTYPES, dtype_name
+from cca.models.checkpoint import Checkpoint, StoredTensor
+from cca.patches.patch import Patch, TensorEdit
 from cca.patches.stored_rows import StoredParameter
 
 OPERATIONS = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])  # that only join bytes
+
+
+@dataclass(frozen=True)
+class MatchedEdit:
+    """An edit and every copy of its parameter in one checkpoint."""
+
+    edit: TensorEdit
+    copies: list[StoredParameter]
+
+
+def match_edits(patch: Patch, checkpoint: Checkpoint) -> list[MatchedEdit]:
+    """The stored tensors of each edit. Raises CcaError for the first parameter that is absent, or of another kind."""
+    layout = Layout(checkpoint)
+    matched: list[MatchedEdit] = []
+    for edit in patch.edits:
+        tied = patch.tied.get(edit.parameter, [])
+        copies = layout.find(edit.parameter, patch.base_shapes[edit.parameter], tied)
+        for copy in copies:
+            if DTYPES.get(copy.dtype) != edit.before.dtype:
+                raise CcaError(
+                    f"{copy.stored_name}: the patch is {dtype_name(edit.before)}, {checkpoint.folder} stores "
+                    f"{copy.dtype}; make the patch on the model loaded in the checkpoint's own dtype"
+                )
+        matched.append(MatchedEdit(edit, copies))
+    return matched
 
 
 class Layout:
