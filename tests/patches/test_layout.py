@@ -140,8 +140,33 @@ def test_tied_weights_that_differ_are_refused_by_diff(tmp_path: Path) -> None:
         copies["lm_head.weight"][2] += number
         save_file({**load_file(path), **copies}, path)
     with pytest.raises(
-        CcaError, match=r"^lm_head\.weight: is tied to transformer\.wte\.weight but was changed otherwise"
+        CcaError, match=r"^lm_head\.weight: is tied to transformer\.wte\.weight but holds other values"
     ):
+        diff(tmp_path / "base", tmp_path / "edited", "tiny")
+
+
+def test_diff_looks_past_a_stored_head_that_is_tied_and_tensors_that_no_loader_reads(tmp_path: Path) -> None:
+    config = LlamaConfig(**SMALL, intermediate_size=24, tie_word_embeddings=True)
+    model = filled(AutoModelForCausalLM.from_config(config))
+    model.save_pretrained(tmp_path / "base")
+    patch = edited(model, "model.layers.0.mlp.up_proj.weight", 0, 3)
+    patch.apply(model)
+    model.save_pretrained(tmp_path / "edited")
+    path = tmp_path / "edited" / "model.safetensors"
+    weights = load_file(path)
+    for name, extra in (
+        ("lm_head.weight", weights["model.embed_tokens.weight"].clone()),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(4)),
+    ):
+        save_file({**weights, name: extra}, path)
+        for one, two in (("base", "edited"), ("edited", "base")):
+            made = diff(tmp_path / one, tmp_path / two, "tiny")
+            assert [(edit.parameter, edit.indices.tolist()) for edit in made.edits] == [
+                ("model.layers.0.mlp.up_proj.weight", [3])
+            ]
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight + 1)
+    save_file({**weights, "lm_head.weight": model.lm_head.weight.detach()}, path)
+    with pytest.raises(CcaError, match=r"^lm_head\.weight: is tied to model\.embed_tokens\.weight"):
         diff(tmp_path / "base", tmp_path / "edited", "tiny")
 
 

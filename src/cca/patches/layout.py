@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from cca.errors import CcaError
@@ -75,22 +76,34 @@ class Layout:
             raise CcaError(f"{name}: expected shape {list(shape)} in {self.checkpoint.folder}, {found}")
         return copies
 
-    def tied(self) -> list[list[str]]:
-        """Groups of names that are one parameter in the loaded model, its first name first."""
-        config = self.checkpoint.config
-        if config is None or not known(config):
-            return []
+    def names(self) -> dict[str, list[str]] | None:
+        """Every parameter and persistent buffer of the loaded model -> its other names, where it is tied.
+
+        None for a model that transformers itself does not know.
+        """
+        if self._model is None:
+            return None
         groups: dict[int, list[str]] = {}
-        for name, parameter in empty_model(config).named_parameters(remove_duplicate=False):
-            names = groups.setdefault(id(parameter), [])
+        state = self._model.state_dict(keep_vars=True)
+        for name, tensor in [*self._model.named_parameters(remove_duplicate=False), *state.items()]:
+            names = groups.setdefault(id(tensor), [])
             if name not in names:
                 names.append(name)
-        return [names for names in groups.values() if len(names) > 1]
+        return {names[0]: names[1:] for names in groups.values()}
+
+    def buffers(self) -> set[str]:
+        return set() if self._model is None else {name for name, _ in self._model.named_buffers()}
+
+    @cached_property
+    def _model(self) -> Any:
+        """The model without weights; None for one that transformers does not know."""
+        config = self.checkpoint.config
+        return None if config is None or not known(config) else empty_model(config)
 
     def parameters(self) -> dict[str, StoredParameter]:
         """Every stored tensor under the name and shape its parameter has in the loaded model."""
         if self._converted is None:
-            self._converted = _convert(self.checkpoint)
+            self._converted = _convert(self.checkpoint, self._model)
         return self._converted
 
 
@@ -120,9 +133,8 @@ def empty_model(config: dict[str, Any]) -> Any:
         ) from error
 
 
-def _convert(checkpoint: Checkpoint) -> dict[str, StoredParameter]:
-    config = checkpoint.config
-    if config is None or not known(config):
+def _convert(checkpoint: Checkpoint, model: Any) -> dict[str, StoredParameter]:
+    if model is None:
         return {name: _single(name, tensor) for name, tensor in checkpoint.tensors.items()}
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import (
@@ -132,7 +144,6 @@ def _convert(checkpoint: Checkpoint) -> dict[str, StoredParameter]:
         rename_source_key,
     )
 
-    model = empty_model(config)
     state = model.state_dict()
     mapping = get_model_conversion_mapping(model)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]

@@ -5,8 +5,8 @@ belongs. A column edit is the same with the two swapped. ``lora_alpha`` equals t
 scale is 1.
 
 PEFT merges by one addition, W + delta, with delta in float32 whatever W is. `cca.patches.addition.exact_delta` finds
-for every element a float32 that makes this addition round to ``after``; weights that none reaches are counted and named,
-never rounded in silence.
+for every element a float32 that makes this addition round to ``after``; weights that none reaches are counted and
+named, never rounded in silence.
 """
 
 from __future__ import annotations
