@@ -17,7 +17,7 @@ from cca.models.bits import tensor_hash
 from cca.models.checkpoint import open_checkpoint
 from cca.patches.apply import write_copy
 from cca.patches.diff import diff
-from cca.patches.layout import Layout
+from cca.patches.layout import Layout, merge_objection
 from cca.patches.patch import Patch
 from cca.patches.stored_rows import scan
 
@@ -191,6 +191,23 @@ def test_architectures_with_code_of_their_own_keep_names_as_stored(tmp_path: Pat
     patch = diff(tmp_path / "base", tmp_path / "edited", "tiny")
     assert [(edit.parameter, edit.indices.tolist()) for edit in patch.edits] == [("own.name", [2])]
     patch.apply(nn.ModuleDict({"own": nn.ParameterDict({"name": weights["own.name"]})}))
+
+
+def test_a_patch_that_will_not_merge_is_known_from_the_headers(tmp_path: Path) -> None:
+    model = gpt2()
+    for name, held in (("tiny", model), ("experts", mixtral())):
+        held.save_pretrained(tmp_path / name)
+        assert merge_objection(tmp_path / name, held) is None
+    for dtype in (torch.bfloat16, torch.float16):
+        reason = merge_objection(tmp_path / "tiny", gpt2().to(dtype))
+        assert reason is not None
+        assert "as F32; set dtype: float32" in reason
+    weights = load_file(tmp_path / "tiny" / "model.safetensors")
+    (tmp_path / "tiny" / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "tiny" / "pytorch_model.bin")
+    reason = merge_objection(tmp_path / "tiny", model)
+    assert reason is not None
+    assert "save the model again as safetensors" in reason
 
 
 def test_a_configuration_that_builds_no_model_is_refused(tmp_path: Path) -> None:

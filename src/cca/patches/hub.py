@@ -15,7 +15,14 @@ from typing import Any, cast
 
 from cca.errors import CcaError
 from cca.files import read_json, write_text
-from cca.models.checkpoint import MOST_HEADER, choose_weights, list_shards, open_checkpoint, read_config
+from cca.models.checkpoint import (
+    MOST_HEADER,
+    choose_weights,
+    list_shards,
+    open_checkpoint,
+    read_config,
+    refuse_half_edited,
+)
 from cca.patches.apply import verify
 from cca.patches.claims import model_card, read_report, with_claims
 from cca.patches.layout import match_edits
@@ -86,6 +93,7 @@ def model_config(model: str, revision: str | None = None, endpoint: str | None =
 
     folder = local_folder(model)
     if folder is not None:
+        refuse_half_edited(folder)
         path = folder / "config.json"
     else:
         with _hub_errors(model):

@@ -16,12 +16,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from cca.errors import CcaError
 from cca.models.bits import DTYPES, dtype_name
-from cca.models.checkpoint import Checkpoint, StoredTensor
+from cca.models.checkpoint import FLOATS, Checkpoint, StoredTensor, open_checkpoint
 from cca.patches.patch import Patch, TensorEdit
+from cca.patches.patch_content import layer_of
 from cca.patches.stored_rows import StoredParameter
 
 OPERATIONS = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])  # that only join bytes
@@ -50,6 +54,33 @@ def match_edits(patch: Patch, checkpoint: Checkpoint) -> list[MatchedEdit]:
                 )
         matched.append(MatchedEdit(edit, copies))
     return matched
+
+
+def merge_objection(folder: Path, model: nn.Module) -> str | None:
+    """The reason why a patch of ``model``, loaded from ``folder``, could not be merged into it; None where it can be.
+
+    Read from headers alone, so that it is known before a run spends hours on such a patch.
+    """
+    try:
+        layout = Layout(open_checkpoint(folder))
+        for name, parameter in model.named_parameters():
+            if layer_of(name) is None or parameter.dim() < 2:
+                continue
+            for copy in layout.find(name, tuple(parameter.shape)):
+                if DTYPES.get(copy.dtype) != parameter.dtype:
+                    stored = FLOATS.get(copy.dtype)
+                    advice = (
+                        f"set dtype: {stored}"
+                        if stored
+                        else "save the model dequantised, and start from that"
+                    )
+                    return (
+                        f"the model is loaded as {dtype_name(parameter)}, and {folder} stores {copy.stored_name} as "
+                        f"{copy.dtype}; {advice}"
+                    )
+    except CcaError as error:
+        return str(error)
+    return None
 
 
 class Layout:
