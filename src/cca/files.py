@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,20 @@ UNSEALED_HEADER = {"format", "version", "made_from", "method"}
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader, or a crash, sees the old file or the new one, never a mix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    # Named as mkstemp would, but made by hand: the mode is the old file's, or what the umask leaves.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        os.chmod(temporary, 0o644)
+        if path.exists():
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -141,6 +145,14 @@ def read_rows(path: Path, format: str, version: int) -> tuple[Row, list[Row]]:
     if "hash" in header and header["hash"] != fingerprint([bare, *rows]):
         raise CcaError(f"{path}: its content does not have the hash in its header; make it again")
     return header, rows
+
+
+def as_json(what: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``value`` as JSON gives it back. Raises CcaError for what JSON cannot hold, NaN included."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise CcaError(f"{what}: expected values that JSON can hold, got others ({error})") from error
 
 
 def check_version(what: str, found: Any, known: int) -> None:

@@ -39,7 +39,7 @@ class HFEngine:
     tell: Callable[[str], None] = warnings.warn
     """Told when memory ran out and the batch was halved."""
     generated_tokens: int = field(default=0, init=False)
-    lanes: int = field(default=1, init=False)
+    parallel_chunks: int = field(default=1, init=False)
     reads_cheaply: bool = field(default=True, init=False)
     together: ClassVar[bool] = True
     """Whether all processes of a run, where there are several, decode the same batches side by side."""

@@ -6,13 +6,14 @@ text becomes token ids and back: prompts are encoded once, completions are decod
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -24,6 +25,8 @@ from transformers import (
 
 from cca import distributed
 from cca.errors import CcaError
+from cca.models.checkpoint import open_checkpoint, refuse_half_edited
+from cca.models.fingerprint import files_state, loaded_fingerprint
 from cca.problems.judges.judge import join_digits
 from cca.problems.judges.reading import ends_turn, is_mark
 
@@ -32,8 +35,6 @@ LOADING_FAULTS = (
     OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError,
 )  # fmt: skip
 """What transformers raises for files that are missing, damaged or not what they say."""
-HASHED_VALUES = 4096
-"""Values of each weight that enter the fingerprint of a model; the patch hashes whole tensors."""
 
 
 class Codec:
@@ -111,6 +112,8 @@ class LoadedModel:
     name: str
     revision: str | None
     fingerprint: str
+    folder: Path | None = None
+    """The files it was loaded from: its own folder or the hub's cache of it; None where unknown."""
 
 
 def choose_device(asked: str | None = None) -> str:
@@ -176,7 +179,7 @@ def load_model(
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     place = device_map or choose_device()
     options = {
-        "dtype": DTYPES[dtype],
+        "dtype": _stored_dtype(where) if dtype == "auto" else DTYPES[dtype],
         "device_map": None if place == "cpu" or sharding == "fsdp" else place,
         "attn_implementation": attn_implementation or ("eager" if capped else None),
     }
@@ -194,9 +197,11 @@ def load_model(
             return AutoModelForCausalLM.from_config(config, **own)
 
         model, fingerprint = load_sharded(read, bare)
-        return LoadedModel(model, codec, name, revision, fingerprint)
+        return LoadedModel(model, codec, name, revision, fingerprint, _files(where, config))
+    folder = _files(where, config)
+    before = files_state(folder)
     model = read().eval().requires_grad_(False)
-    return LoadedModel(model, codec, name, revision, model_fingerprint(model))
+    return LoadedModel(model, codec, name, revision, loaded_fingerprint(model, folder, before), folder)
 
 
 def load_codec(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Codec:
@@ -210,17 +215,6 @@ def load_codec(name: str, revision: str | None = None, trust_remote_code: bool =
     return Codec(tokenizer)
 
 
-def model_fingerprint(model: PreTrainedModel) -> str:
-    """16 hex digits over the names, shapes, dtypes and a spread of values of every weight."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        flat = parameter.detach().reshape(-1)
-        spread = flat[:: max(1, flat.numel() // HASHED_VALUES)].to("cpu", torch.float32)
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(spread.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _place(name: str) -> str:
     """Where to load from: a folder's path, or a hub id as it is. Raises CcaError for a folder that is no model's."""
     folder = Path(name).expanduser()
@@ -229,7 +223,25 @@ def _place(name: str) -> str:
     if not (folder / "config.json").is_file():
         what = "a folder without config.json" if folder.is_dir() else "no such folder"
         raise CcaError(f"model {name}: expected a model folder as save_pretrained writes it, got {what}")
+    refuse_half_edited(folder)
     return str(folder)
+
+
+def _stored_dtype(where: str) -> torch.dtype | str:
+    """The one dtype that a model folder's weights are stored in, whatever its config.json says; else "auto"."""
+    with suppress(CcaError):  # not safetensors: as transformers decides
+        stored = list(open_checkpoint(where).dtypes())
+        if len(stored) == 1 and isinstance(DTYPES.get(stored[0]), torch.dtype):
+            return DTYPES[stored[0]]
+    return "auto"
+
+
+def _files(where: str, config: Any) -> Path | None:
+    """The folder that a model was loaded from: itself, or the hub's cache of it; None where neither is there."""
+    if Path(where).is_dir():
+        return Path(where)
+    cached = try_to_load_from_cache(where, "config.json", revision=getattr(config, "_commit_hash", None))
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def _from_pretrained(what: str, name: str, loader: Any, where: str, **options: Any) -> Any:

@@ -24,7 +24,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from cca import distributed
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import anatomy_of
-from cca.models.loading import model_fingerprint
+from cca.models.fingerprint import model_fingerprint
 from cca.models.sharded_tensors import in_shards
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from cca import distributed
 from cca.errors import CcaError
 from cca.files import write_bytes
+from cca.patches.layout import merge_objection
 from cca.runs.config.config import Config
 from cca.runs.folder.measurements import FILE as MEASUREMENTS
 from cca.runs.folder.provenance import versions
@@ -58,6 +59,9 @@ def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None
         else:
             forked = {} if fork_of is None else {"forked_from": str(fork_of)}
             folder.begin(config, session.fingerprints, session.device, task=session.task.origin, **forked)
+            source = session.loaded.folder
+            if source is not None and (reason := merge_objection(source, session.model)):
+                session.note(f"the patch of this run will not merge into the model's own folder: {reason}")
         interrupts.check()
         if fork_of is not None:
             _take_over(fork_of, session)

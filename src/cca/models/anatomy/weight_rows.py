@@ -11,15 +11,14 @@ A *row* is the smallest stretch of a parameter that belongs to one unit (a head'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from cca.models.row_shapes import EACH
+from cca.models.row_shapes import row_shape as row_shape
 from cca.models.sharded_tensors import in_shards, own_part, whole
-
-EACH = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,15 +61,6 @@ class UnitRows:
     def module(self) -> str:
         """Dotted name of the module that holds the weight."""
         return self.weight.rpartition(".")[0]
-
-
-def row_shape(shape: Sequence[int], axis: int) -> tuple[int, int]:
-    """(number of rows, scalars in each) of a parameter of this shape."""
-    total = 1
-    for size in shape:
-        total *= size
-    rows = total if axis == EACH else shape[axis] * (shape[0] if len(shape) == 3 else 1)
-    return rows, total // rows if rows else 0
 
 
 def get_rows(tensor: Tensor, axis: int, indices: Tensor) -> Tensor:

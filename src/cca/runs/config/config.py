@@ -18,7 +18,7 @@ from cca.models.anatomy.declarations import declaration_for
 from cca.problems.task_config import SHAPES, TaskSpec
 from cca.problems.task_config import TaskFiles as TaskFiles
 from cca.runs.config.circuit_config import CircuitConfig
-from cca.runs.config.engine_config import EngineName, RayConfig, VLLMConfig
+from cca.engines.settings import EngineName, RayConfig, VLLMConfig
 from cca.runs.config.presets import PRESETS
 from cca.section import Section
 

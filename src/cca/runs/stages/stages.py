@@ -60,7 +60,7 @@ def traces(session: Session) -> list[list[Trace]]:
             tell, engine = one_at_a_time(progress), session.engine
             chunks = chunked(problems[len(rows) :], settings.chunk)
             for made in in_order(
-                chunks, lambda own: paired_traces(own, session.grader, engine, wanted, tell), engine.lanes
+                chunks, lambda own: paired_traces(own, session.grader, engine, wanted, tell), engine.parallel_chunks
             ):
                 log.append(
                     [{"problem": own[0].problem, "traces": [trace.to_row() for trace in own]} for own in made]

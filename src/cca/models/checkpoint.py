@@ -1,8 +1,8 @@
-"""A checkpoint folder as addresses: which shard, which byte, holds each tensor. No tensor is loaded for it.
+"""Addresses of a checkpoint's tensors: the shard and the bytes that hold each. No tensor is loaded.
 
-A safetensors file is 8 bytes of header length, a JSON header, then the tensors' bytes. Reading the headers of
-all shards costs milliseconds, and after that any rows of any tensor can be read or overwritten where they
-lie. Headers and index come from strangers: every offset and file name is checked before it is used.
+A safetensors file is 8 bytes of header length, a JSON header, then the tensors' bytes. Reading the headers of all
+shards takes milliseconds; after that any rows of any tensor can be read or overwritten where they lie. Headers and
+index come from strangers: every offset and file name is checked before it is used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,8 @@ from cca.files import read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-JOURNALS = {
-    "after": ".cca-apply.journal",
-    "before": ".cca-revert.journal",
-}  # of an edit in place, by its goal
+JOURNALS = {"after": ".cca-apply.journal", "before": ".cca-revert.journal"}
+"""Journal of an edit in place (`cca.patches.apply`), by the side of the patch that it writes."""
 ITEM_SIZE = {
     "F64": 8,
     "I64": 8,
@@ -38,6 +36,9 @@ ITEM_SIZE = {
     "U16": 2,
 }
 ITEM_SIZE |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Dtypes a model is loaded in, safetensors' name to torch's."""
+PICKLED = (".bin", ".pt", ".pth")
 MOST_HEADER = 100_000_000  # what the safetensors library itself accepts
 
 
@@ -58,11 +59,11 @@ class ShardFile:
 
     def __init__(self, path: Path, writable: bool = False) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        self.descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
 
     @property
     def length(self) -> int:
-        return os.fstat(self._descriptor).st_size
+        return os.fstat(self.descriptor).st_size
 
     def read_at(self, start: int, size: int) -> bytes:
         data = bytearray(size)
@@ -72,21 +73,21 @@ class ShardFile:
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from byte ``start`` on."""
         while buffer:  # a single call reads at most 2 GiB
-            count = os.preadv(self._descriptor, [buffer], start)
+            count = os.preadv(self.descriptor, [buffer], start)
             if not count:
                 raise CcaError(f"{self.path}: ends before byte {start + len(buffer)}; it is truncated")
             start, buffer = start + count, buffer[count:]
 
     def write_at(self, start: int, data: memoryview) -> None:
         while data:
-            written = os.pwrite(self._descriptor, data, start)
+            written = os.pwrite(self.descriptor, data, start)
             start, data = start + written, data[written:]
 
     def sync(self) -> None:
-        os.fsync(self._descriptor)
+        os.fsync(self.descriptor)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,18 @@ class Checkpoint:
     folder: Path
     shards: tuple[str, ...]
     tensors: dict[str, StoredTensor]
+    weight_files: tuple[str, ...] = ()
+    """The shards, and their index where transformers reads one."""
 
     @property
     def config(self) -> dict[str, Any] | None:
         """``config.json``, or None where the folder has none."""
-        path = self.folder / "config.json"
-        if not path.exists():
-            return None
-        config = read_json(path)
-        if not isinstance(config, dict):
-            raise CcaError(f"{path}: expected an object, got {type(config).__name__}")
-        return config
+        return read_config(self.folder)
+
+    def dtypes(self) -> dict[str, str]:
+        """torch's name of each floating dtype stored -> the first tensor that is stored in it."""
+        held = {tensor.dtype: name for name, tensor in reversed(self.tensors.items())}
+        return {FLOATS.get(dtype, dtype): held[dtype] for dtype in held if dtype.startswith(("F", "BF"))}
 
     @contextmanager
     def open(self, shards: Sequence[str], writable: bool = False) -> Iterator[dict[str, ShardFile]]:
@@ -126,7 +128,7 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path | str, unfinished: bool = False) -> Checkpoint:
-    """Read the headers of a model folder.
+    """Read the headers of the files that transformers would load from a model folder.
 
     Raises CcaError for anything but a whole safetensors checkpoint, and, unless ``unfinished``, for one that
     an interrupted edit in place has left half-way.
@@ -136,11 +138,12 @@ def open_checkpoint(folder: Path | str, unfinished: bool = False) -> Checkpoint:
         raise CcaError(
             f"{folder}: expected a model folder, found {'a file' if folder.exists() else 'nothing'}"
         )
-    for journal in JOURNALS.values():
-        if not unfinished and (folder / journal).exists():
-            raise CcaError(f"{folder}: an edit in place was interrupted ({journal}); repeat it to finish it")
-    index = read_json(folder / INDEX) if (folder / INDEX).exists() else None
-    shards = list_shards(str(folder), index, sorted(path.name for path in folder.iterdir()))
+    if not unfinished:
+        refuse_half_edited(folder)
+    chosen = choose_weights(str(folder), read_config(folder), sorted(path.name for path in folder.iterdir()))
+    shards = [chosen]
+    if chosen.endswith(".json"):
+        shards = list_shards(f"{folder}/{chosen}", read_json(folder / chosen))
     tensors: dict[str, StoredTensor] = {}
     for shard in shards:
         path = folder / shard
@@ -152,36 +155,59 @@ def open_checkpoint(folder: Path | str, unfinished: bool = False) -> Checkpoint:
             add_tensors(tensors, str(path), shard, file)
         finally:
             file.close()
-    return Checkpoint(folder, tuple(shards), tensors)
+    return Checkpoint(folder, tuple(shards), tensors, (chosen, *shards))
 
 
-def list_shards(where: str, index: Any, files: Sequence[str]) -> list[str]:
-    """The shard files of a model with this index (None: it has none) among ``files``."""
-    if index is not None:
-        names = index.get("weight_map") if isinstance(index, dict) else None
-        if (
-            not isinstance(names, dict)
-            or not names
-            or not all(isinstance(name, str) for name in names.values())
-        ):
-            raise CcaError(f"{where}/{INDEX}: expected a 'weight_map' of tensor names to shard files")
-        shards = sorted(set(names.values()))
-        for shard in shards:
-            if Path(shard).name != shard or not shard.endswith(".safetensors"):
-                raise CcaError(f"{where}/{INDEX}: expected safetensors files beside it, got {shard!r}")
-        return shards
-    if SINGLE in files:
-        return [SINGLE]
-    found = [
-        name for name in files if name.endswith(".safetensors") and not name.startswith((".", "adapter_"))
-    ]
-    if len(found) == 1:
-        return found
-    if any(name.endswith((".bin", ".pt", ".pth")) for name in files):
-        raise CcaError(
-            f"{where}: expected {SINGLE}, got pickled weights; save the model again as safetensors"
-        )
-    raise CcaError(f"{where}: expected {SINGLE} or {INDEX}, got {len(found)} other safetensors files")
+def refuse_half_edited(folder: Path) -> None:
+    """Raise CcaError for a model folder whose edit in place was interrupted: it holds neither of the two models."""
+    for journal in JOURNALS.values():
+        if (folder / journal).exists():
+            raise CcaError(f"{folder}: an edit in place was interrupted ({journal}); repeat it to finish it")
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """``config.json`` of a model folder, or None where there is none."""
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise CcaError(f"{path}: expected an object, got {type(config).__name__}")
+    return config
+
+
+def choose_weights(where: str, config: Mapping[str, Any] | None, files: Sequence[str]) -> str:
+    """The file among ``files`` that transformers loads weights from: safetensors, or the index of shards.
+
+    Its rule: ``transformers_weights`` of config.json, then model.safetensors, then the index, whatever else is there.
+    """
+    named = (config or {}).get("transformers_weights")
+    if named is not None:
+        plain = isinstance(named, str) and Path(named).name == named
+        if not plain or not named.endswith((".safetensors", ".safetensors.index.json")):
+            raise CcaError(
+                f"{where}/config.json: expected 'transformers_weights' to name a safetensors file or index beside it, "
+                f"got {named!r:.80}"
+            )
+        return named
+    for name in (SINGLE, INDEX):
+        if name in files:
+            return name
+    others = [name for name in files if name.endswith(PICKLED)]
+    found = "pickled weights; save the model again as safetensors" if others else "neither"
+    raise CcaError(f"{where}: expected {SINGLE} or {INDEX}, got {found}")
+
+
+def list_shards(where: str, index: Any) -> list[str]:
+    """The shard files that the parsed index ``where`` names. Raises CcaError for one that is malformed."""
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise CcaError(f"{where}: expected a 'weight_map' of tensor names to shard files")
+    shards = sorted(set(names.values()))
+    for shard in shards:
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise CcaError(f"{where}: expected safetensors files beside it, got {shard!r}")
+    return shards
 
 
 def add_tensors(tensors: dict[str, StoredTensor], path: str, shard: str, file: ShardFile) -> None:

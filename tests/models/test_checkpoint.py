@@ -15,7 +15,7 @@ from safetensors.torch import save, save_file
 from toy import SHAPES, toy_weights, write_folder
 
 from cca.errors import CcaError
-from cca.patches.checkpoint import INDEX, open_checkpoint
+from cca.models.checkpoint import INDEX, open_checkpoint
 
 
 def test_every_tensor_is_found_where_it_lies(tmp_path: Path) -> None:
@@ -28,13 +28,24 @@ def test_every_tensor_is_found_where_it_lies(tmp_path: Path) -> None:
         assert data == weights[name].view(torch.uint8).numpy().tobytes()
 
 
-def test_a_single_file_needs_no_index(tmp_path: Path) -> None:
-    for name in ("model.safetensors", "other-name.safetensors"):
-        folder = tmp_path / name.split(".")[0]
-        folder.mkdir()
-        save_file(toy_weights(), folder / name)
-        save_file({"x": torch.zeros(1)}, folder / "adapter_model.safetensors")
-        assert open_checkpoint(folder).shards == (name,)
+def test_the_files_read_are_those_that_transformers_reads(tmp_path: Path) -> None:
+    """`transformers_weights` of config.json first, then the single file, then the index; nothing else."""
+    folder = write_folder(tmp_path / "model", toy_weights())
+    sharded = open_checkpoint(folder)
+    assert len(sharded.shards) == 4
+    assert set(sharded.weight_files) == {INDEX, *sharded.shards}
+    save_file(toy_weights(), folder / "model.safetensors")
+    save_file({"x": torch.zeros(1)}, folder / "adapter_model.safetensors")
+    assert open_checkpoint(folder).shards == ("model.safetensors",)
+    save_file(toy_weights(seed=1), folder / "second.safetensors")
+    (folder / "config.json").write_text('{"transformers_weights": "second.safetensors"}')
+    assert open_checkpoint(folder).shards == ("second.safetensors",)
+    (folder / "config.json").write_text(json.dumps({"transformers_weights": INDEX}))
+    assert open_checkpoint(folder) == sharded
+    for hostile in ("../second.safetensors", "/etc/passwd", 3, "pytorch_model.bin"):
+        (folder / "config.json").write_text(json.dumps({"transformers_weights": hostile}))
+        with pytest.raises(CcaError, match="'transformers_weights' to name"):
+            open_checkpoint(folder)
 
 
 def shard_with(entry: Any) -> bytes:
@@ -102,7 +113,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 def test_folders_without_safetensors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CcaError, match="expected a model folder, found nothing"):
         open_checkpoint(tmp_path / "absent")
-    with pytest.raises(CcaError, match="got 0 other safetensors files"):
+    with pytest.raises(CcaError, match="got neither"):
         open_checkpoint(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(CcaError, match="pickled weights; save the model again as safetensors"):

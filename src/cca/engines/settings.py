@@ -1,4 +1,4 @@
-"""The engine keys of a run: what generates text, and where. None of them changes what is asked of the engine."""
+"""Settings of the engines: what generates text, and where. None of them changes what is asked of an engine."""
 
 from __future__ import annotations
 
@@ -9,15 +9,8 @@ from pydantic import Field, field_validator
 from cca.section import Section
 
 EngineName = Literal["auto", "hf", "vllm", "ray"]
-OURS = (
-    "model",
-    "dtype",
-    "revision",
-    "tensor_parallel_size",
-    "max_model_len",
-    "logits_processors",
-    "data_parallel_size",
-)
+OURS = ("model", "dtype", "revision", "tensor_parallel_size", "max_model_len", "logits_processors")
+OURS += ("data_parallel_size",)
 
 
 class VLLMConfig(Section):
