@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from zoo import TINY, VOCABULARY
 
 from cca.models.anatomy.anatomy import Anatomy, Component, anatomy_of
-from cca.models.forward.gate_check import check_gates
+from cca.models.forward.gates import check_gates
 from cca.models.forward.gates import gated
 
 KINDS = ("q", "k", "v", "neuron")

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 import tiny_world
 from cca.errors import CcaError
-from cca.models.loading import Codec, load_model, model_fingerprint
+from cca.models.fingerprint import model_fingerprint
+from cca.models.loading import Codec, load_model
 
 
 def saved(folder: Path, architecture: str = "llama") -> Path:

@@ -6,7 +6,6 @@ text becomes token ids and back: prompts are encoded once, completions are decod
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +22,14 @@ from transformers import (
 )
 
 from cca.errors import CcaError
+from cca.models.fingerprint import model_fingerprint
 from cca.problems.judges.judge import join_digits
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LOADING_FAULTS = (
     OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError,
 )  # fmt: skip
-"""What transformers raises for files that are missing, damaged or not what they say."""
-HASHED_VALUES = 4096
-"""Values of each weight that enter the fingerprint of a model; the patch hashes whole tensors."""
+"""Exceptions of transformers for files that are missing, damaged or of another format."""
 
 
 class Codec:
@@ -66,7 +64,7 @@ class Codec:
         return join_digits(text) if self._splits_digits else text
 
     def ends_text(self, token_id: int) -> bool:
-        """Whether nothing of a completion can follow this token: end of text or turn, or another special token."""
+        """True for a token that nothing of a completion can follow: end of text or turn, or another special token."""
         return token_id in self._ends
 
     def token_text(self, token_id: int) -> str:
@@ -109,7 +107,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise CcaError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    where = _place(name)
+    where = _model_path(name)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = _from_pretrained("configuration", name, AutoConfig, where, **common)
     # sdpa leaves a soft cap out without a word
@@ -141,27 +139,16 @@ def load_model(
 def load_codec(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Codec:
     """The codec of a model's tokenizer, without its weights. Raises CcaError when there is none."""
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    tokenizer = _from_pretrained("tokenizer", name, AutoTokenizer, _place(name), **options)
+    tokenizer = _from_pretrained("tokenizer", name, AutoTokenizer, _model_path(name), **options)
     if len(tokenizer) == 0 or not tokenizer.encode("a 1"):
         raise CcaError(
-            f"model {name}: expected a tokenizer beside the weights, got none; save it into the same folder"
+            f"model {name}: expected a tokenizer next to the weights, got none; save it into the same folder"
         )
     return Codec(tokenizer)
 
 
-def model_fingerprint(model: PreTrainedModel) -> str:
-    """16 hex digits over the names, shapes, dtypes and a spread of values of every weight."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        flat = parameter.detach().reshape(-1)
-        spread = flat[:: max(1, flat.numel() // HASHED_VALUES)].to("cpu", torch.float32)
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(spread.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _place(name: str) -> str:
-    """Where to load from: a folder's path, or a hub id as it is. Raises CcaError for a folder that is no model's."""
+def _model_path(name: str) -> str:
+    """The path of a model folder, or a hub id unchanged. Raises CcaError for a folder without a model."""
     folder = Path(name).expanduser()
     if not (folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1):
         return name

@@ -16,7 +16,8 @@ from cca.engines.hf import HFEngine
 from cca.engines.weight_sync import WeightWatch, checkpoint_tensors
 from cca.errors import CcaError
 from cca.models.anatomy.weight_rows import get_rows, set_rows_
-from cca.models.loading import LoadedModel, model_fingerprint
+from cca.models.fingerprint import model_fingerprint
+from cca.models.loading import LoadedModel
 from cca.runs.config.config import config_of
 from cca.runs.folder.run_folder import RunDirectory
 from cca.runs.stages.engine import make_engine, taken

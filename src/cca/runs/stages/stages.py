@@ -22,8 +22,7 @@ from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
 from cca.problems.problem import Problem
 from cca.runs.folder.measurements import UNTOUCHED
 from cca.runs.folder.row_log import ChunkLog
-from cca.runs.folder.stage_inputs import PIVOTS_LOG, claim
-from cca.runs.folder.training_file import MASK, STEPS
+from cca.runs.folder.stage_inputs import MASK, PIVOTS_LOG, STEPS, claim
 from cca.runs.replica import as_the_first_has_it
 from cca.runs.session import Session
 from cca.runs.stages.amplify import AMPLIFY, amplify_summary, make_patch, run_amplify
