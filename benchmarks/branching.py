@@ -74,7 +74,8 @@ class Naive:
 def measure() -> list[Row]:
     if not BUNDLED_MODEL.exists():
         raise CcaError(
-            f"benchmarks: expected the bundled model in {BUNDLED_MODEL}; python -m benchmarks.organisms train tinymath makes it"
+            f"benchmarks: expected the bundled model in {BUNDLED_MODEL}; "
+            "python -m benchmarks.organisms train tinymath makes it"
         )
     loaded = load_model(str(BUNDLED_MODEL), dtype="float32")
     grader = Grader(loaded.codec, make_judge("number"))

@@ -34,13 +34,11 @@ import torch
 
 from benchmarks.measuring import Measured, Row, table
 from cca.models.checkpoint import INDEX, open_checkpoint
-from cca.patches.apply import write_in_place
+from cca.patches.apply import verify, write_copy, write_in_place
 from cca.patches.layout import Layout
-from cca.patches.apply import write_copy
 from cca.patches.patch import Patch, TensorEdit
 from cca.patches.patch_file import load_patch, save_patch
 from cca.patches.stored_rows import read_rows, scan
-from cca.patches.apply import verify
 
 HIDDEN, MLP = 2048, 8192
 LAYER = {

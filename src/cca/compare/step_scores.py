@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cca.amplify.amplify import Validation, better
+from cca.amplify.settings import BudgetConfig
 from cca.compare.config import LimitsEntry
 from cca.compare.edits import Edit
 from cca.evaluation.accuracy import Results
 from cca.evaluation.drift import DriftProbe, solution_texts
 from cca.problems.task import halves, spread
-from cca.runs.config.config import BudgetConfig
 from cca.runs.folder.measurements import UNTOUCHED
 from cca.runs.session import Session
 from cca.runs.stages.answers import answers, answers_by_skill

@@ -22,7 +22,7 @@ from transformers import DynamicCache, PreTrainedModel
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
 from cca.engines.sampling import choose, uniforms
 from cca.errors import CcaError
-from cca.models.out_of_memory import halving
+from cca.models.memory import halving
 
 STOP_EVERY = 8
 """Decoded tokens between two looks at the stop rule of a row; it costs Python time, a late stop a few tokens."""

@@ -47,9 +47,8 @@ class Codec:
         added = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special = {*tokenizer.all_special_ids, *added}
         self._marks = {i for i, token in added.items() if is_mark(token.content)}
-        self._turn_ends = {i for i, token in added.items() if ends_turn(token.content)} | {
-            tokenizer.eos_token_id
-        }
+        end: Any = tokenizer.eos_token_id
+        self._turn_ends = {end, *(i for i, token in added.items() if ends_turn(token.content))}
         self._ends = self._special - {unknown} - (self._marks - self._turn_ends)
         # Word-level tokenizers without a decoder give "4 2 ." for "42."; judges need the text as it was.
         self._splits_digits = self._plain_decode(self._plain_encode("12")).strip() == "1 2"
@@ -82,7 +81,7 @@ class Codec:
         return join_digits(text) if self._splits_digits else text
 
     def ends_text(self, token_id: int) -> bool:
-        """Whether nothing of a completion can follow this token: end of text or turn, or another special token."""
+        """True for a token that nothing of a completion can follow: end of text or turn, or another special token."""
         return token_id in self._ends
 
     def token_text(self, token_id: int) -> str:
@@ -172,7 +171,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise CcaError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    where = _place(name)
+    where = _model_path(name)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = _from_pretrained("configuration", name, AutoConfig, where, **common)
     # sdpa leaves a soft cap out without a word
@@ -207,16 +206,16 @@ def load_model(
 def load_codec(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Codec:
     """The codec of a model's tokenizer, without its weights. Raises CcaError when there is none."""
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    tokenizer = _from_pretrained("tokenizer", name, AutoTokenizer, _place(name), **options)
+    tokenizer = _from_pretrained("tokenizer", name, AutoTokenizer, _model_path(name), **options)
     if len(tokenizer) == 0 or not tokenizer.encode("a 1"):
         raise CcaError(
-            f"model {name}: expected a tokenizer beside the weights, got none; save it into the same folder"
+            f"model {name}: expected a tokenizer next to the weights, got none; save it into the same folder"
         )
     return Codec(tokenizer)
 
 
-def _place(name: str) -> str:
-    """Where to load from: a folder's path, or a hub id as it is. Raises CcaError for a folder that is no model's."""
+def _model_path(name: str) -> str:
+    """The path of a model folder, or a hub id unchanged. Raises CcaError for a folder without a model."""
     folder = Path(name).expanduser()
     if not (folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1):
         return name

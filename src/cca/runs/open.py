@@ -14,8 +14,7 @@ from cca.runs.config.config import Config
 from cca.runs.folder.measurements import FILE as MEASUREMENTS
 from cca.runs.folder.provenance import versions
 from cca.runs.folder.run_folder import RunDirectory, without_out
-from cca.runs.folder.stage_inputs import STAGES, claim
-from cca.runs.folder.training_file import UNDER_WAY
+from cca.runs.folder.stage_inputs import STAGES, UNDER_WAY, claim
 from cca.runs.progress.interrupts import Interrupts
 from cca.runs.progress.narrator import Narrator
 from cca.runs.progress.progress import Journal

@@ -19,6 +19,7 @@ from cca.circuits.circuit import Circuit
 from cca.engines.drafts import Draft, complete_drafts, make_drafts
 from cca.engines.engine import Completion, Request
 from cca.gradients.trainable_rows import TrainableRows
+from cca.models.memory import held_memory, peak_memory, reset_peak_memory
 from cca.pivots.pivot import Pivot
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
 from cca.problems.problem import Problem
@@ -27,7 +28,6 @@ from cca.runs.config.config import Config
 from cca.runs.decoding_cost import MeteredEngine, Speed
 from cca.runs.findings import Rehearsal
 from cca.runs.folder.run_folder import RunDirectory
-from cca.runs.progress.memory import held_memory, peak_memory, reset_peak_memory
 from cca.runs.progress.narrator import Narrator, Silent
 from cca.runs.session import Session
 from cca.runs.stages.amplify import run_amplify
@@ -284,5 +284,5 @@ def _shortened(config: Config) -> Config:
 
 
 def _unconditioned(config: Config) -> Config:
-    amplify = config.amplify.model_copy(update={"precondition": "none"})
+    amplify = config.amplify.model_copy(update={"whitening": "none"})
     return config.model_copy(update={"amplify": amplify})

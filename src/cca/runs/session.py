@@ -20,7 +20,7 @@ from cca.errors import CcaError
 from cca.files import fingerprint
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.declarations import read_declaration
-from cca.models.forward.gate_check import check_gates
+from cca.models.forward.gates import check_gates
 from cca.models.loading import LoadedModel, choose_device, load_model
 from cca.pivots.grader import Grader
 from cca.problems.judges.judge import Judge

@@ -66,7 +66,7 @@ class UnitRows:
 def get_rows(tensor: Tensor, axis: int, indices: Tensor) -> Tensor:
     """A copy of the rows, (k, row length); differentiable in ``tensor`` unless it is sharded."""
     view = _rows_last(whole(tensor), axis)
-    return view[_places(view, indices)]
+    return view[_positions(view, indices)]
 
 
 def set_rows_(tensor: Tensor, axis: int, indices: Tensor, rows: Tensor) -> None:
@@ -75,13 +75,13 @@ def set_rows_(tensor: Tensor, axis: int, indices: Tensor, rows: Tensor) -> None:
         tensor, indices, rows = own_part(tensor, axis, indices, rows)
     with torch.no_grad():
         view = _rows_last(tensor, axis)
-        view[_places(view, indices)] = rows.detach().to(view)
+        view[_positions(view, indices)] = rows.detach().to(view)
 
 
 def with_rows(tensor: Tensor, axis: int, indices: Tensor, rows: Tensor) -> Tensor:
     """A copy of the tensor that holds ``rows``; differentiable in them."""
     view = _rows_last(tensor, axis)
-    copy = view.index_put(_places(view, indices), rows)
+    copy = view.index_put(_positions(view, indices), rows)
     if axis == EACH or tensor.dim() == 1:
         return copy.squeeze(-1)
     return copy if axis == tensor.dim() - 2 else copy.transpose(-1, -2)
@@ -94,7 +94,7 @@ def _rows_last(tensor: Tensor, axis: int) -> Tensor:
     return tensor if axis == tensor.dim() - 2 else tensor.transpose(-1, -2)
 
 
-def _places(view: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
+def _positions(view: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
     indices = indices.to(view.device)
     if view.dim() == 2:
         return (indices,)

@@ -85,11 +85,8 @@ class FunctionJudge:
 
     def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
         """A function that takes ``cut_off`` is told; any other judges the text as it stands."""
-        result = (
-            self.function(text, gold, cut_off=True)
-            if cut_off and self.takes_cut_off
-            else self.function(text, gold)
-        )
+        options = {"cut_off": True} if cut_off and self.takes_cut_off else {}
+        result = self.function(text, gold, **options)
         if isinstance(result, Judgement):
             return result
         if result is None or result is Verdict.UNREADABLE:

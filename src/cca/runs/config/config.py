@@ -13,12 +13,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
+from cca.amplify.settings import AmplifyConfig
+from cca.circuits.settings import CircuitConfig
+from cca.engines.settings import EngineName, RayConfig, VLLMConfig
 from cca.errors import CcaError
 from cca.models.anatomy.declarations import declaration_for
 from cca.problems.task_config import SHAPES, TaskSpec
 from cca.problems.task_config import TaskFiles as TaskFiles
-from cca.runs.config.circuit_config import CircuitConfig
-from cca.engines.settings import EngineName, RayConfig, VLLMConfig
 from cca.runs.config.presets import PRESETS
 from cca.section import Section
 
@@ -53,46 +54,6 @@ class PivotsConfig(Section):
     """success-rate: temperature they are sampled at."""
     most: int | None = Field(default=None, ge=1)
     """Use at most this many pivots, the first in the order of the problems."""
-
-
-class BudgetConfig(Section):
-    points: float = Field(default=1.0, ge=0)
-    """A step may lose at most this many points on any retention set's validation half."""
-    drift: float = Field(default=2e-5, gt=0)
-    """A step may drift at most this many nats a token on the texts of those halves that nothing was fitted to."""
-
-
-class AmplifyConfig(Section):
-    objective: Literal["softplus", "logit-gap", "cross-entropy", "dpo"] = "softplus"
-    """What the steps minimise: of each logit gap, of the desired token alone, or of the gap against the base's."""
-    beta: float = Field(default=1.0, gt=0)
-    """dpo: how sharply the gap counts against the base's."""
-    anchor: float = Field(default=0.0, ge=0)
-    """Weight of the token KL from the base added to the objective, on half of the guarding retention problems."""
-    optimiser: Literal["gradient-descent", "adam"] = "gradient-descent"
-    """How the rows move."""
-    precondition: Literal["auto", "fisher", "none"] = "auto"
-    """fisher: steps shun the directions that text of other skills rests on; auto: fisher, where that can be had."""
-    damping: float = Field(default=1e-3, gt=0)
-    """fisher: added to the Fisher information of every direction, in units of its mean."""
-    rows: Literal["paper", "full", "up"] = "paper"
-    """paper: q/k/v and up rows; full: also gate rows, down and o columns; up: up rows alone."""
-    steps: int = Field(default=40, ge=1)
-    """Most steps to take."""
-    predicted_change: float | None = Field(default=0.2, gt=0)
-    """gradient-descent: size the first step to lower the mean objective by this much, and keep its coefficient."""
-    coefficient: float | None = Field(default=None, gt=0)
-    """A fixed step coefficient (paper: 1e-4), or Adam's learning rate."""
-    validate_at: tuple[int, ...] = ()
-    """Steps to validate at; empty means every step."""
-    patience: int = Field(default=5, ge=1)
-    """Stop after this many validations that bring no better step."""
-    batch_size: int = Field(default=32, ge=1)
-    """Pivots a forward and backward pass; the step is always over all pivots."""
-    gradient_checkpointing: bool = False
-    """Keep no activations inside layers: less memory, about a third more time a step."""
-    budget: BudgetConfig = BudgetConfig()
-    """What an accepted step may cost elsewhere."""
 
 
 class LmEvalConfig(Section):

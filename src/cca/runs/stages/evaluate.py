@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from cca.amplify.amplify import Amplified
+from cca.amplify.settings import BudgetConfig
 from cca.circuits.circuit import Circuit, shares
 from cca.circuits.random_circuits import random_circuit
 from cca.evaluation.accuracy import Results, comparison, per_template, summary
@@ -22,9 +23,8 @@ from cca.files import Row, read_sealed, write_sealed
 from cca.models.anatomy.components import KINDS
 from cca.pivots.pivot import Pivot
 from cca.problems.task import halves
-from cca.runs.config.config import BudgetConfig
 from cca.runs.folder.measurements import UNTOUCHED, weights_key
-from cca.runs.folder.training_file import CONTROL
+from cca.runs.folder.stage_inputs import CONTROL
 from cca.runs.session import Session
 from cca.runs.stages import stages
 from cca.runs.stages.amplify import AMPLIFY, run_amplify

@@ -11,7 +11,7 @@ from torch import Tensor
 from cca.amplify.amplify import Validation
 from cca.evaluation.drift import DriftProbe, solution_texts
 from cca.models.anatomy.weight_rows import WeightRows, get_rows
-from cca.models.out_of_memory import halving
+from cca.models.memory import halving
 from cca.problems.problem import Problem
 from cca.problems.task import halves
 from cca.runs.folder.measurements import UNTOUCHED, weights_key

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cca.gradients.training_state import TrainingState
-from cca.runs.folder import training_file as kept_state
-from cca.runs.folder.training_file import KeptState
+from cca.gradients import training_state
+from cca.gradients.training_state import TrainingFile, TrainingState
 
 STATE = TrainingState(
     {
@@ -24,8 +23,8 @@ STATE = TrainingState(
 )
 
 
-def kept(folder: Path, made_from: str = "these rows") -> KeptState:
-    return KeptState(folder / "state", made_from, lambda: None)
+def kept(folder: Path, made_from: str = "these rows") -> TrainingFile:
+    return TrainingFile(folder / "state", made_from)
 
 
 def same(found: TrainingState | None) -> bool:
@@ -39,12 +38,12 @@ def same(found: TrainingState | None) -> bool:
 
 def test_what_is_kept_is_given_back(tmp_path: Path) -> None:
     told = []
-    keeper = KeptState(tmp_path / "state", "these rows", lambda: told.append(kept(tmp_path).load()))
-    assert keeper.load() is None
-    keeper.save(STATE)
+    file = TrainingFile(tmp_path / "state", "these rows", lambda: told.append(kept(tmp_path).load()))
+    assert file.load() is None
+    file.save(STATE)
     assert same(told[0]), "told once it is on disk"
-    keeper.save(TrainingState({}, {"later": True}))
-    later = keeper.load()
+    file.save(TrainingState({}, {"later": True}))
+    later = file.load()
     assert later is not None
     assert later.facts == {"later": True}
 
@@ -54,6 +53,10 @@ def test_what_is_of_another_training_or_damaged_is_not_taken(tmp_path: Path) -> 
     path = tmp_path / "state"
     whole = path.read_bytes()
     assert kept(tmp_path, "other rows").load() is None
+    assert kept(tmp_path).part(8).load() is None
+    kept(tmp_path).part(8).save(STATE)
+    assert same(kept(tmp_path).part(8).load())
+    kept(tmp_path).save(STATE)
     for place in range(len(whole)):
         bit = 1 << place % 8
         path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
@@ -65,6 +68,6 @@ def test_what_is_of_another_training_or_damaged_is_not_taken(tmp_path: Path) -> 
 
 
 def test_a_state_as_large_as_a_model_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_state, "LARGEST", 100)
+    monkeypatch.setattr(training_state, "LARGEST", 100)
     kept(tmp_path).save(STATE)
     assert not (tmp_path / "state").exists()
