@@ -11,7 +11,7 @@ from cca.cli.plan_table import plan_lines
 from cca.runs.config.config import load_config
 from cca.runs.pipeline import run
 from cca.runs.plan import held_against, make_plan
-from cca.runs.progress.narrator import Silent
+from cca.runs.progress.progress import NoProgress
 
 pytestmark = pytest.mark.integration
 
@@ -28,11 +28,11 @@ def test_tokens_and_memory_come_out_as_planned(tmp_path: Path) -> None:
         "budget": {"points": 100, "drift": 10},
     }
     config = load_config(tiny_run.make(tmp_path, amplify=amplify))
-    plan = make_plan(config, Silent(), 20)
+    plan = make_plan(config, NoProgress(), 20)
     assert list(plan["stages"]) == STAGES
     assert plan["sample"]["problems"] == tiny_run.SIZES["train"]
     assert plan["warnings"] == []
-    report = run(config, Silent())
+    report = run(config, NoProgress())
     held = report["plan"]
     assert list(held) == [*STAGES, "total"]
     assert held["amplify"]["steps"]["happened"] == len(report["amplify"]["history"]) - 1
@@ -63,13 +63,13 @@ def test_a_plan_is_held_as_it_stands_and_for_the_steps_taken() -> None:
 
 def test_a_plan_of_another_configuration_is_not_held_against_the_run(tmp_path: Path) -> None:
     path = tiny_run.make(tmp_path)
-    make_plan(load_config(path, ["traces.samples=2"]), Silent(), 1)
-    assert "plan" not in run(load_config(path), Silent())
+    make_plan(load_config(path, ["traces.samples=2"]), NoProgress(), 1)
+    assert "plan" not in run(load_config(path), NoProgress())
 
 
 def test_what_will_not_fit_is_said_with_the_knob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(tiny_run.make(tmp_path, judge={"name": "regex", "pattern": "nothing"}))
     monkeypatch.setattr("cca.runs.plan_memory.free_memory", lambda _: -200_000_000)
-    warnings = "\n".join(make_plan(config, Silent(), 1)["warnings"])
+    warnings = "\n".join(make_plan(config, NoProgress(), 1)["warnings"])
     assert "amplify.batch_size, or amplify.gradient_checkpointing" in warnings
     assert "there may be nothing to pair (greedy accuracy 0%)" in warnings

@@ -20,7 +20,7 @@ from cca.problems.task import Task, lm_eval_tasks, task_judge, with_retention
 from cca.problems.task_config import SPLITS, TaskSource
 from cca.runs.config.config import Config
 from cca.runs.folder.provenance import versions
-from cca.runs.progress.narrator import Narrator
+from cca.runs.progress.progress import RunProgress
 
 FORMAT, VERSION = "cca.comparison", 1
 
@@ -43,7 +43,7 @@ class Asked:
     out: Path = Path("results.json")
 
 
-def evaluate(wanted: Asked, narrator: Narrator) -> Row:
+def evaluate(wanted: Asked, progress: RunProgress) -> Row:
     """Measure, and write the results, every answer beside them, and lm-eval's own files in a folder beside them.
 
     Raises CcaError for what is missing, unknown, or cannot be loaded, asked or judged.
@@ -51,17 +51,17 @@ def evaluate(wanted: Asked, narrator: Narrator) -> Row:
     config = _config(wanted)
     examination = _examination(wanted, config)
     patch = None if wanted.patch is None else load_patch(wanted.patch)
-    models = [_loaded(config, config.model, narrator)]
+    models = [_loaded(config, config.model, progress)]
     sides = {"base": _about(models[0])}
-    measured = [examination.of(models[0], "base", narrator.work, _harness_folder(wanted, "base"))]
+    measured = [examination.of(models[0], "base", progress.work, _harness_folder(wanted, "base"))]
     if patch is not None or wanted.against is not None:
         if wanted.against is not None:
             models.clear()  # one model in memory at a time
-            models.append(_loaded(config, wanted.against, narrator))
+            models.append(_loaded(config, wanted.against, progress))
         sides["patched"] = _about(models[0])
         with nullcontext() if patch is None else patch.applied(models[0].model):
             measured.append(
-                examination.of(models[0], "patched", narrator.work, _harness_folder(wanted, "patched"))
+                examination.of(models[0], "patched", progress.work, _harness_folder(wanted, "patched"))
             )
         if patch is not None:
             sides["patched"] |= {"patch": str(wanted.patch), "patch_digest": digest(patch)}
@@ -160,9 +160,9 @@ def _examination(wanted: Asked, config: Config) -> Examination:
     )
 
 
-def _loaded(config: Config, model: str, narrator: Narrator) -> LoadedModel:
+def _loaded(config: Config, model: str, progress: RunProgress) -> LoadedModel:
     revision = config.revision if model == config.model else None
-    with narrator.work(f"loading {model}", None):
+    with progress.work(f"loading {model}", None):
         return load_model(
             model_place(model), revision, config.dtype, config.device_map, config.trust_remote_code,
             config.attn_implementation,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cca.cli.console import ConsoleNarrator, console, say
+from cca.cli.console import ConsoleProgress, console, say
 from cca.errors import CcaError
 from cca.files import write_text
 from cca.reports.formats import duration
@@ -22,8 +22,8 @@ Where = Annotated[Path, typer.Argument(help="A run folder, or the run.yaml that 
 def report(where: Where) -> None:
     """report.json and report.html from the files of a run; of one under way, a page with what there is."""
     from cca.reports.table import summary_table
+    from cca.runs.folder.run_folder import folder_of
     from cca.runs.pipeline import write_report
-    from cca.runs.reopen import folder_of
 
     folder = folder_of(where)
     found = write_report(folder)
@@ -41,7 +41,7 @@ def status(
     where: Where, as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False
 ) -> None:
     """Which stage a run is in, what it found so far and how long it took. The run may be under way."""
-    from cca.runs.reopen import folder_of
+    from cca.runs.folder.run_folder import folder_of
     from cca.runs.status import status as status_of
 
     found = status_of(folder_of(where))
@@ -84,7 +84,7 @@ def plan(
     from cca.runs.plan import make_plan
 
     wanted = load_config(config, overrides or [])
-    for line in plan_lines(make_plan(wanted, ConsoleNarrator(), seconds)):
+    for line in plan_lines(make_plan(wanted, ConsoleProgress(), seconds)):
         say(line)
     say(f"{wanted.out / 'plan.json'} is written; the report holds it against what happens")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cca.cli.console import ConsoleNarrator, console
+from cca.cli.console import ConsoleProgress, console
 
 app = typer.Typer(help="The bundled model: train it from scratch, write its problems.", no_args_is_help=True)
 
@@ -22,7 +22,7 @@ def train(
     from cca.tinymath.recipe import train as train_model
 
     recipe = Recipe(seed=seed)
-    with ConsoleNarrator().work("training tinymath", recipe.steps + recipe.planted_steps) as progress:
+    with ConsoleProgress().work("training tinymath", recipe.steps + recipe.planted_steps) as progress:
         train_model(out, recipe, lambda *_: progress(1))
     console.print(f"{out} is written", highlight=False)
 

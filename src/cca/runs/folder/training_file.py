@@ -18,12 +18,6 @@ from cca.files import fingerprint, write_bytes
 from cca.gradients.training_state import TrainingState
 from cca.models.bits import tensor_hash
 
-MASK = "mask.partial.safetensors"
-STEPS = "amplify.partial.safetensors"
-CONTROL = "control.partial.safetensors"
-UNDER_WAY = {MASK: "circuit.jsonl", STEPS: "patch.safetensors", CONTROL: "evaluation.json"}
-"""Each with the file whose making it is part of."""
-
 FORMAT = "cca.training-state.1"
 LARGEST = 2**31
 """Bytes. A larger state is not kept: writing that of a whole model costs more than the steps it saves."""

@@ -7,83 +7,113 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from cca.amplify.amplify import Amplified, StepRecord, UpdateSettings, amplify
 from cca.circuits.circuit import Circuit
-from cca.files import Row, fingerprint
+from cca.files import Row, write_sealed
 from cca.gradients.fisher import Precondition
-from cca.gradients.sampled_likelihood import MOST_TEXTS
+from cca.gradients.sampled_likelihood import MOST_TEXTS, Text
+from cca.models.anatomy.anatomy import Anatomy
 from cca.models.out_of_memory import halving
 from cca.patches.addition import nearest_reachable
 from cca.patches.patch import Patch
+from cca.patches.patch_file import save_patch
 from cca.pivots.pivot import Pivot
-from cca.runs.folder.run_folder import without_out
-from cca.runs.folder.training_file import KeptState
-from cca.runs.session import Session
+from cca.runs.config.config import AmplifyConfig
+from cca.runs.folder.stage_files import STEPS, StageFiles
+from cca.runs.folder.stage_inputs import PATCH
+from cca.runs.progress.progress import RunProgress
+from cca.runs.progress.trackers import Track
 from cca.runs.stages.objectives import preconditioner, special_gradient
-from cca.runs.stages.retention_texts import spared_texts
 from cca.runs.stages.validate import Validator
 
 AMPLIFY = "cca.amplify"
+SUMMARY = "amplify.json"
 
 
 def run_amplify(
-    session: Session,
+    files: StageFiles,
+    model: PreTrainedModel,
+    anatomy: Anatomy,
     circuit: Circuit,
     pivots: Sequence[Pivot],
+    settings: AmplifyConfig,
     validator: Validator,
+    *,
+    texts: Sequence[Text],
+    seed: int,
+    base: tuple[str, str | None],
+    made_by: Row,
+    progress: RunProgress,
+    track: Track,
+) -> None:
+    """Write ``amplify.json`` and ``patch.safetensors``, which is never written again.
+
+    ``base`` is the name and revision of the model; ``made_by`` goes into the patch, with the best step.
+    """
+    amplified = train(
+        files, model, anatomy, circuit, pivots, settings, validator,
+        texts=texts, seed=seed, what="amplify", kept_in=STEPS, progress=progress, track=track,
+    )  # fmt: skip
+    write_sealed(files / SUMMARY, AMPLIFY, 1, {"made_from": files.made_from, **amplify_summary(amplified)})
+    save_patch(files / PATCH, make_patch(model, circuit, amplified, base, made_by))
+
+
+def train(
+    files: StageFiles,
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    circuit: Circuit,
+    pivots: Sequence[Pivot],
+    settings: AmplifyConfig,
+    validator: Validator,
+    *,
+    texts: Sequence[Text],
+    seed: int,
     what: str,
-    kept_in: str | None = None,
+    kept_in: str,
+    progress: RunProgress,
+    track: Track,
 ) -> Amplified:
-    """``kept_in`` names the file of the run folder that keeps the training for a process that goes on with it."""
-    settings = session.config.amplify
+    """Amplify a circuit, validated step by step. ``kept_in`` names the file that keeps the state for a resumed run."""
     wanted = UpdateSettings(**{f.name: getattr(settings, f.name) for f in fields(UpdateSettings)})
-    validator.prepare(session.anatomy.rows(circuit.components, wanted.rows))
+    validator.prepare(anatomy.rows(circuit.components, wanted.rows))
 
-    def shape(batch_size: int) -> Precondition | None:
-        return preconditioner(
-            session.model, session.anatomy, circuit, settings, lambda: spared_texts(session), session.config.seed,
-            batch_size,
-        )  # fmt: skip
+    def whiten(batch_size: int) -> Precondition | None:
+        return preconditioner(model, anatomy, circuit, settings, lambda: texts, seed, batch_size)
 
-    shaped = halving(f"{what}: Fisher information", MOST_TEXTS, shape, session.note)
-    with session.narrator.work(f"{what}: steps on {len(circuit)} components", settings.steps) as progress:
+    whitening = halving(f"{what}: Fisher information", MOST_TEXTS, whiten, files.note)
+    with progress.work(f"{what}: steps on {len(circuit)} components", settings.steps) as report:
 
-        def told(record: StepRecord) -> None:
-            progress(1 if record.step else 0)
-            session.track({what: record.to_row()}, record.step)
-            session.chunk_done()
+        def step_done(record: StepRecord) -> None:
+            report(1 if record.step else 0)
+            track({what: record.to_row()}, record.step)
+            files.chunk_done()
 
         def attempt(batch_size: int) -> Amplified:
             sized = replace(wanted, batch_size=batch_size)
-            special = special_gradient(
-                session.model, session.anatomy, pivots, settings, lambda: spared_texts(session), batch_size
-            )
-            keeper = None
-            if kept_in:
-                made_from = [session.made_from("amplify"), what, circuit.fingerprint, batch_size]
-                keeper = KeptState(session.folder / kept_in, fingerprint(made_from), session.chunk_done)
+            special = special_gradient(model, anatomy, pivots, settings, lambda: texts, batch_size)
+            state = files.training_state(kept_in, what, circuit.fingerprint, batch_size)
             return amplify(
-                session.model,
-                session.anatomy,
-                circuit,
-                pivots,
-                sized,
-                validator,
-                told,
-                special,
-                shaped,
-                keeper,
+                model, anatomy, circuit, pivots, sized, validator, step_done, special, whitening, state
             )
 
         # From the first step again when memory ran out, as in a run that never had the larger batch: a step over all
         # pivots is the same to rounding, and steps that were validated are not validated again.
-        amplified = halving(what, wanted.batch_size, attempt, session.note)
-    if " at step " in amplified.stopped:  # neither all steps taken nor patience at an end
-        session.note(f"{what}: {amplified.stopped}; the best step before it is kept")
+        amplified = halving(what, wanted.batch_size, attempt, files.note)
+    if " at step " in amplified.stopped:  # neither all steps taken nor out of patience
+        files.note(f"{what}: {amplified.stopped}; the best step before it is kept")
     return amplified
 
 
-def make_patch(session: Session, circuit: Circuit, amplified: Amplified) -> Patch:
+def make_patch(
+    model: PreTrainedModel,
+    circuit: Circuit,
+    amplified: Amplified,
+    base: tuple[str, str | None],
+    made_by: Row,
+) -> Patch:
     trained = amplified.trained
     edits = [
         (name, axis, trained.rows[name, axis].indices, trained.before[name, axis], reachable)
@@ -92,14 +122,13 @@ def make_patch(session: Session, circuit: Circuit, amplified: Amplified) -> Patc
             nearest_reachable(trained.before[name, axis], after)
         ]  # adapters add; see addition.py
     ]
-    made_by = {"config": without_out(session.config), "best_step": amplified.best_step}
     return Patch.from_edits(
-        session.model,
+        model,
         edits,
-        base_model=session.config.model,
-        base_revision=session.config.revision,
+        base_model=base[0],
+        base_revision=base[1],
         circuit=[str(component) for component in circuit.components],
-        made_by=made_by,
+        made_by={**made_by, "best_step": amplified.best_step},
     )
 
 
