@@ -1,4 +1,4 @@
-"""Where a run stands, from its files alone: no lock is taken, no model is loaded, and the run may be under way."""
+"""Status of a run, from its files alone: takes no lock and loads no model, so the run may be under way."""
 
 from __future__ import annotations
 
@@ -66,7 +66,12 @@ def _stage(folder: Path, name: str, costs: dict[str, StageCost]) -> Row:
     done = all((folder / file).exists() for file in stage.files) and found.get("problems") == found.get("of")
     own = [costs[part] for part in (name, *(["controls"] if name == "evaluate" else [])) if part in costs]
     state = "done" if done else "under way" if found or own else "pending"
-    return {"state": state, "seconds": sum(cost["seconds"] for cost in own), **found}
+    costs_so_far: Row = {"seconds": sum(cost["seconds"] for cost in own)}
+    if own:
+        costs_so_far["tokens"] = int(sum(cost["tokens"] for cost in own))
+        peaks = {key for cost in own for key in cost if key.startswith("peak_")}
+        costs_so_far |= {key: max(cost.get(key, 0) for cost in own) for key in sorted(peaks)}
+    return {"state": state, **costs_so_far, **found}
 
 
 def _traces(folder: Path) -> Row:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from cca.runs.stages.base_answers import BaseAnswers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from cca.runs.folder.measurements import UNTOUCHED
 from cca.runs.folder.run_folder import RunFolder
 from cca.runs.open import OpenRun
 from cca.runs.progress.progress import NoProgress
+from cca.runs.stages.base_answers import BaseAnswers
 
 
 @pytest.fixture(scope="module")
