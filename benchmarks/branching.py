@@ -19,9 +19,11 @@ from cca.engines.hf import HFEngine
 from cca.errors import CcaError
 from cca.models.loading import load_model
 from cca.pivots.branching import branching_pivots
+from cca.pivots.find import pair_traces
 from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
-from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
+from cca.pivots.settings import TracesConfig
+from cca.pivots.traces import Trace, sample_traces
 from cca.problems.judges.judge import Verdict
 from cca.problems.judges.registry import make_judge
 from cca.problems.problem import Problem
@@ -79,8 +81,8 @@ def measure() -> list[Row]:
         )
     loaded = load_model(str(BUNDLED_MODEL), dtype="float32")
     grader = Grader(loaded.codec, make_judge("number"))
-    published = TraceSettings(max_new_tokens=NEW_TOKENS)
-    hot = TraceSettings(4, HOT, HOT, max_new_tokens=NEW_TOKENS)
+    published = TracesConfig()
+    hot = TracesConfig(samples=4, temperature_when_right=HOT, temperature_when_wrong=HOT)
     return [
         *against_every_token(loaded.model, grader, published, "temperatures 1.2 and 0.8", reach=True),
         *against_every_token(loaded.model, grader, hot, f"temperature {HOT}", reach=False),
@@ -88,7 +90,7 @@ def measure() -> list[Row]:
 
 
 def against_every_token(
-    model: PreTrainedModel, grader: Grader, settings: TraceSettings, how: str, reach: bool
+    model: PreTrainedModel, grader: Grader, settings: TracesConfig, how: str, reach: bool
 ) -> list[Row]:
     traces = some_traces(model, grader, settings)
     branching_pivots(
@@ -108,7 +110,7 @@ def against_every_token(
         completed = [completed[0] + engine.generated_tokens, completed[1] + naive.generated_tokens]
         same += sum(ours == theirs for ours, theirs in zip(found, expected, strict=True))
     details = (
-        f"{TRACES} traces a pair, {same} of {PAIRS * TRACES} pivots the same; "
+        f"{TRACES} traces per pair, {same} of {PAIRS * TRACES} pivots the same; "
         f"{completed[0]:,} tokens generated against {completed[1]:,}"
     )
     against = "one full completion per token, one at a time"
@@ -124,15 +126,11 @@ def against_every_token(
     ]  # fmt: skip
 
 
-def some_traces(model: PreTrainedModel, grader: Grader, settings: TraceSettings) -> Sequence[TraceOf]:
+def some_traces(model: PreTrainedModel, grader: Grader, settings: TracesConfig) -> Sequence[TraceOf]:
     """Greedy traces with a sampled one of the opposite verdict, from training problems of every template in turn."""
     problems = load(0).train
     problems = problems[::7] + problems[3::7]
-    traces = paired_traces(problems, grader, HFEngine(model), settings)
-    pairs = [
-        (problem, own[0], sampled)
-        for problem, own in zip(problems, traces, strict=True)
-        if (sampled := opposite(own)) is not None
-    ]
+    traces = sample_traces(problems, grader, HFEngine(model), settings, NEW_TOKENS)
+    pairs = pair_traces(problems, traces)
     assert len(pairs) >= PAIRS * TRACES, len(pairs)
     return pairs[: PAIRS * TRACES]

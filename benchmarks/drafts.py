@@ -21,8 +21,10 @@ from cca.engines.hf import HFEngine
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.loading import load_model
 from cca.pivots.branching import branching_pivots
+from cca.pivots.find import pair_traces
 from cca.pivots.grader import Grader
-from cca.pivots.traces import TraceSettings, opposite, paired_traces
+from cca.pivots.settings import TracesConfig
+from cca.pivots.traces import sample_traces
 from cca.problems.judges.registry import make_judge
 from cca.problems.problem import Problem
 from cca.tinymath import BUNDLED_MODEL
@@ -51,12 +53,8 @@ def measure() -> list[Row]:
 
 
 def _edit(model: PreTrainedModel, grader: Grader, engine: HFEngine, problems: Sequence[Problem]) -> Amplified:
-    traces = paired_traces(problems, grader, engine, TraceSettings(max_new_tokens=NEW_TOKENS))
-    pairs = [
-        (problem, own[0], sampled)
-        for problem, own in zip(problems, traces, strict=True)
-        if (sampled := opposite(own)) is not None
-    ]
+    traces = sample_traces(problems, grader, engine, TracesConfig(), NEW_TOKENS)
+    pairs = pair_traces(problems, traces)
     pivots = [p for p in branching_pivots(pairs, grader, engine, NEW_TOKENS) if p is not None]
     anatomy = anatomy_of(model)
     gradient = gate_gradient(model, anatomy, pivots)

@@ -186,9 +186,9 @@ def test_folder_of_another_run(cca: Command, config: dict[str, object], tmp_path
 
 
 def test_folder_in_use(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
-    from cca.runs.folder.run_folder import RunDirectory
+    from cca.runs.folder.run_folder import RunFolder
 
-    with RunDirectory(tmp_path / "run"):
+    with RunFolder(tmp_path / "run"):
         refused(cca, config, tmp_path, "in use by process")
 
 

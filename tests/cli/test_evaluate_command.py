@@ -17,7 +17,7 @@ from cca.cli.main import app
 from cca.errors import CcaError
 from cca.files import read_rows
 from cca.patches.patch_file import save_patch
-from cca.runs.progress.narrator import Silent
+from cca.runs.progress.progress import NoProgress
 
 JUDGE = 'judge={name: regex, pattern: "w[0-9]*[02468]"}'
 """Reads the last even word, so that a model without a clue gets answers of every verdict."""
@@ -47,7 +47,7 @@ def asked(place: Path, **options: Any) -> dict[str, Any]:
         "out": place / "out" / "r.json",
     }
     wanted = Asked(**{**given, "max_new_tokens": 8, "overrides": (JUDGE,), **options})
-    row = evaluate(wanted, Silent())
+    row = evaluate(wanted, NoProgress())
     assert json.loads(wanted.out.read_text()) == row
     return row
 

@@ -13,7 +13,7 @@ from cca.compare.markdown import read_result, results_page
 from cca.compare.pipeline import compare
 from cca.errors import CcaError
 from cca.problems.problem import write_problems
-from cca.runs.progress.narrator import Silent
+from cca.runs.progress.progress import NoProgress
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load
 
@@ -58,7 +58,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_arms_are_run_once_and_named_anew(given: dict[str, Any]) -> None:
-    result = compare(compare_config(given), Silent())
+    result = compare(compare_config(given), NoProgress())
     out = Path(given["out"])
     arms = {arm["label"]: arm for arm in result["arms"]}
     assert list(arms) == ["ours", "ours: random", "too much", "lora", "gold", *ROUNDS]
@@ -84,7 +84,7 @@ def test_arms_are_run_once_and_named_anew(given: dict[str, Any]) -> None:
     logged = (out / "arms.jsonl").read_bytes()
     given["arms"][0]["name"] = "renamed"
     given["arms"].append({"name": "more", "set": {"circuit.size": 10, "amplify.steps": 1}})
-    again = compare(compare_config(given), Silent())
+    again = compare(compare_config(given), NoProgress())
     whole = (out / "arms.jsonl").read_bytes()
     assert whole.startswith(logged)
     assert len(whole[len(logged) :].splitlines()) == 1, "only the arm that was added is run"
@@ -96,5 +96,5 @@ def test_arms_are_run_once_and_named_anew(given: dict[str, Any]) -> None:
     test = Path(given["models"][0]["task"]["test"])
     test.write_text("".join(test.read_text().splitlines(keepends=True)[1:]))
     with pytest.raises(CcaError, match="test changed since"):
-        compare(compare_config(given), Silent())
+        compare(compare_config(given), NoProgress())
     assert (out / "arms.jsonl").read_bytes() == whole

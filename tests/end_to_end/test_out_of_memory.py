@@ -16,7 +16,7 @@ from cca.models.loading import LoadedModel, load_model
 from cca.runs import session
 from cca.runs.config.config import load_config
 from cca.runs.pipeline import run
-from cca.runs.progress.narrator import Silent
+from cca.runs.progress.progress import NoProgress
 
 pytestmark = pytest.mark.integration
 
@@ -40,11 +40,11 @@ def test_a_small_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, localis
     # A mask learned with a smaller batch is another mask, so there the unbroken run is given the batch that fits.
     circuit = {"localiser": localiser, "size": 6, "epochs": 2, "batch_size": 2}
     path = tiny_run.make(tmp_path, circuit=circuit)
-    expected = run(load_config(path), Silent())
+    expected = run(load_config(path), NoProgress())
     monkeypatch.setattr(session, "load_model", small_device)
     small = {**circuit, "batch_size": 4} if localiser == "dcm" else circuit
     path = tiny_run.write_config(tmp_path, circuit=small, out=str(tmp_path / "small"))
-    found = run(load_config(path), Silent())
+    found = run(load_config(path), NoProgress())
     same = ("base", "patched", "gain", "pivots", "templates", "share")
     assert {key: found[key] for key in same} == {key: expected[key] for key in same}
     assert found["drift"]["kl"] == pytest.approx(expected["drift"]["kl"], rel=1e-3)
@@ -62,7 +62,7 @@ def test_a_step_that_breaks_the_model(tmp_path: Path) -> None:
         "validate_at": [1, 3],  # else the step would be halved
         "budget": {"points": 100, "drift": 10},
     }
-    found = run(load_config(tiny_run.make(tmp_path, amplify=amplify)), Silent())
+    found = run(load_config(tiny_run.make(tmp_path, amplify=amplify)), NoProgress())
     assert found["amplify"]["best_step"] == 0
     assert found["patched"] == found["base"]
     assert [row["step"] for row in found["amplify"]["history"]] == [0, 1]

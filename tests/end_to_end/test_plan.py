@@ -1,75 +1,82 @@
-"""What `cca plan` foretells of a run, held against the run."""
+"""`cca plan` does the first chunk of a run, and the run resumes from it as if nobody had planned."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tiny_run
-from cca.cli.plan_table import plan_lines
+from cca.cli.runs import plan as plan_command
+from cca.files import read_json
+from cca.runs import pipeline
 from cca.runs.config.config import load_config
-from cca.runs.pipeline import run
-from cca.runs.plan import held_against, make_plan
-from cca.runs.progress.narrator import Silent
+from cca.runs.folder.row_log import rows_so_far
+from cca.runs.plan import make_plan
+from cca.runs.progress.progress import NoProgress
+from cca.runs.stages.circuit import run_circuit
 
 pytestmark = pytest.mark.integration
 
-STAGES = ["traces", "pivots", "circuit", "amplify", "evaluate", "controls"]
+FILES = (
+    "traces.jsonl",
+    "pivots.jsonl",
+    "circuit.jsonl",
+    "amplify.json",
+    "evaluation.json",
+    "patch.safetensors",
+)
 
 
-def test_tokens_and_memory_come_out_as_planned(tmp_path: Path) -> None:
-    # 16 problems, all in the sample, and as many steps as are assumed: what is left is the expectation itself.
-    amplify = {
-        "steps": 4,
-        "patience": 2,
-        "validate_at": [1, 2],
-        "predicted_change": 1.0,
-        "budget": {"points": 100, "drift": 10},
-    }
-    config = load_config(tiny_run.make(tmp_path, amplify=amplify))
-    plan = make_plan(config, Silent(), 20)
-    assert list(plan["stages"]) == STAGES
-    assert plan["sample"]["problems"] == tiny_run.SIZES["train"]
-    assert plan["warnings"] == []
-    report = run(config, Silent())
-    held = report["plan"]
-    assert list(held) == [*STAGES, "total"]
-    assert held["amplify"]["steps"]["happened"] == len(report["amplify"]["history"]) - 1
-    assert held["controls"]["steps"]["happened"] == report["controls"]["random"]["draws"][0]["steps"]
-    for stage in ("amplify", "controls"):
-        assert 1 / 1.5 < held[stage]["tokens_for_steps"]["ratio"] < 1.5, (stage, held[stage])
-    for stage in ("traces", "amplify", "evaluate", "controls", "total"):
-        assert 1 / 1.5 < held[stage]["tokens"]["ratio"] < 1.5, (stage, held[stage])
-    for stage in STAGES:
-        assert 1 / 1.5 < held[stage]["peak_cpu_bytes"]["ratio"] < 1.5, (stage, held[stage])
-    assert plan["expected"]["pivots"] == pytest.approx(report["pivots"]["count"], rel=0.5)
-    assert any("warning" in line for line in plan_lines({**plan, "warnings": ["too much"]}))
+def outcome(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in FILES}
 
 
-def test_a_plan_is_held_as_it_stands_and_for_the_steps_taken() -> None:
-    amplify = {"seconds": 20.0, "tokens": 100, "steps": 10, "each": {"seconds": 1.5, "tokens": 8}}
-    plan = {"stages": {"traces": {"seconds": 5.0, "tokens": 50}, "amplify": amplify}}
-    accounts = {"traces": {"seconds": 6.0, "tokens": 40}, "amplify": {"seconds": 24.0, "tokens": 150}}
-    held = held_against(plan, accounts, {"amplify": 14})
-    assert held["amplify"]["steps"] == {"planned": 10, "happened": 14, "ratio": 1.4}
-    assert held["amplify"]["seconds"]["ratio"] == 1.2
-    assert held["amplify"]["seconds_for_steps"] == {"planned": 26.0, "happened": 24.0, "ratio": 0.923}
-    assert held["amplify"]["tokens_for_steps"]["planned"] == 132
-    assert held["total"]["seconds"]["planned"] == 25.0
-    assert held["total"]["seconds_for_steps"] == {"planned": 31.0, "happened": 30.0, "ratio": 0.968}
-    assert "seconds_for_steps" not in held["traces"]
+@pytest.mark.parametrize("chunk", [12, 4], ids=["one chunk", "three chunks"])
+@pytest.mark.parametrize("localiser", ["selective", "dcm"])
+def test_a_run_resumes_from_its_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, localiser: str
+) -> None:
+    traces = {"max_new_tokens": 5, "samples": 4, "chunk": chunk, "batch_size": 8}
+    circuit = {"localiser": localiser, "size": 6, "epochs": 2, "penalty": 0.001}
+    path = tiny_run.make(tmp_path, traces=traces, circuit=circuit)
+    whole, planned = (load_config(path, [f"out={tmp_path / name}"]) for name in ("whole", "planned"))
+    pipeline.run(whole, NoProgress())
+    stages = make_plan(planned, NoProgress())
+    assert list(stages) == ["traces", "pivots", "circuit", "amplify", "evaluate"]
+    assert (stages["traces"]["done"], stages["traces"]["left"]) == (chunk, 12 - chunk)
+    assert stages["amplify"]["left"] is None
+    assert all(row["seconds_each"] > 0 and row["peak_cpu_bytes"] > 0 for row in stages.values())
+    assert len(rows_so_far(planned.out / "traces.jsonl")[0]) == chunk
+    kept = (planned.out / "amplify.partial.safetensors").exists()
+    assert kept == (planned.out / "circuit.jsonl").exists() == (chunk == 12)
+    made: list[str] = []
+
+    def counting(*args: Any, **more: Any) -> None:
+        made.append("circuit")
+        run_circuit(*args, **more)
+
+    monkeypatch.setattr(pipeline, "run_circuit", counting)
+    pipeline.run(planned, NoProgress())
+    assert outcome(planned.out) == outcome(whole.out)
+    assert made == ([] if chunk == 12 else ["circuit"])
+    tokens = [read_json(folder.out / "timing.json")["traces"]["tokens"] for folder in (planned, whole)]
+    assert tokens[0] == tokens[1], "no trace is sampled twice"
 
 
-def test_a_plan_of_another_configuration_is_not_held_against_the_run(tmp_path: Path) -> None:
+def test_the_command_says_what_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny_run.make(tmp_path)
-    make_plan(load_config(path, ["traces.samples=2"]), Silent(), 1)
-    assert "plan" not in run(load_config(path), Silent())
+    plan_command(path, None)
+    said = capsys.readouterr().out
+    assert "8 left: about" in said
+    assert "tokens per step over" in said
+    assert "at most 3 steps" in said
+    assert "The number of steps is not known" in said
 
 
-def test_what_will_not_fit_is_said_with_the_knob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = load_config(tiny_run.make(tmp_path, judge={"name": "regex", "pattern": "nothing"}))
-    monkeypatch.setattr("cca.runs.plan_memory.free_memory", lambda _: -200_000_000)
-    warnings = "\n".join(make_plan(config, Silent(), 1)["warnings"])
-    assert "amplify.batch_size, or amplify.gradient_checkpointing" in warnings
-    assert "there may be nothing to pair (greedy accuracy 0%)" in warnings
+def test_a_judge_that_nothing_satisfies_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan_command(tiny_run.make(tmp_path, judge={"name": "regex", "pattern": "nothing"}), None)
+    assert "there may be nothing to pair" in capsys.readouterr().out

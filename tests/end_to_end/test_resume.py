@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import tiny_run
-from cca.runs.folder.run_folder import RunDirectory
+from cca.runs.folder.run_folder import RunFolder
 from forge import CRASHED, Forge
 
 pytestmark = pytest.mark.integration
@@ -179,11 +179,11 @@ def test_status_and_page_of_a_run_under_way(world: Path, forge: Forge) -> None:
     status = json.loads(output)
     assert "was killed" in status["state"]
     assert [stage["state"] for stage in status["stages"].values()][:2] == ["done", "done"]
-    assert status["stages"]["evaluate"] == {"state": "owed", "seconds": 0}
+    assert status["stages"]["evaluate"] == {"state": "pending", "seconds": 0}
     assert status["stages"]["traces"]["problems"] == tiny_run.SIZES["train"]
     assert 0 < status["stages"]["traces"]["greedy_accuracy"] < 1
     assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
-    with RunDirectory(folder):
+    with RunFolder(folder):
         code, output = forge.cca("status", folder)
         assert code == 0, output
         assert f"running: process {os.getpid()} on " in output
@@ -203,7 +203,7 @@ def test_a_second_process_is_refused_and_the_first_unharmed(world: Path, forge: 
     assert refusal.count("\n") == 1
     assert "in use by" in refusal
     assert_same(world, folder)
-    with RunDirectory(folder):
+    with RunFolder(folder):
         code, refusal = forge.cca(*to(folder))
     assert code == 2
     assert f"in use by process {os.getpid()} on " in refusal

@@ -13,7 +13,7 @@ import yaml
 from cca.problems.problem import write_problems
 from cca.runs.config.config import load_config
 from cca.runs.pipeline import run
-from cca.runs.progress.narrator import Silent
+from cca.runs.progress.progress import NoProgress
 
 pytestmark = pytest.mark.integration
 
@@ -34,7 +34,7 @@ def test_the_trap_is_found_and_turned_off(make: ModuleType, tmp_path: Path) -> N
         write_problems(made / f"{name}.jsonl", problems[: SIZES[name]])
     whole = (EXAMPLE / "run.yaml").read_text().replace("examples/second_skill/made", str(made))
     (tmp_path / "run.yaml").write_text(whole)
-    report = run(load_config(tmp_path / "run.yaml", [f"out={tmp_path / 'out'}"]), Silent())
+    report = run(load_config(tmp_path / "run.yaml", [f"out={tmp_path / 'out'}"]), NoProgress())
     assert json.loads((tmp_path / "out" / "report.json").read_text())["fingerprint"] == report["fingerprint"]
     assert report["gain"]["interval"][0] > 0
     assert report["unseen_templates"]["gain"]["points"] > 0

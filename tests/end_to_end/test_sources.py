@@ -14,7 +14,7 @@ import tiny_world
 from cca.errors import CcaError
 from cca.runs.config.config import load_config
 from cca.runs.pipeline import run
-from cca.runs.progress.narrator import Silent
+from cca.runs.progress.progress import NoProgress
 
 pytestmark = pytest.mark.integration
 
@@ -48,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def ran(folder: Path, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """(report, manifest) of a run with these keys."""
-    report = run(load_config(tiny_run.write_config(folder, **changes)), Silent())
+    report = run(load_config(tiny_run.write_config(folder, **changes)), NoProgress())
     return report, json.loads((folder / "out" / "manifest.json").read_text())
 
 

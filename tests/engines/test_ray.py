@@ -19,7 +19,8 @@ from cca.models.anatomy.weight_rows import get_rows, set_rows_
 from cca.models.loading import LoadedModel, load_model
 from cca.pivots.branching import branching_pivots
 from cca.pivots.grader import Grader
-from cca.pivots.traces import TraceSettings, opposite, paired_traces
+from cca.pivots.settings import TracesConfig
+from cca.pivots.traces import opposite, sample_traces
 from cca.problems.judges.registry import make_judge
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load
@@ -66,10 +67,10 @@ def test_traces_and_pivots_are_those_of_one_process(
     loaded: LoadedModel, actors: RayEngine, grader: Grader
 ) -> None:
     one = HFEngine(loaded.model, BATCH)
-    problems, settings = load(0).train[:40], TraceSettings(samples=3, max_new_tokens=LONGEST)
+    problems, settings = load(0).train[:40], TracesConfig(samples=3)
     done: list[int] = []
-    expected = paired_traces(problems, grader, one, settings)
-    found = paired_traces(problems, grader, actors, settings, done.append)
+    expected = sample_traces(problems, grader, one, settings, LONGEST)
+    found = sample_traces(problems, grader, actors, settings, LONGEST, progress=done.append)
     assert found == expected
     assert sum(done) == len(problems)
     assert actors.generated_tokens == one.generated_tokens

@@ -18,8 +18,10 @@ from cca.models.anatomy.weight_rows import get_rows
 from cca.models.loading import LoadedModel, load_model
 from cca.patches.patch import Patch
 from cca.pivots.branching import branching_pivots
+from cca.pivots.find import pair_traces
 from cca.pivots.grader import Grader
-from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
+from cca.pivots.settings import TracesConfig
+from cca.pivots.traces import Trace, sample_traces
 from cca.problems.judges.registry import make_judge
 from cca.problems.problem import Problem
 from cca.tinymath import BUNDLED_MODEL
@@ -28,7 +30,7 @@ from cca.tinymath.task import load
 pytestmark = pytest.mark.vllm
 
 PROBLEMS, LONGEST = 200, 120
-SETTINGS = TraceSettings(max_new_tokens=LONGEST, seed=5)
+SETTINGS = TracesConfig()
 NEAR = 1e-4
 """Of logits or of probability: rounding in float32 may tip what is nearer to a tie."""
 
@@ -64,7 +66,7 @@ def problems() -> list[Problem]:
 
 @pytest.fixture(scope="module")
 def traces(problems: list[Problem], grader: Grader, hf: HFEngine) -> list[list[Trace]]:
-    return paired_traces(problems, grader, hf, SETTINGS)
+    return sample_traces(problems, grader, hf, SETTINGS, LONGEST, seed=5)
 
 
 def test_traces_are_those_of_transformers(
@@ -76,13 +78,13 @@ def test_traces_are_those_of_transformers(
     tell: Tell,
 ) -> None:
     """Greedy and sampled, token for token; where they part, the choice was a near-tie."""
-    found = paired_traces(problems, grader, vllm, SETTINGS)
+    found = sample_traces(problems, grader, vllm, SETTINGS, LONGEST, seed=5)
     share = same_share(traces, found)
     tell(f"traces of {share:.1%} of {len(problems)} problems are equal")
     for problem, ours, theirs in zip(problems, traces, found, strict=True):
         for one, other in zip(ours, theirs, strict=False):
             if one != other:
-                seed = request_seed(SETTINGS.seed, problem.id, one.sample)
+                seed = request_seed(5, problem.id, one.sample)
                 line, gap = parting(problem, one, other, seed, grader, hf)
                 tell(line)
                 assert gap < NEAR
@@ -112,11 +114,7 @@ def test_branching_pivots_are_those_of_transformers(
     traces: list[list[Trace]],
     tell: Tell,
 ) -> None:
-    pairs = [
-        (problem, own[0], sampled)
-        for problem, own in zip(problems, traces, strict=True)
-        if (sampled := opposite(own)) is not None
-    ]
+    pairs = pair_traces(problems, traces)
     assert len(pairs) > 50
     ours = branching_pivots(pairs, grader, hf, LONGEST)
     theirs = branching_pivots(pairs, grader, vllm, LONGEST)

@@ -8,9 +8,11 @@ import tiny_world
 from cca.engines.engine import Request
 from cca.engines.hf import HFEngine
 from cca.pivots.branching import branching_pivots, several_branching_pivots
+from cca.pivots.find import pair_traces
 from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
-from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
+from cca.pivots.settings import TracesConfig
+from cca.pivots.traces import Trace, sample_traces
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
@@ -48,12 +50,8 @@ def naive_pivots(
 def world() -> tuple[list[tuple[Problem, Trace, Trace]], Grader, HFEngine]:
     grader, engine = tiny_world.grader(), HFEngine(tiny_world.model(), batch_size=64)
     problems = tiny_world.problems(PROBLEMS)
-    traces = paired_traces(problems, grader, engine, TraceSettings(samples=6, max_new_tokens=NEW_TOKENS))
-    pairs = [
-        (problem, own[0], sampled)
-        for problem, own in zip(problems, traces, strict=True)
-        if (sampled := opposite(own)) is not None
-    ]
+    traces = sample_traces(problems, grader, engine, TracesConfig(samples=6), NEW_TOKENS)
+    pairs = pair_traces(problems, traces)
     return pairs, grader, engine
 
 

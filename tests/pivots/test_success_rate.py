@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -12,16 +11,17 @@ import tiny_world
 from cca.engines.engine import GreedyPath, Request, Tokens, request_seed
 from cca.engines.hf import HFEngine
 from cca.errors import CcaError
+from cca.pivots.find import pair_traces
 from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
-from cca.pivots.success_rate import SuccessRateSettings, success_rate_pivots
-from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
+from cca.pivots.settings import PivotsConfig, TracesConfig
+from cca.pivots.success_rate import HIGHEST, LOWEST, success_rate_pivots
+from cca.pivots.traces import Trace, sample_traces
 from cca.problems.judges.judge import Judgement, Verdict
 from cca.problems.problem import Problem
 
-SETTINGS = SuccessRateSettings(
-    threshold=0.4, samples=10, temperature=1.3, per_problem=9, max_new_tokens=8, seed=3
-)
+SETTINGS = PivotsConfig(method="success-rate", threshold=0.4, samples=10, temperature=1.3, per_problem=9)
+LONGEST, SEED = 8, 3
 Pairs = list[tuple[Problem, Trace, Trace]]
 
 
@@ -37,10 +37,7 @@ class ThirdWordJudge(tiny_world.ChecksumJudge):
 
 def paired(grader: Grader, engine: HFEngine, count: int) -> Pairs:
     problems = tiny_world.problems(count)
-    settings = TraceSettings(samples=4, max_new_tokens=SETTINGS.max_new_tokens)
-    traces = paired_traces(problems, grader, engine, settings)
-    pairs = zip(problems, traces, strict=True)
-    return [(p, own[0], sampled) for p, own in pairs if (sampled := opposite(own)) is not None]
+    return pair_traces(problems, sample_traces(problems, grader, engine, TracesConfig(samples=4), LONGEST))
 
 
 def naive_pivots(problem: Problem, sampled: Trace, grader: Grader, engine: HFEngine) -> list[Pivot]:
@@ -53,15 +50,13 @@ def naive_pivots(problem: Problem, sampled: Trace, grader: Grader, engine: HFEng
 
     @cache
     def rate(prefix: Tokens) -> float:
-        if prefix == text or prefix[-1:] == (2,) or len(prefix) == SETTINGS.max_new_tokens:
+        if prefix == text or prefix[-1:] == (2,) or len(prefix) == LONGEST:
             return float(right(prefix))
         count = 0
         for number in range(SETTINGS.samples):
-            seed = request_seed(SETTINGS.seed, "success-rate", problem.id, prefix, number)
+            seed = request_seed(SEED, "success-rate", problem.id, prefix, number)
             request = Request(prompt + prefix, SETTINGS.temperature, seed)
-            count += right(
-                prefix + engine.complete([request], SETTINGS.max_new_tokens - len(prefix))[0].token_ids
-            )
+            count += right(prefix + engine.complete([request], LONGEST - len(prefix))[0].token_ids)
         return count / SETTINGS.samples
 
     def search(first: int, last: int) -> list[int]:
@@ -85,7 +80,7 @@ def naive_pivots(problem: Problem, sampled: Trace, grader: Grader, engine: HFEng
         )  # fmt: skip
         return -abs(apart), made
 
-    if not SETTINGS.lowest <= rate(()) <= SETTINGS.highest:
+    if not LOWEST <= rate(()) <= HIGHEST:
         return []
     found = [each for k in search(0, len(text)) if (each := pivot(k)) is not None]
     return [made for _, made in sorted(found, key=lambda each: each[0])]
@@ -94,7 +89,7 @@ def naive_pivots(problem: Problem, sampled: Trace, grader: Grader, engine: HFEng
 def test_same_pivots_as_the_naive_search() -> None:
     grader, engine = tiny_world.grader(), HFEngine(tiny_world.model())
     pairs = paired(grader, engine, 30)
-    found = success_rate_pivots(pairs, grader, engine, SETTINGS)
+    found = success_rate_pivots(pairs, grader, engine, SETTINGS, LONGEST, SEED)
     one_by_one = HFEngine(engine.model, batch_size=1)
     assert found == [naive_pivots(problem, sampled, grader, one_by_one) for problem, _, sampled in pairs]
     assert sum(map(len, found)) >= 5
@@ -102,8 +97,8 @@ def test_same_pivots_as_the_naive_search() -> None:
 
 def test_the_one_token_that_decides_is_found() -> None:
     grader, engine = Grader(tiny_world.grader().codec, ThirdWordJudge()), HFEngine(tiny_world.model())
-    settings = replace(SETTINGS, samples=40, temperature=2.0)
-    found = success_rate_pivots(paired(grader, engine, 40), grader, engine, settings)
+    settings = SETTINGS.model_copy(update={"samples": 40, "temperature": 2.0})
+    found = success_rate_pivots(paired(grader, engine, 40), grader, engine, settings, LONGEST, SEED)
     pivots = [pivot for own in found for pivot in own]
     pivots = [pivot for pivot in pivots if pivot.undesired != 2]  # an end of text leaves no third word
     assert len(pivots) >= 5
@@ -111,16 +106,20 @@ def test_the_one_token_that_decides_is_found() -> None:
     assert all(pivot.desired % 2 == 0 and pivot.undesired % 2 == 1 for pivot in pivots)
 
 
-def test_settled_problems_are_left_out_and_few_are_kept_of_many() -> None:
+def test_settled_problems_are_left_out_and_few_are_kept_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
     grader, engine = tiny_world.grader(), HFEngine(tiny_world.model())
     pairs = paired(grader, engine, 30)
-    loose = replace(SETTINGS, threshold=0.2)
-    every = success_rate_pivots(pairs, grader, engine, loose)
+    loose = SETTINGS.model_copy(update={"threshold": 0.2})
+    every = success_rate_pivots(pairs, grader, engine, loose, LONGEST, SEED)
     assert max(map(len, every)) > 1
     assert {pivot.greedy_right for own in every for pivot in own} == {True, False}
-    one = success_rate_pivots(pairs, grader, engine, replace(loose, per_problem=1))
+    one = success_rate_pivots(
+        pairs, grader, engine, loose.model_copy(update={"per_problem": 1}), LONGEST, SEED
+    )
     assert one == [own[:1] for own in every]
-    narrow = success_rate_pivots(pairs, grader, engine, replace(loose, lowest=0.5, highest=0.5))
+    monkeypatch.setattr("cca.pivots.success_rate.LOWEST", 0.5)
+    monkeypatch.setattr("cca.pivots.success_rate.HIGHEST", 0.5)
+    narrow = success_rate_pivots(pairs, grader, engine, loose, LONGEST, SEED)
     assert sum(map(bool, narrow)) < sum(map(bool, every))
 
 
@@ -131,4 +130,4 @@ def test_an_engine_without_log_probabilities_is_refused() -> None:
 
     grader, engine = tiny_world.grader(), Terse(tiny_world.model())
     with pytest.raises(CcaError, match="success-rate: expected an engine that tells log-probabilities"):
-        success_rate_pivots(paired(grader, engine, 12), grader, engine, SETTINGS)
+        success_rate_pivots(paired(grader, engine, 12), grader, engine, SETTINGS, LONGEST, SEED)

@@ -1,43 +1,51 @@
 from __future__ import annotations
 
 import tiny_world
+from cca.engines.engine import Request, request_seed
 from cca.engines.hf import HFEngine
 from cca.pivots.pivot import first_difference
-from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
+from cca.pivots.settings import TracesConfig
+from cca.pivots.traces import Trace, make_trace, opposite, sample_traces
 
-SETTINGS = TraceSettings(samples=5, max_new_tokens=10, seed=3)
+SETTINGS = TracesConfig(samples=5)
 
 
-def test_samples_stop_at_the_first_opposite_and_are_those_of_an_exhaustive_run() -> None:
+def test_samples_stop_at_the_first_opposite_and_are_those_of_taking_all() -> None:
     grader, problems = tiny_world.grader(), tiny_world.problems(40)
     engine = HFEngine(tiny_world.model(), batch_size=16)
-    lazy = paired_traces(problems, grader, engine, SETTINGS)
-    exhaustive = TraceSettings(samples=5, max_new_tokens=10, seed=3, exhaustive=True)
-    full = paired_traces(problems, grader, engine, exhaustive)
+    lazy = sample_traces(problems, grader, engine, SETTINGS, 10, seed=3)
     assert any(opposite(own) for own in lazy)
-    for some, every in zip(lazy, full, strict=True):
-        assert len(every) == 6
-        assert some == every[: len(some)]
-        assert opposite(some) == opposite(every)
+    for problem, own in zip(problems, lazy, strict=True):
+        temperature = 1.2 if own[0].right else 0.8
+        every = []
+        for sample in range(1, 6):
+            request = Request(grader.prompt_ids(problem), temperature, request_seed(3, problem.id, sample))
+            completion = engine.complete([request], 10, grader.finished)[0]
+            every.append(make_trace(problem, completion, grader, sample, temperature))
+        assert own[1:] == every[: len(own) - 1]
+        assert opposite(own) == opposite([own[0], *every])
+        assert len(own) == 6 or opposite(own) is own[-1]
 
 
 def test_batching_and_order_do_not_change_what_is_sampled() -> None:
     grader, problems = tiny_world.grader(), tiny_world.problems(24)
-    one = paired_traces(problems, grader, HFEngine(tiny_world.model(), batch_size=24), SETTINGS)
-    other = paired_traces(problems[::-1], grader, HFEngine(tiny_world.model(), batch_size=5), SETTINGS)
+    one = sample_traces(problems, grader, HFEngine(tiny_world.model(), batch_size=24), SETTINGS, 10, seed=3)
+    other = sample_traces(
+        problems[::-1], grader, HFEngine(tiny_world.model(), batch_size=5), SETTINGS, 10, seed=3
+    )
     assert one == other[::-1]
 
 
 def test_temperature_follows_the_greedy_verdict() -> None:
     grader, problems = tiny_world.grader(), tiny_world.problems(30)
-    for own in paired_traces(problems, grader, HFEngine(tiny_world.model()), SETTINGS):
+    for own in sample_traces(problems, grader, HFEngine(tiny_world.model()), SETTINGS, 10, seed=3):
         assert own[0].temperature == 0.0
         assert {trace.temperature for trace in own[1:]} <= {1.2 if own[0].right else 0.8}
 
 
 def test_a_trace_survives_its_row() -> None:
     grader, problems = tiny_world.grader(), tiny_world.problems(3)
-    for own in paired_traces(problems, grader, HFEngine(tiny_world.model()), SETTINGS):
+    for own in sample_traces(problems, grader, HFEngine(tiny_world.model()), SETTINGS, 10, seed=3):
         assert [Trace.from_row(trace.to_row()) for trace in own] == own
 
 

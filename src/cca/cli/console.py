@@ -26,8 +26,8 @@ console = Console()
 errors = Console(stderr=True)
 
 
-class ConsoleNarrator:
-    """A `Narrator` on the terminal. Each piece of work leaves one line with its time behind."""
+class ConsoleProgress:
+    """Shows progress on the terminal; finished work leaves one line with its time."""
 
     def say(self, text: str) -> None:
         say(text)

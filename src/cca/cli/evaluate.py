@@ -20,7 +20,7 @@ from cca.problems.task import Task, lm_eval_tasks, task_judge, with_retention
 from cca.problems.task_config import SPLITS, TaskSource
 from cca.runs.config.config import Config
 from cca.runs.folder.provenance import versions
-from cca.runs.progress.narrator import Narrator
+from cca.runs.progress.progress import RunProgress
 
 FORMAT, VERSION = "cca.comparison", 1
 
@@ -44,7 +44,7 @@ class Asked:
     out: Path = Path("results.json")
 
 
-def evaluate(wanted: Asked, narrator: Narrator) -> Row:
+def evaluate(wanted: Asked, progress: RunProgress) -> Row:
     """Measure, and write the results, every answer beside them, and lm-eval's own files in a folder beside them.
 
     Raises CcaError for what is missing, unknown, or cannot be loaded, asked or judged.
@@ -53,18 +53,18 @@ def evaluate(wanted: Asked, narrator: Narrator) -> Row:
     examination = _examination(wanted, config)
     patch = None if wanted.patch is None else load_patch(wanted.patch)
     place = config.device_map or choose_device(config.device)
-    narrator.say(f"device: {place}")
-    models = [_loaded(config, config.model, place, narrator)]
+    progress.say(f"device: {place}")
+    models = [_loaded(config, config.model, place, progress)]
     sides = {"base": _about(models[0])}
-    measured = [examination.of(models[0], "base", narrator.work, _harness_folder(wanted, "base"))]
+    measured = [examination.of(models[0], "base", progress.work, _harness_folder(wanted, "base"))]
     if patch is not None or wanted.against is not None:
         if wanted.against is not None:
             models.clear()  # one model in memory at a time
-            models.append(_loaded(config, wanted.against, place, narrator))
+            models.append(_loaded(config, wanted.against, place, progress))
         sides["patched"] = _about(models[0])
         with nullcontext() if patch is None else patch.applied(models[0].model):
             measured.append(
-                examination.of(models[0], "patched", narrator.work, _harness_folder(wanted, "patched"))
+                examination.of(models[0], "patched", progress.work, _harness_folder(wanted, "patched"))
             )
         if patch is not None:
             sides["patched"] |= {"patch": str(wanted.patch), "patch_digest": digest(patch)}
@@ -164,9 +164,9 @@ def _examination(wanted: Asked, config: Config) -> Examination:
     )
 
 
-def _loaded(config: Config, model: str, place: str, narrator: Narrator) -> LoadedModel:
+def _loaded(config: Config, model: str, place: str, progress: RunProgress) -> LoadedModel:
     revision = config.revision if model == config.model else None
-    with narrator.work(f"loading {model}", None):
+    with progress.work(f"loading {model}", None):
         return load_model(
             model_place(model), revision, config.dtype, place, config.trust_remote_code,
             config.attn_implementation,

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from cca.cli import processes
-from cca.cli.console import ConsoleNarrator, console, fail, stoppable
+from cca.cli.console import ConsoleProgress, console, fail, stoppable
 from cca.errors import CcaError
 from cca.models.memory import keep_freed_memory
 
@@ -140,7 +140,7 @@ def evaluate(
         task, model, patch, against, split, numbers("--seeds", seeds), max_new_tokens, listed(lm_eval), include_path,
         limit, device, tuple(overrides or ()), out,
     )  # fmt: skip
-    row = measure(wanted, ConsoleNarrator())
+    row = measure(wanted, ConsoleProgress())
     console.print(summary_table(row))
     for line in told(row):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -152,7 +152,7 @@ def _run(config: Any, fork_of: Path | None = None) -> None:
     from cca.runs.pipeline import run as run_everything
 
     with stoppable():
-        report = run_everything(config, ConsoleNarrator(), fork_of)
+        report = run_everything(config, ConsoleProgress(), fork_of)
     console.print(summary_table(report))
     console.print(
         f"{config.out / 'report.json'} and {config.out / 'report.html'} are written", highlight=False
@@ -160,11 +160,11 @@ def _run(config: Any, fork_of: Path | None = None) -> None:
 
 
 def _stage(where: Path, overrides: list[str] | None, stage: str) -> None:
+    from cca.runs.folder.run_folder import config_at
     from cca.runs.pipeline import run_stage
-    from cca.runs.reopen import config_at
 
     with stoppable():
-        run_stage(config_at(where, overrides or []), stage, ConsoleNarrator())
+        run_stage(config_at(where, overrides or []), stage, ConsoleProgress())
 
 
 def _add_groups() -> None:

@@ -1,4 +1,4 @@
-"""`cca status`, `report`, `plan`, `init`, `config`: about runs, without running one."""
+"""`cca status`, `report`, `plan`, `init` and `config`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Annotated
 
 import typer
 
-from cca.cli.console import ConsoleNarrator, console, say
+from cca.cli.console import ConsoleProgress, console, say
 from cca.errors import CcaError
-from cca.files import write_text
+from cca.files import Row, write_text
 from cca.reports.formats import duration
 
 app = typer.Typer()
 
 Where = Annotated[Path, typer.Argument(help="A run folder, or the run.yaml that names one.")]
+MEMORY = {"peak_cpu_bytes": "memory", "peak_gpu_bytes": "GPU memory"}
 
 
 @app.command()
 def report(where: Where) -> None:
-    """report.json and report.html from the files of a run; of one under way, a page with what there is."""
+    """Write report.json and report.html from the files of a run; the page alone while the run is under way."""
     from cca.reports.table import summary_table
+    from cca.runs.folder.run_folder import folder_of
     from cca.runs.pipeline import write_report
-    from cca.runs.reopen import folder_of
 
     folder = folder_of(where)
     found = write_report(folder)
@@ -40,8 +41,8 @@ def report(where: Where) -> None:
 def status(
     where: Where, as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False
 ) -> None:
-    """Which stage a run is in, what it found so far and how long it took. The run may be under way."""
-    from cca.runs.reopen import folder_of
+    """Show the stage of a run, its findings, costs and the time left. The run may be under way."""
+    from cca.runs.folder.run_folder import folder_of
     from cca.runs.status import status as status_of
 
     found = status_of(folder_of(where))
@@ -57,13 +58,16 @@ def status(
     if now := found["now"]:
         done = "" if now.get("total") is None else f", {now.get('done')} of {now['total']}"
         left = "" if now.get("seconds_left") is None else f", about {duration(now['seconds_left'])} left"
-        say(f"now: {now.get('what')}{done}{left}")
+        each = "" if now.get("seconds_each") is None else f", {now['seconds_each']:.3g} s each"
+        say(f"now: {now.get('what')}{done}{each}{left}")
     say(f"time so far: {duration(found['seconds'])}")
     for line in (*found["notes"], *found["log"]):
         say(f"  {line}")
 
 
 def _fact(key: str, value: object) -> str:
+    if key in MEMORY:
+        return f"{float(str(value)) / 1e9:.2f} GB of {MEMORY[key]}"
     name = key.replace("_", " ")
     if not isinstance(value, float):
         return f"{name} {value}"
@@ -76,17 +80,35 @@ def plan(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a config key.", metavar="KEY=VALUE")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="How long to rehearse.")] = 20,
 ) -> None:
-    """What a run will take in tokens, memory and time, before it starts; warns of what will not fit."""
-    from cca.cli.plan_table import plan_lines
+    """Cost of a run in time, tokens and memory, from its first chunk of work, which the run then resumes from."""
     from cca.runs.config.config import load_config
     from cca.runs.plan import make_plan
 
     wanted = load_config(config, overrides or [])
-    for line in plan_lines(make_plan(wanted, ConsoleNarrator(), seconds)):
-        say(line)
-    say(f"{wanted.out / 'plan.json'} is written; the report holds it against what happens")
+    stages = make_plan(wanted, ConsoleProgress())
+    for name, row in stages.items():
+        say(f"{name:<9} {_cost(row)}")
+    say("The number of steps is not known beforehand; each random control takes steps of the same cost.")
+    if "amplify" not in stages:
+        say("warning: no problem so far has traces of both verdicts; there may be nothing to pair")
+    say(f"The first chunk is kept in {wanted.out}; `cca run {config}` resumes from it.")
+
+
+def _cost(row: Row) -> str:
+    """ "0.02 s and 120 tokens per problem, 400 left: about 8 s; 0.61 GB of memory"."""
+    parts = []
+    if "seconds_each" in row:
+        each = f"{row['seconds_each']:.3g} s and {row['tokens_each']:,.0f} tokens per {row['unit']}"
+        if row.get("pivots") != row.get("pivots_in_all"):
+            each += f" over {row['pivots']:,} pivots (the run has about {row['pivots_in_all']:,})"
+        parts.append(each)
+    if row["left"] is not None:
+        parts.append(f"{row['left']:,} left: about {duration(row['seconds_left'])}")
+    else:
+        parts.append(f"at most {row['at_most']} steps")
+    memory = [f"{row[key] / 1e9:.2f} GB of {name}" for key, name in MEMORY.items() if key in row]
+    return ", ".join(parts) + "".join(f"; {each}" for each in memory)
 
 
 @app.command()
@@ -135,4 +157,4 @@ def init(
     if path.exists():
         raise CcaError(f"{path}: is there already; name another file or remove it")
     write_text(path, starter(given))
-    say(f"{path} is written; next: cca plan {path}, then cca run {path}")
+    say(f"{path} is written; next: cca run {path}, or cca plan {path} to see what it will cost")

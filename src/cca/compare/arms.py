@@ -30,7 +30,6 @@ from cca.files import Row
 from cca.models.anatomy.weight_rows import WeightRows, row_shape
 from cca.pivots.pivot import Pivot
 from cca.runs.config.config import Config
-from cca.runs.stages import stages
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,7 @@ class ArmRun:
         if data == "gold":
             return gold_texts(session.task.train, session.grader, session.model)
         if data == "own":
-            return own_right_texts(session.task.train, stages.traces(session), session.grader)
+            return own_right_texts(session.task.train, self.bench.traces, session.grader)
         return []
 
     def _text_gradient(

@@ -15,9 +15,9 @@ from cca.compare.results import combined
 from cca.compare.shared_work import Bench
 from cca.files import Row, fingerprint, write_json, write_text
 from cca.runs.config.config import Config
-from cca.runs.folder.run_folder import RunDirectory
-from cca.runs.open import open_session
-from cca.runs.progress.narrator import Narrator
+from cca.runs.folder.run_folder import RunFolder
+from cca.runs.open import open_run
+from cca.runs.progress.progress import RunProgress
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,14 @@ class Cell:
         return {**known, **ArmRun(bench, self.arm, self.run, self.control).row()}
 
 
-def compare(config: CompareConfig, narrator: Narrator) -> Row:
+def compare(config: CompareConfig, progress: RunProgress) -> Row:
     """Run or resume a comparison; returns what compare.json holds. Raises CcaError with one line for bad input."""
-    with RunDirectory(config.out):
+    with RunFolder(config.out) as folder:
+        folder.remove_leftovers()
         log = ArmLog(config.out / "arms.jsonl")
         for model in config.models:
             for seed in config.seeds:
-                _on_one_model(config, model, seed, log, narrator)
+                _on_one_model(config, model, seed, log, progress)
         return write_results(config, log)
 
 
@@ -101,17 +102,17 @@ def write_results(config: CompareConfig, log: ArmLog) -> Row:
 
 
 def _on_one_model(
-    config: CompareConfig, model: ModelEntry, seed: int, log: ArmLog, narrator: Narrator
+    config: CompareConfig, model: ModelEntry, seed: int, log: ArmLog, progress: RunProgress
 ) -> None:
-    owed = [cell for cell in cells_of(config, model, seed) if log.get(cell.key) is None]
+    pending = [cell for cell in cells_of(config, model, seed) if log.get(cell.key) is None]
     base = base_config(config, model, seed, work_folder(config, model, seed))
-    # also when nothing is owed: rows of another model or other problems under the same names are refused
-    with open_session(base, narrator) as session:
-        if not owed:
+    # also when nothing is pending: rows of another model or other problems under the same names are refused
+    with open_run(base, progress) as session:
+        if not pending:
             return
         bench = Bench(config, session)
-        for cell in owed:
+        for cell in pending:
             what = cell.label + (f" {cell.control.draw}" if cell.control else "")
-            with narrator.work(f"{model.label}, seed {seed}: {what}", None):
+            with progress.work(f"{model.label}, seed {seed}: {what}", None):
                 log.append(cell.row(bench))
             session.interrupts.check()

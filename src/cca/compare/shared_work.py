@@ -18,18 +18,17 @@ from cca.circuits.localisers import Site
 from cca.circuits.random_circuits import random_circuit, random_circuit_by_layer
 from cca.circuits.settings import CircuitConfig, resolve_auto
 from cca.compare.config import Arm, CompareConfig
-from cca.compare.retracing import traced_anew
+from cca.compare.retracing import traced_again
 from cca.compare.step_scores import Yardstick
 from cca.compare.test_scores import Tested
 from cca.engines.engine import request_seed
 from cca.files import fingerprint, read_json, write_json
 from cca.gradients.sampled_likelihood import Text
 from cca.pivots.pivot import Pivot
+from cca.pivots.traces import Trace
 from cca.runs.config.config import Config
-from cca.runs.open import open_session
-from cca.runs.session import Session
-from cca.runs.stages import stages
-from cca.runs.stages.retention_texts import spared_texts
+from cca.runs.open import OpenRun, open_run
+from cca.runs.pipeline import make_pivots, make_traces
 
 CONTROLS = {"random": random_circuit, "random-layers": random_circuit_by_layer}
 
@@ -42,18 +41,18 @@ class Located:
 
 
 class Bench:
-    def __init__(self, config: CompareConfig, session: Session) -> None:
+    def __init__(self, config: CompareConfig, session: OpenRun) -> None:
         self.config, self.session = config, session
         self._sites: dict[str, Site] = {}
 
     @cached_property
     def yardstick(self) -> Yardstick:
-        with self.session.narrator.work("the untouched model", None):
+        with self.session.progress.work("the untouched model", None):
             return Yardstick(self.session, self.config.limits)
 
     @cached_property
     def tested(self) -> Tested:
-        with self.session.narrator.work("the untouched model on the test split", None):
+        with self.session.progress.work("the untouched model on the test split", None):
             return Tested(self.session, self.config.limits)
 
     def prepare(self) -> None:
@@ -65,7 +64,17 @@ class Bench:
     @cached_property
     def spared(self) -> list[Text]:
         """Text of other skills that localisers and anchors may spare."""
-        return spared_texts(self.session)
+        return self.session.retention_texts
+
+    @cached_property
+    def traces(self) -> list[list[Trace]]:
+        """The traces of the run folder that all arms share."""
+        return make_traces(self.session)
+
+    @cached_property
+    def run_pivots(self) -> list[Pivot]:
+        """The pivots of that run folder."""
+        return make_pivots(self.session, self.traces)
 
     def pivots(self, run: Config, arm: Arm) -> list[Pivot]:
         """The pivots of an arm: all that its method found, or a nested draw of them."""
@@ -79,7 +88,7 @@ class Bench:
 
     def fresh_pivots(self, run: Config, arm: Arm, number: int) -> list[Pivot]:
         """As `pivots`, but of the model as it stands in round ``number``; nothing is kept."""
-        return self._drawn(traced_anew(self.session, run, number), arm)
+        return self._drawn(traced_again(self.session, run, self.traces, number), arm)
 
     def fresh_circuit(self, run: Config, pivots: Sequence[Pivot]) -> Circuit:
         """As `circuit`, but in the model as it stands; nothing is kept."""
@@ -94,7 +103,7 @@ class Bench:
         seconds = path.with_suffix(".json")
         if not seconds.exists():
             began = time.perf_counter()
-            with self.session.narrator.work(f"locating: {settings.localiser}", None):
+            with self.session.progress.work(f"locating: {settings.localiser}", None):
                 found = self._site(run, pivots).locate(settings)
             save_circuit(path, found, made_from=made_from)
             write_json(seconds, {"seconds": time.perf_counter() - began})
@@ -122,17 +131,17 @@ class Bench:
 
     def _found(self, run: Config) -> list[Pivot]:
         if run.pivots == self.session.config.pivots:
-            return stages.pivots(self.session)
+            return self.run_pivots
         return self._found_otherwise(run)
 
     def _found_otherwise(self, run: Config) -> list[Pivot]:
         """The pivots of another method, in a run folder of its own that takes over the traces of this one."""
-        stages.traces(self.session)
+        self.traces  # noqa: B018
         own = self.session.folder.path
         out = own.with_name(f"{own.name}-{fingerprint(run.pivots.model_dump(mode='json'))[:8]}")
         wanted = self.session.config.model_copy(update={"pivots": run.pivots, "out": out})
-        with open_session(wanted, self.session.narrator, fork_of=own) as session:
-            return stages.pivots(session)
+        with open_run(wanted, self.session.progress, fork_of=own) as session:
+            return make_pivots(session, make_traces(session))
 
 
 def nested_draw(pivots: Sequence[Pivot], count: int | None, seed: int) -> list[Pivot]:

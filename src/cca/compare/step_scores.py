@@ -22,8 +22,7 @@ from cca.evaluation.accuracy import Results
 from cca.evaluation.drift import DriftProbe, solution_texts
 from cca.problems.task import halves, spread
 from cca.runs.folder.measurements import UNTOUCHED
-from cca.runs.session import Session
-from cca.runs.stages.answers import answers, answers_by_skill
+from cca.runs.open import OpenRun
 
 
 class Yardstick:
@@ -33,7 +32,7 @@ class Yardstick:
     rest judges, so that no arm is judged on text it was fitted to.
     """
 
-    def __init__(self, session: Session, limits: LimitsEntry) -> None:
+    def __init__(self, session: OpenRun, limits: LimitsEntry) -> None:
         self.session = session
         self.validation = spread(session.task.validation, limits.validation)
         guards = {name: halves(problems)[0] for name, problems in session.task.retention.items()}
@@ -46,10 +45,10 @@ class Yardstick:
         self.base_retention = self.retention(UNTOUCHED)
 
     def answered(self, weights: str | None = None) -> Results:
-        return answers(self.session, self.validation, self.session.max_new_tokens, weights)
+        return self.session.answering.answers(self.validation, self.session.max_new_tokens, weights)
 
     def retention(self, weights: str | None = None) -> dict[str, float]:
-        found = answers_by_skill(self.session, self.guards, weights)
+        found = self.session.answering.by_skill(self.guards, weights)
         return {name: results.accuracy for name, results in found.items()}
 
     def drifts(self) -> dict[str, float]:

@@ -8,14 +8,13 @@ from cca.evaluation.drift import DriftProbe, solution_texts
 from cca.files import Row
 from cca.problems.task import halves, spread
 from cca.runs.folder.measurements import UNTOUCHED
-from cca.runs.session import Session
-from cca.runs.stages.answers import answers, answers_by_skill
+from cca.runs.open import OpenRun
 
 
 class Tested:
     """The base's test results, taken while the model is untouched. Other skills: the halves that guard nothing."""
 
-    def __init__(self, session: Session, limits: LimitsEntry) -> None:
+    def __init__(self, session: OpenRun, limits: LimitsEntry) -> None:
         self.session = session
         self.problems = spread(session.task.test, limits.test)
         reported = {name: halves(own)[1] for name, own in session.task.retention.items()}
@@ -25,12 +24,12 @@ class Tested:
             for name, own in self.reported.items()
         }
         self.base = self._test(UNTOUCHED)
-        self.base_retention = answers_by_skill(session, self.reported, UNTOUCHED)
+        self.base_retention = session.answering.by_skill(self.reported, UNTOUCHED)
 
     def against_base(self) -> Row:
         """The model as it stands. Accuracies are fractions, gains percentage points, drift nats a token."""
         seed, patched = self.session.config.seed, self._test()
-        retention = answers_by_skill(self.session, self.reported)
+        retention = self.session.answering.by_skill(self.reported)
         seen = self.session.task.seen_templates
         unseen = {problem.template for problem in self.problems} - seen
         drifts = {name: probe.drift() for name, probe in self.probes.items()}
@@ -57,4 +56,4 @@ class Tested:
         return comparison(before, after, self.session.config.seed)
 
     def _test(self, weights: str | None = None) -> Results:
-        return answers(self.session, self.problems, self.session.max_new_tokens, weights)
+        return self.session.answering.answers(self.problems, self.session.max_new_tokens, weights)

@@ -16,10 +16,10 @@ from cca.engines.engine import Progress
 from cca.engines.hf import HFEngine, context_length
 from cca.evaluation import lm_eval as harness
 from cca.evaluation.accuracy import comparison
-from cca.evaluation.measure import Measured, check_seeds_matter, figures, longest_completion, measure
+from cca.evaluation.measure import Measured, check_seeds_matter, figures, measure
 from cca.files import Row
 from cca.models.loading import LoadedModel
-from cca.pivots.grader import Grader
+from cca.pivots.grader import Grader, longest_completion
 from cca.problems.judges.judge import Judge
 from cca.problems.problem import Problem
 from cca.problems.task import Task, check_answers

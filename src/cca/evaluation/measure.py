@@ -14,12 +14,9 @@ from cca.engines.engine import Engine, Progress
 from cca.errors import CcaError
 from cca.evaluation.accuracy import Results, comparison, per_template, summary
 from cca.files import Row
-from cca.models.loading import Codec
 from cca.pivots.grader import Grader
 from cca.pivots.traces import Trace, greedy_traces
 from cca.problems.problem import Problem
-
-DEFAULT_NEW_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -43,14 +40,6 @@ def measure(
 ) -> Measured:
     """The greedy answers of the model as it stands."""
     return Measured(tuple(problems), tuple(greedy_traces(problems, grader, engine, max_new_tokens, progress)))
-
-
-def longest_completion(problems: Sequence[Problem], codec: Codec, context: int) -> int:
-    """Tokens to allow: twice the longest worked solution, or `DEFAULT_NEW_TOKENS` where a problem has none."""
-    solutions = [problem.solution for problem in problems if problem.solution]
-    if len(solutions) < len(problems):
-        return min(context - 1, DEFAULT_NEW_TOKENS)
-    return min(context - 1, 2 * max(len(codec.encode_continuation(text)) for text in solutions) + 8)
 
 
 def figures(base: Mapping[int, Measured], patched: Mapping[int, Measured] | None, seed: int = 0) -> Row:

@@ -2,7 +2,7 @@
 
 Walk the sampled trace y. At the first k where the verdict of the greedy completion of ``y[:k+1]`` differs from that of
 ``y[:k]``, the pivot is the prefix ``y[:k]``; its tokens are ``y[k]`` and the greedy token after ``y[:k]``. Where
-several pivots a problem are asked for, the walk goes on: the next one is where the verdict changes again.
+several pivots per problem are asked for, the walk goes on: the next one is where the verdict changes again.
 
 The published code completes every prefix. That is not needed:
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from cca.engines.engine import Engine, GreedyPath, Progress, Request, Tokens
 from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, first_difference, make_pivot
-from cca.pivots.traces import Trace
+from cca.pivots.traces import Pair, Trace
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
@@ -78,7 +78,7 @@ class _Walk:
 
 
 def branching_pivots(
-    pairs: Sequence[tuple[Problem, Trace, Trace]],
+    pairs: Sequence[Pair],
     grader: Grader,
     engine: Engine,
     max_new_tokens: int,
@@ -91,14 +91,14 @@ def branching_pivots(
 
 
 def several_branching_pivots(
-    pairs: Sequence[tuple[Problem, Trace, Trace]],
+    pairs: Sequence[Pair],
     grader: Grader,
     engine: Engine,
     max_new_tokens: int,
     most: int,
     progress: Progress | None = None,
 ) -> list[list[Pivot]]:
-    """Of each pair the first ``most`` pivots, in the order of the sampled trace."""
+    """The first ``most`` pivots of each pair, in the order of the sampled trace."""
     prompts = [grader.prompt_ids(problem) for problem, _, _ in pairs]
     texts = [(prompt, sampled.token_ids) for prompt, (_, _, sampled) in zip(prompts, pairs, strict=True)]
     paths = engine.greedy_paths(texts)

@@ -3,7 +3,7 @@ sampled trace that change how often the model ends up right.
 
 The success rate of a prefix is the share of right answers among completions sampled from it.
 
-1. Problems whose success rate is extreme are left out: their answer is settled by the prompt.
+1. Problems whose success rate is extreme are left out: the prompt alone decides their answer.
 2. A stretch of the trace whose ends have rates less than ``threshold`` apart is taken to hold no pivot. Any other is
    split at the midpoint of its cumulative log-probability, and both parts are searched. A stretch of one token that
    is left over is pivotal. The rate at the end of a trace is its verdict.
@@ -24,25 +24,14 @@ from cca.engines.engine import Engine, GreedyPath, Progress, Request, Tokens, re
 from cca.errors import CcaError
 from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
-from cca.pivots.traces import Trace
+from cca.pivots.settings import PivotsConfig
+from cca.pivots.traces import Pair, Trace
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
 METHOD = "success-rate"
-
-
-@dataclass(frozen=True)
-class SuccessRateSettings:
-    """``samples`` completions a prefix at ``temperature``; rates are fractions."""
-
-    threshold: float = 0.5
-    samples: int = 16
-    temperature: float = 1.0
-    lowest: float = 0.2
-    highest: float = 0.8
-    per_problem: int = 1
-    max_new_tokens: int = 256
-    seed: int = 0
+LOWEST, HIGHEST = 0.2, 0.8
+"""Success rates of the bare prompt between which a problem is searched."""
 
 
 @dataclass(eq=False)
@@ -74,10 +63,12 @@ class _Search:
 
 
 def success_rate_pivots(
-    pairs: Sequence[tuple[Problem, Trace, Trace]],
+    pairs: Sequence[Pair],
     grader: Grader,
     engine: Engine,
-    settings: SuccessRateSettings,
+    settings: PivotsConfig,
+    max_new_tokens: int,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> list[list[Pivot]]:
     """For each (problem, greedy trace, sampled trace), the pivots of the sampled trace, those that change the rate
@@ -86,13 +77,9 @@ def success_rate_pivots(
     Raises CcaError for an engine that does not tell log-probabilities.
     """
     searches = _begun(pairs, grader, engine)
-    rate = _Rates(grader, engine, settings)
+    rate = _Rates(grader, engine, settings, max_new_tokens, seed)
     rate.estimate((search, ()) for search in searches)
-    open_ = [
-        search
-        for search in searches
-        if settings.lowest <= search.rates[()] <= settings.highest and search.text
-    ]
+    open_ = [search for search in searches if LOWEST <= search.rates[()] <= HIGHEST and search.text]
     for search in open_:
         search.rates[search.text] = float(search.sampled.right)
         search.stretches = [(0, len(search.text))]
@@ -115,7 +102,7 @@ def success_rate_pivots(
     return [_pivots(search, settings) for search in searches]
 
 
-def _begun(pairs: Sequence[tuple[Problem, Trace, Trace]], grader: Grader, engine: Engine) -> list[_Search]:
+def _begun(pairs: Sequence[Pair], grader: Grader, engine: Engine) -> list[_Search]:
     prompts = [grader.prompt_ids(problem) for problem, _, _ in pairs]
     texts = [(prompt, sampled.token_ids) for prompt, (_, _, sampled) in zip(prompts, pairs, strict=True)]
     paths = engine.greedy_paths(texts)
@@ -137,29 +124,31 @@ class _Rates:
 
     grader: Grader
     engine: Engine
-    settings: SuccessRateSettings
+    settings: PivotsConfig
+    max_new_tokens: int
+    seed: int
 
     def estimate(self, wanted: Iterable[tuple[_Search, Tokens]]) -> None:
         """Put the rates of these prefixes into their searches, where they are not known yet."""
-        count, most = self.settings.samples, self.settings.max_new_tokens
-        owed: list[tuple[_Search, Tokens]] = []
+        count, most = self.settings.samples, self.max_new_tokens
+        unknown: list[tuple[_Search, Tokens]] = []
         for search, prefix in dict.fromkeys(wanted):
             if prefix in search.rates:
                 continue
             if len(prefix) >= most or (prefix and self.grader.codec.ends_text(prefix[-1])):
                 search.rates[prefix] = float(self._right(search, prefix))
             else:
-                owed.append((search, prefix))
-        if not owed:
+                unknown.append((search, prefix))
+        if not unknown:
             return
-        requests = [self._request(search, prefix, n) for search, prefix in owed for n in range(count)]
+        requests = [self._request(search, prefix, n) for search, prefix in unknown for n in range(count)]
         made = iter(self.engine.complete(requests, most, self.grader.finished))
-        for search, prefix in owed:
+        for search, prefix in unknown:
             right = sum(self._right(search, prefix + next(made).token_ids) for _ in range(count))
             search.rates[prefix] = right / count
 
     def _request(self, search: _Search, prefix: Tokens, number: int) -> Request:
-        seed = request_seed(self.settings.seed, METHOD, search.problem.id, prefix, number)
+        seed = request_seed(self.seed, METHOD, search.problem.id, prefix, number)
         return Request(search.prompt + prefix, self.settings.temperature, seed, written=len(prefix))
 
     def _right(self, search: _Search, text: Tokens) -> bool:
@@ -181,7 +170,7 @@ def _midpoint(log_probs: Sequence[float], first: int, last: int) -> int:
     return first + 1 + min(range(len(before)), key=lambda place: abs(before[place] - half))
 
 
-def _pivots(search: _Search, settings: SuccessRateSettings) -> list[Pivot]:
+def _pivots(search: _Search, settings: PivotsConfig) -> list[Pivot]:
     """Pivots at the places of change that hold against the likeliest other token, the largest first."""
     found: list[tuple[float, int, Pivot]] = []
     for place in search.changes:

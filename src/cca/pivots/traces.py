@@ -2,7 +2,7 @@
 
 For every problem the greedy trace comes first, then samples in a fixed order until one has the opposite verdict
 (paper, section 3.1: up to 10 samples, at temperature 1.2 when greedy was right and 0.8 when it was wrong). Stopping at
-the first opposite one is exact: each sample is seeded by (run, problem, sample number), and later ones are not used.
+the first opposite one loses nothing: each sample is seeded by (run, problem, sample number), later ones are not used.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from cca.engines.engine import Completion, Engine, Progress, Request, Tokens, re
 from cca.errors import CcaError
 from cca.files import Row
 from cca.pivots.grader import Grader
+from cca.pivots.settings import TracesConfig
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
 FORMAT, VERSION = "cca.traces", 1
 MOST_TOKENS = 1 << 31
-"""Token ids of a file are below it."""
+"""Upper bound of the token ids in a file."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,8 @@ class Trace:
         return Trace(**{**row, "token_ids": tuple(token_ids), "verdict": Verdict(row["verdict"])})
 
 
-@dataclass(frozen=True)
-class TraceSettings:
-    samples: int = 10
-    temperature_when_right: float = 1.2
-    temperature_when_wrong: float = 0.8
-    exhaustive: bool = False
-    max_new_tokens: int = 256
-    seed: int = 0
+Pair = tuple[Problem, Trace, Trace]
+"""A problem, its greedy trace and a sampled one of the opposite verdict."""
 
 
 def greedy_traces(
@@ -85,7 +80,7 @@ def greedy_traces(
     max_new_tokens: int,
     progress: Progress | None = None,
 ) -> list[Trace]:
-    """One greedy trace a problem, in order."""
+    """One greedy trace per problem, in order."""
     requests = [Request(grader.prompt_ids(problem)) for problem in problems]
     completions = engine.complete(requests, max_new_tokens, grader.finished, progress)
     return [
@@ -94,27 +89,29 @@ def greedy_traces(
     ]
 
 
-def paired_traces(
+def sample_traces(
     problems: Sequence[Problem],
     grader: Grader,
     engine: Engine,
-    settings: TraceSettings,
+    settings: TracesConfig,
+    max_new_tokens: int,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> list[list[Trace]]:
-    """For each problem its greedy trace and its samples, the last of them the first with the opposite verdict.
+    """Per problem its greedy trace, then its samples up to the first with the opposite verdict.
 
-    ``settings.exhaustive`` takes all samples of every problem instead (for success rates).
+    ``max_new_tokens`` is the longest completion (`longest_completion`); ``seed`` decides every sample.
     """
-    traces = [[trace] for trace in greedy_traces(problems, grader, engine, settings.max_new_tokens, progress)]
+    traces = [[trace] for trace in greedy_traces(problems, grader, engine, max_new_tokens, progress)]
     for first, last in _rounds(settings.samples):
-        open_ = [i for i, own in enumerate(traces) if settings.exhaustive or opposite(own) is None]
+        open_ = [i for i, own in enumerate(traces) if opposite(own) is None]
         wanted = [(i, sample) for i in open_ for sample in range(first, last + 1)]
         requests = [
-            _sample_request(problems[i], traces[i][0], sample, grader, settings) for i, sample in wanted
+            _sample_request(problems[i], traces[i][0], sample, grader, settings, seed) for i, sample in wanted
         ]
-        completions = engine.complete(requests, settings.max_new_tokens, grader.finished) if requests else []
+        completions = engine.complete(requests, max_new_tokens, grader.finished) if requests else []
         for (i, sample), request, completion in zip(wanted, requests, completions, strict=True):
-            if settings.exhaustive or opposite(traces[i]) is None:
+            if opposite(traces[i]) is None:
                 traces[i].append(make_trace(problems[i], completion, grader, sample, request.temperature))
     return traces
 
@@ -141,13 +138,13 @@ def make_trace(
 
 
 def _sample_request(
-    problem: Problem, greedy: Trace, sample: int, grader: Grader, settings: TraceSettings
+    problem: Problem, greedy: Trace, sample: int, grader: Grader, settings: TracesConfig, seed: int
 ) -> Request:
     temperature = settings.temperature_when_right if greedy.right else settings.temperature_when_wrong
-    return Request(grader.prompt_ids(problem), temperature, request_seed(settings.seed, problem.id, sample))
+    return Request(grader.prompt_ids(problem), temperature, request_seed(seed, problem.id, sample))
 
 
 def _rounds(samples: int) -> list[tuple[int, int]]:
-    """Sample numbers 1 ... ``samples`` in a few growing rounds: most problems are settled by the first."""
+    """Sample numbers 1 ... ``samples`` in a few growing rounds: the first is enough for most problems."""
     bounds = [bound for bound in (0, 2, 5) if bound < samples] + [samples]
     return [(low + 1, high) for low, high in zip(bounds, bounds[1:], strict=False)]

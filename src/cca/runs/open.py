@@ -1,92 +1,290 @@
-"""Opening the folder of a run: a new one, one to go on with, or a fork that takes over what is still valid."""
+"""Opening a run folder: a new one, one to resume, or a fork that takes over the stages that are still valid."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
 
 from cca import distributed
+from cca.engines.engine import Engine
+from cca.engines.hf import context_length
+from cca.engines.weight_sync import WeightWatch
 from cca.errors import CcaError
-from cca.files import write_bytes
+from cca.files import fingerprint
+from cca.gradients.sampled_likelihood import Text
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
+from cca.models.anatomy.declarations import read_declaration
+from cca.models.forward.gates import check_gates
+from cca.models.loading import LoadedModel, choose_device, load_model
 from cca.patches.layout import merge_objection
+from cca.pivots.grader import Grader, longest_completion
+from cca.problems.problem import problems_fingerprint
+from cca.problems.sources import open_task
+from cca.problems.task import Task, check_answers, task_judge, with_retention
 from cca.runs.config.config import Config
-from cca.runs.folder.measurements import FILE as MEASUREMENTS
-from cca.runs.folder.provenance import versions
-from cca.runs.folder.run_folder import RunDirectory, without_out
-from cca.runs.folder.stage_inputs import STAGES, UNDER_WAY, claim
+from cca.runs.folder.measurements import Measurements
+from cca.runs.folder.provenance import tokenizer_fingerprint, versions
+from cca.runs.folder.run_folder import RunFolder, without_out
+from cca.runs.folder.stage_files import StageFiles, take_over
+from cca.runs.folder.stage_inputs import STAGES, content_hash, hash_inputs
+from cca.runs.progress.costs import Costs
 from cca.runs.progress.interrupts import Interrupts
-from cca.runs.progress.narrator import Narrator
-from cca.runs.progress.progress import Journal
-from cca.runs.progress.trackers import tracking
-from cca.runs.replica import replica_session, show_folder
-from cca.runs.session import Session
+from cca.runs.progress.progress import LoggedProgress, NoProgress, RunProgress
+from cca.runs.progress.trackers import Track, track_nothing, tracking
+from cca.runs.replica import receive_folder, replica_folder, send_folder
+from cca.runs.stages.answers import Answering
+from cca.runs.stages.engine import make_engine
+from cca.runs.stages.retention_texts import retention_texts
+from cca.tinymath import BUNDLED_MODEL
+
+
+@dataclass
+class OpenRun:
+    """An open run folder with the model, task and engine of its configuration, each loaded on first use.
+
+    The pipeline hands its parts to the stages; no stage gets it whole.
+    """
+
+    config: Config
+    folder: RunFolder
+    progress: RunProgress
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    track: Track = track_nothing
+    """Logs numbers to the experiment trackers."""
+
+    @cached_property
+    def device(self) -> str:
+        """The model's device, or how device_map spreads it. Raises CcaError for a device that is not there."""
+        spread = self.config.device_map
+        if spread and distributed.size() > 1:
+            raise CcaError(
+                f"device_map: expected none among several processes, each on its device, got {spread!r}; "
+                "leave it out, or start one process"
+            )
+        return f"device_map {spread}" if spread else choose_device(self.config.device)
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        config = self.config
+        name = str(BUNDLED_MODEL) if config.model == "tinymath" else config.model
+        with self.progress.work(f"loading {config.model}", None):
+            loaded = load_model(
+                name,
+                config.revision,
+                config.dtype,
+                config.device_map or self.device,
+                config.trust_remote_code,
+                config.attn_implementation,
+                config.sharding,
+            )
+        if loaded.model.get_output_embeddings() is None:
+            raise CcaError(
+                f"model {config.model}: expected a causal language model, got one without an output layer"
+            )
+        return loaded
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.loaded.model
+
+    @cached_property
+    def watch(self) -> WeightWatch:
+        """Knows which weights were written since it was made; made before the first edit."""
+        return WeightWatch(self.model)
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """The places of the model's heads and neurons, checked on the model itself with a few tokens."""
+        found = anatomy_of(self.model, self._declared)
+        check_gates(self.model, found)
+        return found
+
+    @cached_property
+    def _declared(self) -> Any:
+        given = self.config.anatomy
+        return read_declaration(Path(given)) if isinstance(given, str) else given
+
+    @cached_property
+    def task(self) -> Task:
+        """The task with its retention sets; the judge can read every gold answer."""
+        config, tokenizer = self.config, self.loaded.codec.tokenizer
+        task = open_task(config.task, config.seed, tokenizer=tokenizer, allow_code=config.allow_code)
+        task = with_retention(task, config.retention)
+        check_answers(task, task_judge(task, config.judge, allow_code=config.allow_code))
+        return task
+
+    @cached_property
+    def grader(self) -> Grader:
+        judge = task_judge(self.task, self.config.judge, allow_code=self.config.allow_code)
+        return Grader(self.loaded.codec, judge)
+
+    @cached_property
+    def engine(self) -> Engine:
+        return make_engine(self.config, self.loaded, self.watch, self.note, self.progress.say)
+
+    @cached_property
+    def max_new_tokens(self) -> int:
+        """Longest completion: as configured, else by `longest_completion`."""
+        return self.config.traces.max_new_tokens or longest_completion(
+            [*self.task.train, *self.task.validation], self.grader.codec, context_length(self.model)
+        )
+
+    @cached_property
+    def retention_texts(self) -> list[Text]:
+        """The texts of other skills that circuits and steps may be fitted to."""
+        return retention_texts(self.task.retention, self.grader)
+
+    @cached_property
+    def answering(self) -> Answering:
+        """Verdicts on greedy answers, kept in the run folder."""
+        known = self.fingerprints
+        parts = (known["model"], known["tokenizer"], self.config.judge, known["judging"])
+        store = Measurements(self.folder.path, self.chunk_done)
+        return Answering(self.engine, self.grader, store, parts, self.config.traces.chunk)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprints of model, tokenizer and each part of the data: a run folder is bound to them."""
+        task = self.task
+        data = {"train": task.train, "validation": task.validation, "test": task.test}
+        return {
+            "model": self.loaded.fingerprint,
+            "tokenizer": tokenizer_fingerprint(self.loaded.codec.tokenizer),
+            "task": task.fingerprint,
+            "judging": task.asking,
+            **{name: problems_fingerprint(problems) for name, problems in data.items()},
+            "retention": fingerprint(
+                {name: problems_fingerprint(own) for name, own in task.retention.items()}
+            ),
+        }
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """What stages depend on apart from the configuration and earlier files (`stage_inputs.Stage.inputs`)."""
+        given: Path | None = self.config.circuit.file
+        circuit_file = content_hash(given) if given is not None and given.is_file() else None
+        more = {"max_new_tokens": self.max_new_tokens, "circuit_file": circuit_file}
+        return {**self.fingerprints, **more, "anatomy": self._declared}
+
+    def hash_inputs(self, stage: str) -> str:
+        """The ``made_from`` of a stage; the files of the stages before it must be there."""
+        return hash_inputs(STAGES[stage], self.config, self.inputs, self.folder.path)
+
+    def files(self, stage: str) -> StageFiles:
+        """The stage's part of the run folder; the stages before it must be done."""
+        return StageFiles(
+            STAGES[stage], self.folder.path, self.hash_inputs(stage), self.costs, self.chunk_done, self.note
+        )
+
+    @cached_property
+    def costs(self) -> Costs:
+        return Costs(self.folder.path, lambda: self.engine.generated_tokens if self._has_engine else 0)
+
+    @property
+    def _has_engine(self) -> bool:
+        return "engine" in self.__dict__
+
+    def chunk_done(self) -> None:
+        """Save the costs: all work so far is on disk. Raises Stopped where the run was asked to stop."""
+        self.costs.save()
+        self.interrupts.check()
+
+    def note(self, text: str) -> None:
+        """Show, and keep in the manifest, what readers of the results should know."""
+        self.progress.say(text)
+        self.folder.note(text)
+
+    def close(self) -> None:
+        """End the processes of the engine, if it has any."""
+        if self._has_engine:
+            self.engine.close()
 
 
 @contextmanager
-def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None) -> Iterator[Session]:
-    """Take the run folder, check that it is this run's, and load what the stages need.
+def open_run(config: Config, progress: RunProgress, fork_of: Path | None = None) -> Iterator[OpenRun]:
+    """Lock the run folder, check that it is this run's, and load what every run needs.
 
     ``fork_of`` is a run folder whose valid stages the new folder takes over.
-    Of several processes only the first takes it; the others work in a replica (`cca.runs.replica`).
+    Of several processes only the first opens it; the others work in a replica (`cca.runs.replica`).
     Raises CcaError for a folder in use or of another run, and for a model or task that cannot be used.
     """
     if not distributed.is_main():
-        with replica_session(config) as session:
-            yield session
+        with _open_replica(config) as run:
+            yield run
         return
     if fork_of is not None:
         _check_fork(fork_of, config.out)
-    with RunDirectory(config.out) as folder, Interrupts() as interrupts:
+    with RunFolder(config.out) as folder, Interrupts() as interrupts:
         if folder.begun:
             folder.check_config(config)  # the cheap check first: no model is loaded for it
         else:
             folder.check_new()
-        journal = Journal(folder.path, narrator)
-        session = Session(config, folder, journal, interrupts)
-        session.say_device()
-        _tell_of_the_past(folder, journal, session.device)
+        folder.remove_leftovers()
+        logged = LoggedProgress(folder.path, progress)
+        run = OpenRun(config, folder, logged, interrupts)
+        several = f", the first of {distributed.size()} processes" if distributed.size() > 1 else ""
+        logged.say(f"device: {run.device}{several}")
+        _say_what_changed(folder, logged, run.device)
         if distributed.size() == 1:
-            _ = session.watch  # from here on it is known what is written into the model
-        if session.model.get_output_embeddings() is None:
-            raise CcaError(
-                f"model {config.model}: expected a causal language model, got one without an output layer"
-            )
-        _ = session.anatomy  # refuses a model it cannot read before anything is made
+            _ = run.watch  # before anything is written into the model
+        _ = run.anatomy  # refuses a model it cannot read before anything is made
         if folder.begun:
-            folder.check_fingerprints(session.fingerprints)
+            folder.check_fingerprints(run.fingerprints)
         else:
             forked = {} if fork_of is None else {"forked_from": str(fork_of)}
-            folder.begin(config, session.fingerprints, session.device, task=session.task.origin, **forked)
-            source = session.loaded.folder
-            if source is not None and (reason := merge_objection(source, session.model)):
-                session.note(f"the patch of this run will not merge into the model's own folder: {reason}")
+            folder.begin(config, run.fingerprints, run.device, task=run.task.origin, **forked)
+            source = run.loaded.folder
+            if source is not None and (reason := merge_objection(source, run.model)):
+                run.note(f"the patch of this run will not merge into the model's own folder: {reason}")
         interrupts.check()
         if fork_of is not None:
-            _take_over(fork_of, session)
-        show_folder(folder.path)
+            copied = take_over(fork_of, folder.path, run.hash_inputs)
+            logged.say(
+                f"taken over from {fork_of}: {', '.join(copied) or 'no stage, all depend on what changed'}"
+            )
+        send_folder(folder.path)
         try:
-            with tracking(config.trackers, folder.path, without_out(config)) as session.track:
+            with tracking(config.trackers, folder.path, without_out(config)) as run.track:
                 try:
-                    yield session
+                    yield run
                 finally:
-                    session.close()
+                    run.close()
         except BaseException as error:
-            journal.log(f"stopped: {type(error).__name__}: {error}")
+            logged.log(f"stopped: {type(error).__name__}: {error}")
             raise
 
 
+@contextmanager
+def _open_replica(config: Config) -> Iterator[OpenRun]:
+    with replica_folder() as folder, Interrupts() as interrupts:
+        run = OpenRun(config.model_copy(update={"out": folder.path}), folder, NoProgress(), interrupts)
+        _ = (
+            run.anatomy
+        )  # as the first process does: a sharded model's forward passes are those of all processes
+        fingerprints = run.fingerprints
+        interrupts.check()
+        receive_folder(folder, fingerprints)
+        yield run
+
+
 def _check_fork(source: Path, target: Path) -> None:
-    RunDirectory(source).manifest()  # refuses what is no run
+    RunFolder(source).manifest()  # raises for a folder that is no run's
     if source.resolve() == target.resolve():
         raise CcaError(f"--fork {target}: expected another folder than the run's own 'out', got the same")
 
 
-def _tell_of_the_past(folder: RunDirectory, journal: Journal, device: str) -> None:
-    if folder.killed is not None and folder.begun:
-        journal.say(f"{folder.killed} was killed; going on from the last whole chunk")
+def _say_what_changed(folder: RunFolder, progress: RunProgress, device: str) -> None:
+    """Say that a run resumes after a kill, and with which other versions and device."""
     if not folder.begun:
         return
+    if folder.killed is not None:
+        progress.say(f"{folder.killed} was killed; going on from the last whole chunk")
     manifest = folder.manifest()
     then, now = manifest["versions"], versions()
     changed = [
@@ -95,37 +293,10 @@ def _tell_of_the_past(folder: RunDirectory, journal: Journal, device: str) -> No
         if now[package] != then.get(package)
     ]
     if (before := manifest.get("hardware", {}).get("device")) not in (None, device):
-        journal.say(
+        progress.say(
             f"device changed since this run began, results may differ in the last digit: {before} -> {device}"
         )
     if changed:
-        journal.say(
+        progress.say(
             f"versions changed since this run began, results may differ in the last digit: {', '.join(changed)}"
         )
-
-
-def _take_over(source: Path, session: Session) -> None:
-    """Copy from ``source`` each stage still valid under the session's configuration, up to the first that is not."""
-    target = session.folder
-    if (source / MEASUREMENTS).exists() and not (target / MEASUREMENTS).exists():
-        write_bytes(target / MEASUREMENTS, (source / MEASUREMENTS).read_bytes())
-    taken: list[str] = []
-    for stage in STAGES.values():
-        if any((target / name).exists() for name in stage.says):
-            continue  # taken over by a sitting before this one, or begun here
-        wanted = session.made_from(stage.name)
-        if all(claim(source / name) != wanted for name in stage.says):
-            break
-        for name in (*stage.files, *stage.says):
-            if (source / name).exists():
-                write_bytes(target / name, (source / name).read_bytes())
-        taken.append(stage.name)
-        if not (target / stage.files[-1]).exists():
-            break  # a stage that was under way
-    for kept, made in UNDER_WAY.items():
-        # one of another training is as good as not there
-        if (source / kept).exists() and not (target / made).exists():
-            write_bytes(target / kept, (source / kept).read_bytes())
-    session.narrator.say(
-        f"taken over from {source}: {', '.join(taken) or 'no stage, all depend on what changed'}"
-    )

@@ -1,83 +1,174 @@
-"""A whole run: every stage in order, each skipped when its file is already there."""
+"""A run: every stage once, in order, each handed what the stages before it made.
+
+    traces -> pivots -> circuit -> patch -> evaluation -> report
+
+A stage whose file is there, made from the present inputs, is read and not repeated.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
+from cca.circuits.circuit import Circuit, load_circuit
+from cca.circuits.settings import resolve_auto
 from cca.files import Row, read_sealed, write_json, write_text
-from cca.patches.claims import with_claims
-from cca.patches.patch_file import digest, load_patch, save_patch
+from cca.patches.patch import Patch
+from cca.patches.patch_file import load_patch
+from cca.pivots.find import pair_traces
+from cca.pivots.pivot import Pivot, load_pivots
+from cca.pivots.traces import Trace, opposite
+from cca.problems.problem import Problem
 from cca.reports.page import render_page
 from cca.reports.report import make_report
 from cca.runs.config.config import Config
-from cca.runs.folder.run_folder import RunDirectory
-from cca.runs.folder.stage_inputs import PATCH
-from cca.runs.open import open_session
-from cca.runs.plan import held_against, read_plan
-from cca.runs.progress.costs import FILE as TIMING
-from cca.runs.progress.costs import read_accounts
-from cca.runs.progress.narrator import Narrator
-from cca.runs.session import Session
-from cca.runs.stages import stages
-from cca.runs.stages.amplify import AMPLIFY
-from cca.runs.stages.evaluate import FORMAT as EVALUATION
-from cca.runs.stages.evaluate import evaluation
-
-RUN: dict[str, Callable[[Session], object]] = {
-    "traces": stages.traces,
-    "pivots": stages.pivots,
-    "circuit": stages.circuit,
-    "amplify": stages.patch,
-    "evaluate": evaluation,
-}
+from cca.runs.folder.run_folder import RunFolder, without_out
+from cca.runs.folder.stage_inputs import CONTROL, MASK, PATCH, PIVOTS_LOG, STEPS
+from cca.runs.open import OpenRun, open_run
+from cca.runs.progress.costs import FILE as COSTS
+from cca.runs.progress.costs import read_costs
+from cca.runs.progress.progress import RunProgress
+from cca.runs.stages.amplify import AMPLIFY, SUMMARY, run_amplify
+from cca.runs.stages.circuit import run_circuit
+from cca.runs.stages.evaluate import FILE as EVALUATION
+from cca.runs.stages.evaluate import FORMAT as EVALUATION_FORMAT
+from cca.runs.stages.evaluate import run_evaluate
+from cca.runs.stages.pivots import run_pivots
+from cca.runs.stages.traces import check_pairable, hard_problems, load_traces, run_traces, traces_done
+from cca.runs.stages.validate import Validator
 
 
-def run(config: Config, narrator: Narrator, fork_of: Path | None = None) -> Row:
+def run(config: Config, progress: RunProgress, fork_of: Path | None = None) -> Row:
     """Run or resume everything; returns the report. Raises CcaError with one line for anything it cannot use."""
-    with open_session(config, narrator, fork_of) as session:
-        evaluation(session)
-        report = write_report(session.folder.path)
+    with open_run(config, progress, fork_of) as opened:
+        run_stages(opened)
+        report = write_report(opened.folder.path)
         assert report is not None
         return report
 
 
-def run_stage(config: Config, stage: str, narrator: Narrator) -> None:
-    """One stage, and those before it that are still owed."""
-    with open_session(config, narrator) as session:
-        RUN[stage](session)
+def run_stage(config: Config, stage: str, progress: RunProgress) -> None:
+    """Run one stage, and those before it that are still pending."""
+    with open_run(config, progress) as opened:
+        run_stages(opened, stage)
+
+
+def run_stages(run: OpenRun, last: str = "evaluate") -> None:
+    """Every stage in order, up to ``last``."""
+    traces = make_traces(run)
+    if last == "traces":
+        return
+    pivots = make_pivots(run, traces)
+    del traces  # the largest of the files in memory
+    if last == "pivots":
+        return
+    circuit = make_circuit(run, pivots)
+    if last == "circuit":
+        return
+    patch = make_patch(run, pivots, circuit)
+    if last == "amplify":
+        return
+    make_evaluation(run, pivots, circuit, patch)
+
+
+def make_traces(run: OpenRun) -> list[list[Trace]]:
+    """Per training problem its greedy trace, then its samples. Raises CcaError when nothing can be paired."""
+    files, settings = run.files("traces"), run.config.traces
+    if not traces_done(files):
+        run_traces(
+            files, training_problems(run), run.grader, run.engine, settings, run.max_new_tokens, run.config.seed,
+            run.progress,
+        )  # fmt: skip
+    files.check()
+    traces = load_traces(files / "traces.jsonl")
+    right = sum(own[0].right for own in traces) / len(traces)
+    run.track({"traces": {"greedy_accuracy": right, "paired": sum(opposite(t) is not None for t in traces)}})
+    check_pairable(traces, settings.samples)
+    return traces
+
+
+def training_problems(run: OpenRun) -> Sequence[Problem]:
+    """The training problems: of the templates that the base is bad at where the configuration says so."""
+    below = run.config.traces.templates_below
+    if below is None:
+        return run.task.train
+    with run.costs.timed("traces"), run.progress.work("templates: base accuracy", None):
+        return hard_problems(run.task.train, below, run.answering, run.max_new_tokens)
+
+
+def make_pivots(run: OpenRun, traces: Sequence[Sequence[Trace]]) -> list[Pivot]:
+    files, config = run.files("pivots"), run.config
+    if not files.done:
+        pairs = pair_traces(run.task.train, traces)
+        run_pivots(
+            files, pairs, run.grader, run.engine, config.pivots, config.traces.chunk, run.max_new_tokens, config.seed,
+            run.progress,
+        )  # fmt: skip
+    files.check()
+    files.remove(PIVOTS_LOG)
+    return load_pivots(files / "pivots.jsonl")
+
+
+def make_circuit(run: OpenRun, pivots: Sequence[Pivot]) -> Circuit:
+    files, config = run.files("circuit"), run.config
+    if not files.done:
+        run_circuit(
+            files, run.model, run.anatomy, pivots, resolve_auto(config.circuit, bool(run.task.retention)),
+            texts=run.retention_texts, rows=config.amplify.rows, seed=config.seed, progress=run.progress,
+        )  # fmt: skip
+    files.check()
+    files.remove(MASK)
+    return load_circuit(files / "circuit.jsonl")
+
+
+def make_patch(run: OpenRun, pivots: Sequence[Pivot], circuit: Circuit) -> Patch:
+    """The patch of the best validated step on the circuit's rows."""
+    files, config, task = run.files("amplify"), run.config, run.task
+    if not files.done:
+        with files.timed():
+            validator = Validator(
+                run.model, run.grader, run.answering, task.validation, task.retention, config.amplify.budget,
+                run.max_new_tokens, run.note,
+            )  # fmt: skip
+            run_amplify(
+                files, run.model, run.anatomy, circuit, pivots, config.amplify, validator,
+                texts=run.retention_texts, seed=config.seed, base=(config.model, config.revision),
+                made_by={"config": without_out(config)}, progress=run.progress, track=run.track,
+            )  # fmt: skip
+    files.check()
+    files.remove(STEPS)
+    return load_patch(files / PATCH)
+
+
+def make_evaluation(run: OpenRun, pivots: Sequence[Pivot], circuit: Circuit, patch: Patch) -> Row:
+    """Base, patch and controls on the test split, which no other stage reads; as report.json has it."""
+    files, config = run.files("evaluate"), run.config
+    if not files.done:
+        run_evaluate(
+            files, patch, circuit, pivots, run.model, run.anatomy, run.task, run.grader, run.answering,
+            config.amplify, controls=config.evaluate.random_controls, texts=run.retention_texts,
+            max_new_tokens=run.max_new_tokens, seed=config.seed, progress=run.progress, track=run.track,
+        )  # fmt: skip
+    files.check()
+    files.remove(CONTROL)
+    measured = read_sealed(files / EVALUATION, EVALUATION_FORMAT, 1)
+    tracked = ("base", "patched", "gain", "drift", "retention", "share")
+    run.track({"test": {key: measured[key] for key in tracked}})
+    return measured
 
 
 def write_report(path: Path) -> Row | None:
-    """report.json and report.html from the files of the stages; of a run under way the page alone.
-
-    The patch then carries the report's figures as what it claims (`cca patch show`).
+    """Write report.json and report.html from the files of the stages; of a run under way the page alone.
 
     Loads no model and takes no lock. Returns report.json; None when it is not there yet.
     """
-    folder = RunDirectory(path)
+    folder = RunFolder(path)
     manifest, report = folder.manifest(), None
-    if (folder / "evaluation.json").exists():
-        measured = read_sealed(folder / "evaluation.json", EVALUATION, 1)
-        amplified = read_sealed(folder / "amplify.json", AMPLIFY, 1)
-        report = make_report(manifest, measured, amplified, read_accounts(folder / TIMING))
+    if (folder / EVALUATION).exists():
+        measured = read_sealed(folder / EVALUATION, EVALUATION_FORMAT, 1)
+        amplified = read_sealed(folder / SUMMARY, AMPLIFY, 1)
+        report = make_report(manifest, measured, amplified, read_costs(folder / COSTS))
         report |= {key: manifest[key] for key in ("notes", "forked_from") if key in manifest}
-        plan = read_plan(path, manifest["config"])
-        if plan is not None:
-            report["plan"] = held_against(plan, read_accounts(folder / TIMING), _steps_taken(report))
         write_json(folder / "report.json", report)
-        patch = load_patch(folder / PATCH)
-        claimed = with_claims(patch, report)
-        if digest(claimed) != digest(patch):
-            save_patch(folder / PATCH, claimed)
     write_text(folder / "report.html", render_page(path))
     return report
-
-
-def _steps_taken(report: Row) -> dict[str, int]:
-    """Of amplify, and of all controls together."""
-    steps = {"amplify": report["amplify"]["history"][-1]["step"]}
-    draws = report.get("controls", {}).get("random", {}).get("draws", ())
-    if draws and all("steps" in draw for draw in draws):  # runs made before steps were written down lack them
-        steps["controls"] = sum(draw["steps"] for draw in draws)
-    return steps

@@ -1,4 +1,4 @@
-"""Where a run stands, from its files alone: no lock is taken, no model is loaded, and the run may be under way."""
+"""Status of a run, from its files alone: takes no lock and loads no model, so the run may be under way."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from cca.errors import CcaError
 from cca.files import Row, read_json, read_sealed
 from cca.pivots.pivot import load_pivots
 from cca.pivots.traces import opposite
-from cca.runs.folder.owner import Owner
 from cca.runs.folder.row_log import rows_so_far
-from cca.runs.folder.run_folder import RunDirectory
+from cca.runs.folder.run_folder import Owner, RunFolder
 from cca.runs.folder.stage_inputs import PIVOTS_LOG, STAGES
 from cca.runs.progress.costs import FILE as TIMING
-from cca.runs.progress.costs import Account, read_accounts
-from cca.runs.progress.progress import LOG, STANDING
+from cca.runs.progress.costs import StageCost, read_costs
+from cca.runs.progress.progress import CURRENT, LOG
 from cca.runs.stages.amplify import AMPLIFY
 from cca.runs.stages.evaluate import FORMAT as EVALUATION
-from cca.runs.stages.stages import read_traces
+from cca.runs.stages.traces import read_traces
 
 LAST_LINES = 3
 
@@ -30,9 +29,9 @@ def status(folder: Path) -> Row:
 
     Raises CcaError for a folder that is no run's, and for a damaged file.
     """
-    manifest = RunDirectory(folder).manifest()
-    accounts = read_accounts(folder / TIMING)
-    stages = {name: _stage(folder, name, accounts) for name in STAGES}
+    manifest = RunFolder(folder).manifest()
+    costs = read_costs(folder / TIMING)
+    stages = {name: _stage(folder, name, costs) for name in STAGES}
     finished = all(stage["state"] == "done" for stage in stages.values())
     state, alive = _state(folder, finished)
     return {
@@ -42,7 +41,7 @@ def status(folder: Path) -> Row:
         "state": state,
         "now": _now(folder) if alive else None,
         "stages": stages,
-        "seconds": sum(account["seconds"] for account in accounts.values()),
+        "seconds": sum(cost["seconds"] for cost in costs.values()),
         "notes": manifest.get("notes", []),
         "log": _log(folder / LOG),
     }
@@ -61,15 +60,18 @@ def _state(folder: Path, finished: bool) -> tuple[str, bool]:
     return f"held by {owner} (another machine: whether it lives cannot be told from here)", True
 
 
-def _stage(folder: Path, name: str, accounts: dict[str, Account]) -> Row:
+def _stage(folder: Path, name: str, costs: dict[str, StageCost]) -> Row:
     stage = STAGES[name]
     found = FINDINGS[name](folder) if any((folder / file).exists() for file in stage.says) else {}
     done = all((folder / file).exists() for file in stage.files) and found.get("problems") == found.get("of")
-    own = [
-        accounts[part] for part in (name, *(["controls"] if name == "evaluate" else [])) if part in accounts
-    ]
-    state = "done" if done else "under way" if found or own else "owed"
-    return {"state": state, "seconds": sum(account["seconds"] for account in own), **found}
+    own = [costs[part] for part in (name, *(["controls"] if name == "evaluate" else [])) if part in costs]
+    state = "done" if done else "under way" if found or own else "pending"
+    costs_so_far: Row = {"seconds": sum(cost["seconds"] for cost in own)}
+    if own:
+        costs_so_far["tokens"] = int(sum(cost["tokens"] for cost in own))
+        peaks = {key for cost in own for key in cost if key.startswith("peak_")}
+        costs_so_far |= {key: max(cost.get(key, 0) for cost in own) for key in sorted(peaks)}
+    return {"state": state, **costs_so_far, **found}
 
 
 def _traces(folder: Path) -> Row:
@@ -125,7 +127,7 @@ FINDINGS: dict[str, Callable[[Path], Row]] = {
 
 def _now(folder: Path) -> dict[str, Any] | None:
     try:
-        standing = read_json(folder / STANDING)
+        standing = read_json(folder / CURRENT)
     except CcaError:
         return None
     return standing if isinstance(standing, dict) else None

@@ -1,4 +1,4 @@
-"""Verdicts of a session's model: the base asked once, an edit of it from drafts; what a run folder keeps of both."""
+"""Verdicts of a run's model: the base asked once, an edit of it from drafts; what a run folder keeps of both."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from cca.engines.engine import Completion
 from cca.evaluation.accuracy import Results
 from cca.runs.config.config import load_config
 from cca.runs.folder.measurements import UNTOUCHED
-from cca.runs.folder.run_folder import RunDirectory
-from cca.runs.progress.narrator import Silent
-from cca.runs.session import Session
-from cca.runs.stages.answers import answers
+from cca.runs.folder.run_folder import RunFolder
+from cca.runs.open import OpenRun
+from cca.runs.progress.progress import NoProgress
 from cca.runs.stages.base_answers import BaseAnswers
 
 
@@ -29,22 +28,22 @@ def yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_run.make(tmp_path_factory.mktemp("world"), traces={"max_new_tokens": 12, "chunk": 5})
 
 
-def session(yaml: Path, folder: Path) -> Session:
+def opened(yaml: Path, folder: Path) -> OpenRun:
     folder.mkdir(exist_ok=True)
-    return Session(load_config(yaml), RunDirectory(folder), Silent())
+    return OpenRun(load_config(yaml), RunFolder(folder), NoProgress())
 
 
-def edit(session: Session) -> None:
+def edit(run: OpenRun) -> None:
     with torch.no_grad():
-        session.model.get_parameter("model.layers.1.mlp.up_proj.weight").mul_(1.5)
+        run.model.get_parameter("model.layers.1.mlp.up_proj.weight").mul_(1.5)
 
 
-def asked(session: Session, weights: str | None) -> Results:
-    return answers(session, session.task.train, session.max_new_tokens, weights)
+def asked(run: OpenRun, weights: str | None) -> Results:
+    return run.answering.answers(run.task.train, run.max_new_tokens, weights)
 
 
 def test_an_edit_is_judged_from_drafts_as_it_would_be_without(yaml: Path, tmp_path: Path) -> None:
-    plain, drafted = session(yaml, tmp_path / "plain"), session(yaml, tmp_path / "drafted")
+    plain, drafted = opened(yaml, tmp_path / "plain"), opened(yaml, tmp_path / "drafted")
     base = asked(drafted, UNTOUCHED)
     whole = drafted.engine.generated_tokens
     edit(plain)
@@ -56,24 +55,24 @@ def test_an_edit_is_judged_from_drafts_as_it_would_be_without(yaml: Path, tmp_pa
 
 
 def test_a_resumed_run_finds_verdicts_and_drafts(yaml: Path, tmp_path: Path) -> None:
-    first = session(yaml, tmp_path)
+    first = opened(yaml, tmp_path)
     base = asked(first, UNTOUCHED)
-    resumed = session(yaml, tmp_path)
+    resumed = opened(yaml, tmp_path)
     assert asked(resumed, UNTOUCHED) == base
     assert resumed.engine.generated_tokens == 0
-    assert resumed.base_answers == first.base_answers
+    assert resumed.answering.base_answers == first.answering.base_answers
     edit(resumed)
     verdicts = asked(resumed, "edit")
-    again = session(yaml, tmp_path)  # not edited: it must not ask
+    again = opened(yaml, tmp_path)  # not edited: it must not ask
     assert asked(again, "edit") == verdicts
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["drafts first", "drafts later"])
 def test_the_base_is_judged_once_whatever_engine_goes_on(yaml: Path, tmp_path: Path, first: bool) -> None:
-    before = session(yaml, tmp_path)
+    before = opened(yaml, tmp_path)
     before.engine.reads_cheaply = first  # type: ignore[misc]
     base = asked(before, UNTOUCHED)
-    after = session(yaml, tmp_path)
+    after = opened(yaml, tmp_path)
     after.engine.reads_cheaply = not first  # type: ignore[misc]
     edit(after)  # were the base judged again, it would be by this
     assert asked(after, UNTOUCHED) == base
@@ -81,17 +80,17 @@ def test_the_base_is_judged_once_whatever_engine_goes_on(yaml: Path, tmp_path: P
 
 
 def test_no_drafts_are_made_where_no_edit_will_be_asked(yaml: Path, tmp_path: Path) -> None:
-    own = session(yaml, tmp_path)
-    plain = answers(own, own.task.train, own.max_new_tokens, UNTOUCHED, drafts=False)
-    assert plain == asked(session(yaml, tmp_path / "other"), UNTOUCHED)
-    assert not own.base_answers
+    own = opened(yaml, tmp_path)
+    plain = own.answering.answers(own.task.train, own.max_new_tokens, UNTOUCHED, drafts=False)
+    assert plain == asked(opened(yaml, tmp_path / "other"), UNTOUCHED)
+    assert not own.answering.base_answers
 
 
 def test_an_engine_that_reads_dearly_generates(yaml: Path, tmp_path: Path) -> None:
-    own = session(yaml, tmp_path)
+    own = opened(yaml, tmp_path)
     own.engine.reads_cheaply = False  # type: ignore[misc]
-    assert asked(own, UNTOUCHED) == asked(session(yaml, tmp_path / "other"), None)
-    assert not own.base_answers
+    assert asked(own, UNTOUCHED) == asked(opened(yaml, tmp_path / "other"), None)
+    assert not own.answering.base_answers
 
 
 VALUES = st.recursive(

@@ -1,7 +1,8 @@
-"""The circuit stage of a session: every localiser by one way, with half the batch where memory is short."""
+"""The circuit stage of a run: every localiser by one way, with half the batch where memory is short."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,18 @@ import pytest
 import tiny_run
 import tiny_world
 from cca.circuits.circuit import Circuit
+from cca.pivots.pivot import save_pivots
 from cca.runs.config.config import load_config
-from cca.runs.folder.run_folder import RunDirectory
-from cca.runs.progress.narrator import Silent
-from cca.runs.session import Session
-from cca.runs.stages.circuit import locate
+from cca.runs.folder.run_folder import RunFolder
+from cca.runs.open import OpenRun
+from cca.runs.pipeline import make_circuit
+from cca.runs.progress.progress import NoProgress
 from little_memory import room_for
 
 PIVOTS = tiny_world.pivots(13)
 
 
-class Noted(Silent):
+class Noted(NoProgress):
     def __init__(self) -> None:
         self.said: list[str] = []
 
@@ -35,13 +37,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def located(folder: Path, rows: int | None = None, **circuit: Any) -> tuple[Circuit, list[str]]:
     """The circuit, with memory for so many rows, and what was said of it."""
-    config, narrator = load_config(tiny_run.write_config(folder, circuit=circuit)), Noted()
-    (folder / "run").mkdir(exist_ok=True)
-    run = RunDirectory(folder / "run")
-    run.begin(config, {})
-    session = Session(config, run, narrator)
-    with room_for(session.model, rows or len(PIVOTS)):
-        return locate(session, PIVOTS), narrator.said
+    config, progress = load_config(tiny_run.write_config(folder, circuit=circuit)), Noted()
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    (folder / "run").mkdir()
+    run_folder = RunFolder(folder / "run")
+    run_folder.begin(config, {})
+    save_pivots(folder / "run" / "pivots.jsonl", PIVOTS)
+    run = OpenRun(config, run_folder, progress)
+    with room_for(run.model, rows or len(PIVOTS)):
+        return make_circuit(run, PIVOTS), progress.said
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which engine a run takes, what it says, and what it refuses."""
+"""The engine of a run: which it is, what is said of it, and what is refused."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from cca.models.anatomy.weight_rows import get_rows, set_rows_
 from cca.models.fingerprint import model_fingerprint
 from cca.models.loading import LoadedModel
 from cca.runs.config.config import config_of
-from cca.runs.folder.run_folder import RunDirectory
-from cca.runs.stages.engine import make_engine, taken
+from cca.runs.folder.run_folder import RunFolder
+from cca.runs.stages.engine import make_engine
 
 LEAST = {"model": "tinymath", "task": "tinymath", "out": "runs/x"}
 
@@ -36,23 +36,6 @@ def test_auto_says_what_it_took_and_why() -> None:
     assert isinstance(made(said, engine="auto"), HFEngine)
     (line,) = said
     assert line.startswith("engine: hf (auto: ")
-
-
-@pytest.mark.parametrize(
-    ("keys", "expected"),
-    [
-        ({}, ("hf", True)),
-        ({"engine": "vllm"}, ("vllm", False)),
-        ({"engine": "ray"}, ("ray", True)),
-        ({"engine": "ray", "ray": {"engine": "vllm"}}, ("ray", False)),
-    ],
-)
-def test_a_plan_knows_the_engine_and_whether_it_takes_drafts(
-    keys: dict[str, Any], expected: tuple[str, bool]
-) -> None:
-    model = tiny_world.model(dtype=torch.float32)
-    loaded = LoadedModel(model, tiny_world.grader().codec, "somewhere", None, model_fingerprint(model))
-    assert taken(config_of({**LEAST, **keys}, []), loaded) == expected
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
@@ -78,7 +61,7 @@ def test_keys_that_cannot_be(keys: dict[str, Any], message: str) -> None:
 
 def test_the_engine_may_change_while_a_run_goes_on(tmp_path: Path) -> None:
     first = config_of({**LEAST, "out": str(tmp_path / "run"), "engine": "ray", "ray": {"actors": 3}}, [])
-    with RunDirectory(first.out) as folder:
+    with RunFolder(first.out) as folder:
         folder.begin(first, {})
         folder.check_config(first.model_copy(update={"engine": "hf"}))
         assert folder.config() == first

@@ -18,42 +18,11 @@ from cca.circuits.settings import CircuitConfig
 from cca.engines.settings import EngineName, RayConfig, VLLMConfig
 from cca.errors import CcaError
 from cca.models.anatomy.declarations import declaration_for
+from cca.pivots.settings import PivotsConfig, TracesConfig
 from cca.problems.task_config import SHAPES, TaskSpec
 from cca.problems.task_config import TaskFiles as TaskFiles
 from cca.runs.config.presets import PRESETS
 from cca.section import Section
-
-
-class TracesConfig(Section):
-    samples: int = Field(default=10, ge=1)
-    """Sampled traces a problem at most; sampling stops at the first whose verdict differs from the greedy one's."""
-    temperature_when_right: float = Field(default=1.2, gt=0)
-    """Sampling temperature where the greedy trace is right."""
-    temperature_when_wrong: float = Field(default=0.8, gt=0)
-    """Sampling temperature where the greedy trace is wrong."""
-    max_new_tokens: int | None = Field(default=None, ge=1)
-    """Longest completion; by default twice the longest worked solution, or 512 without solutions."""
-    batch_size: int = Field(default=128, ge=1)
-    """Completions decoded together."""
-    chunk: int = Field(default=256, ge=1)
-    """Problems a chunk; a killed run goes on from the last whole chunk."""
-    templates_below: float | None = Field(default=None, gt=0, le=1)
-    """Train only on templates the base does below this accuracy on (paper: 0.8); by default on all."""
-
-
-class PivotsConfig(Section):
-    method: Literal["branching", "first-difference", "success-rate"] = "branching"
-    """How pivots are found: where the greedy verdict changes, where traces part, or where the success rate changes."""
-    per_problem: int = Field(default=1, ge=1)
-    """branching, success-rate: pivots a problem at most."""
-    threshold: float = Field(default=0.5, gt=0, le=1)
-    """success-rate: a pivot's two tokens lead to rates of success at least this far apart."""
-    samples: int = Field(default=16, ge=2)
-    """success-rate: completions sampled for each rate."""
-    temperature: float = Field(default=1.0, gt=0)
-    """success-rate: temperature they are sampled at."""
-    most: int | None = Field(default=None, ge=1)
-    """Use at most this many pivots, the first in the order of the problems."""
 
 
 class LmEvalConfig(Section):

@@ -1,63 +1,57 @@
-"""What was measured on a model, kept by what it was measured on, so that nothing is measured twice.
+"""Measurements on a model, kept so that none is made twice.
 
 Validating a step and testing a patch take most of a run's time. Each measurement (the verdicts on a chunk of problems,
-the base's answers to it, a drift) is a row of ``measurements.jsonl`` under the hash of all that decides it: base model,
-the weights put into it, problems, judge, longest completion. A killed run takes its steps again, which is cheap, and
-finds their validations here; a fork finds those of the run it came from.
+the base's answers to it, a drift) is a row of ``measurements.jsonl``. Its key is the hash of all that decides it: base
+model, edited weights, problems, judge, longest completion. A resumed run repeats its steps, which is cheap, and finds
+their validations here; a fork finds those of the run it came from.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from cca.files import fingerprint
-from cca.models.bits import same_bits, tensor_hash
-from cca.runs.folder.row_log import append_lines, sealed_line, unsealed
+from cca.runs.folder.row_log import RowLog
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILE = "measurements.jsonl"
 HEADER = {"format": "cca.measurements", "version": 1}
 UNTOUCHED = "untouched"
-"""The weights of the base model, as a key."""
+"""The key of the base model's weights."""
 
 
 class Measurements:
-    """The rows of a run folder by their keys. Rows that are torn or have changed are as good as not there."""
+    """The measurements of a run folder by key. ``done`` is called whenever one is on disk."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
-        self._known: dict[str, Any] = {}
-        data = self.path.read_bytes() if self.path.exists() else b""
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(self.path, whole)
-        lines = data[:whole].split(b"\n")[:-1]
-        if not lines or lines[0] != json.dumps(HEADER).encode():
-            self.path.unlink(missing_ok=True)
-            return
-        for line in lines[1:]:
-            row = unsealed(line)
-            if row is not None and isinstance(row.get("key"), str):
-                self._known[row["key"]] = row.get("value")
+    def __init__(self, folder: Path, done: Callable[[], None] = lambda: None) -> None:
+        self._log, self._done = RowLog(folder / FILE, HEADER), done
+        self._known: dict[str, Any] = {
+            row["key"]: row.get("value") for row in self._log.rows() if isinstance(row.get("key"), str)
+        }
 
     def get(self, key: str) -> Any:
         """The value under ``key``; None when it was not measured yet."""
         return self._known.get(key)
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a value, flushed to disk."""
-        lines = [] if self.path.exists() else [json.dumps(HEADER)]
-        append_lines(self.path, [*lines, sealed_line({"key": key, "value": value})])
+        """Keep a value (anything that JSON holds), flushed to disk."""
+        self._log.append([{"key": key, "value": value}])
         self._known[key] = value
+        self._done()
 
 
 def weights_key(parts: Iterable[tuple[str, int, Tensor, Tensor, Tensor]]) -> str:
-    """The key of a model with rows put into it: of (parameter, axis, indices, before, after) those that differ."""
+    """The key of a model with edited rows.
+
+    ``parts`` are (parameter, axis, indices (n,), rows before (n, d), rows after (n, d)); only those whose bits differ
+    count.
+    """
+    from cca.models.bits import same_bits, tensor_hash
+
     edits = []
     for name, axis, indices, before, after in parts:
         if not same_bits(before, after):

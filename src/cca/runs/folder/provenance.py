@@ -1,4 +1,4 @@
-"""What a run was made with: versions, source commit, hardware."""
+"""Provenance of a run: versions, source commit, hardware."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from cca.files import fingerprint
-from cca.runs.folder.owner import now
+from cca.runs.progress.progress import now
 
 DISTRIBUTION = "circuit-amplification"
 """Name of this package in an index; it is imported and recorded as `cca`."""
@@ -63,7 +63,7 @@ def source_commit() -> str | None:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Over everything that decides how it splits texts, as far as it tells."""
+    """Fingerprint of everything that decides how a tokenizer splits texts, as far as it exposes it."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         whole: Any = sorted(tokenizer.get_vocab().items())

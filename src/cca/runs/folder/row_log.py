@@ -1,7 +1,9 @@
-"""Logs that grow while a stage runs, appended to and flushed to disk chunk by chunk.
+"""Append-only logs of a run: traces, pivots under way, measurements.
 
-Every row carries the hash of its content. What a kill or a power cut left of the last chunk (a torn line, a row that
-does not have its hash) is cut off and owed again; damage further up is refused, since a crash cannot have done it.
+A log is a JSONL file with a header row. Every other row carries the hash of its content, and rows are appended in
+chunks and flushed to disk. One rule for a torn end holds for all logs: rows are sound up to the first that is torn or
+does not have its hash; what follows is cut off when it can be the rest of one chunk, and the file is refused when it
+cannot, because no crash leaves such damage.
 """
 
 from __future__ import annotations
@@ -15,28 +17,30 @@ from cca.errors import CcaError
 from cca.files import Row, fingerprint
 
 
-class ChunkLog:
-    """A JSONL file that grows by chunks of ``chunk`` rows to ``total``; the header row says what it was made from."""
+class RowLog:
+    """A log with this header row that grows by chunks of ``chunk`` rows, to ``total`` rows where that is known."""
 
-    def __init__(self, path: Path, format: str, version: int, made_from: str, chunk: int, total: int) -> None:
-        self.path, self.chunk, self.total = path, chunk, total
-        self.header = {"format": format, "version": version, "made_from": made_from, "rows": total}
+    def __init__(
+        self, path: Path, header: Mapping[str, object], chunk: int = 1, total: int | None = None
+    ) -> None:
+        self.path, self.header, self.chunk, self.total = path, dict(header), chunk, total
 
     def rows(self) -> list[Row]:
-        """The rows of whole chunks (all of them once ``total`` are there); what is left of a torn chunk is cut off.
+        """The rows of whole chunks (all of them once ``total`` are there); the rest of a torn chunk is cut off.
 
-        Raises CcaError for a log made from something else, and for one that is damaged.
+        Raises CcaError for a log with another header (made from other data), and for one that is damaged.
         """
         if not self.path.exists():
             return []
         data = self.path.read_bytes()
-        lines = data.split(b"\n")[:-1]  # what follows the last line break is a torn line, or nothing
+        lines = data.split(b"\n")[:-1]  # the last item is a torn line, or empty
         if lines and not self._is_header(lines[0]):
             raise CcaError(
                 f"{self.path}: was made from other data or by another version; delete it to make it again"
             )
-        rows = _sound_rows(lines[1:])
-        if len(rows) > self.total or len(lines) - 1 - len(rows) > self.chunk:
+        rows = sound_rows(lines[1:])
+        too_many = self.total is not None and len(rows) > self.total
+        if too_many or len(lines) - 1 - len(rows) > self.chunk:
             raise CcaError(f"{self.path}, line {len(rows) + 2}: is damaged; delete the file to make it again")
         kept = len(rows) if len(rows) == self.total else len(rows) // self.chunk * self.chunk
         end = sum(len(line) + 1 for line in lines[: kept + 1])
@@ -45,9 +49,9 @@ class ChunkLog:
         return rows[:kept]
 
     def append(self, rows: Sequence[Mapping[str, object]]) -> None:
-        """Add one chunk, flushed to disk. A chunk that does not fit on the disk leaves nothing behind."""
+        """Add one chunk, flushed to disk. When the disk is full, the file stays as it was."""
         lines = [] if self.path.exists() and self.path.stat().st_size else [json.dumps(self.header)]
-        append_lines(self.path, [*lines, *map(sealed_line, rows)])
+        _append_lines(self.path, [*lines, *map(_sealed_line, rows)])
 
     def _is_header(self, line: bytes) -> bool:
         try:
@@ -57,17 +61,27 @@ class ChunkLog:
 
 
 def rows_so_far(path: Path) -> tuple[list[Row], int | None]:
-    """The sound rows of a log that another process may be writing, and how many it is to have; it is left as it is."""
+    """The sound rows of a log that another process may be writing, and its total by the header; changes nothing."""
     header, *lines = (path.read_bytes() if path.exists() else b"").split(b"\n")[:-1] or [b"{}"]
     try:
         total = json.loads(header).get("rows")
     except (ValueError, RecursionError, AttributeError):
         total = None
-    return _sound_rows(lines), total if type(total) is int else None
+    return sound_rows(lines), total if type(total) is int else None
 
 
-def append_lines(path: Path, lines: Sequence[str]) -> None:
-    """Append whole lines and flush them to disk; on failure the file is as it was."""
+def sound_rows(lines: Sequence[bytes]) -> list[Row]:
+    """The rows up to the first that is torn or does not have its hash."""
+    rows: list[Row] = []
+    for line in lines:
+        row = _unsealed(line)
+        if row is None:
+            break
+        rows.append(row)
+    return rows
+
+
+def _append_lines(path: Path, lines: Sequence[str]) -> None:
     data = "".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass")
     with path.open("ab", buffering=0) as handle:
         before = handle.tell()
@@ -80,14 +94,12 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
             raise
 
 
-def sealed_line(row: Mapping[str, object]) -> str:
-    """A row as a line of JSON, with the hash of its content beside it."""
+def _sealed_line(row: Mapping[str, object]) -> str:
     bare = json.loads(json.dumps(row))
     return json.dumps({**bare, "hash": fingerprint(bare)}, ensure_ascii=False)
 
 
-def unsealed(line: bytes) -> Row | None:
-    """The row of a line made by `sealed_line`; None where it is torn or does not have its hash."""
+def _unsealed(line: bytes) -> Row | None:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -96,14 +108,3 @@ def unsealed(line: bytes) -> Row | None:
         return None
     found = row.pop("hash", None)
     return row if found == fingerprint(row) else None
-
-
-def _sound_rows(lines: Sequence[bytes]) -> list[Row]:
-    """The rows up to the first that is not sound."""
-    rows: list[Row] = []
-    for line in lines:
-        row = unsealed(line)
-        if row is None:
-            break
-        rows.append(row)
-    return rows

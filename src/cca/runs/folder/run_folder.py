@@ -1,49 +1,139 @@
-"""The folder of a run: who holds it, and its manifest, which says what was run, on what, with what.
+"""The folder of a run: its lock, and its manifest, which records what was run, on what and with what.
 
-A stage is done when its last file is there; files appear whole (`cca.files`), logs grow by whole chunks
-(`cca.runs.folder.row_log`). So a folder is sound whenever the process in it dies.
+A stage is done when its last file is there. Files appear whole (`cca.files`) and logs grow by whole chunks
+(`cca.runs.folder.row_log`), so the folder can be resumed whenever its process dies.
+
+The lock is the system's (flock): a crash frees it. The note of the owner next to it is for people and `cca status`; a
+killed process is recognised by its process id and start time.
 """
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import shutil
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from cca.errors import CcaError
-from cca.files import read_sealed, write_sealed
-from cca.runs.config.config import Config, make_config
-from cca.runs.folder.owner import Owner, held
-from cca.runs.folder.provenance import provenance
+from cca.files import read_json, read_sealed, write_json, write_sealed
+from cca.runs.config.config import Config, load_config, make_config
+from cca.runs.folder.stage_inputs import STAGES
+from cca.runs.progress.progress import now
 
 FORMAT, VERSION = "cca.run", 1
-MANIFEST = "manifest.json"
+MANIFEST, LOCK, NOTE = "manifest.json", ".lock", ".owner.json"
 ENGINE = ("engine", "vllm", "ray", "device")
-"""Keys that say what computes, and where: they may change while a run goes on, for hardware does."""
+"""Keys that say what computes, and where; they may change during a run, as hardware does."""
+WRITTEN_WHOLE = {
+    MANIFEST, NOTE, ".status.json", "timing.json", "plan.json", "report.json", "report.html", "compare.json",
+    "compare.html", "mask.partial.safetensors", "amplify.partial.safetensors", "control.partial.safetensors",
+    "measurements.jsonl", *(name for stage in STAGES.values() for name in (*stage.files, *stage.says)),
+}  # fmt: skip
+"""Names of the files that cca replaces whole, through a temporary file (`cca.files.write_bytes`)."""
+LEFTOVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
 
 
-class RunDirectory:
-    """A run folder held by this process, as a context manager. The lock is the system's: a crash frees it."""
+@dataclass(frozen=True)
+class Owner:
+    """A process that holds a run folder. ``started`` tells it from a later one with the same id (Linux only)."""
+
+    process: int
+    host: str
+    since: str
+    started: str | None
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host} since {self.since}"
+
+    @property
+    def alive(self) -> bool | None:
+        """True while the process runs; None when it is on another machine."""
+        if self.host != platform.node():
+            return None
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return self.started is None or self.started == _started(self.process)
+
+    @staticmethod
+    def me() -> Owner:
+        return Owner(os.getpid(), platform.node(), now(), _started(os.getpid()))
+
+    @staticmethod
+    def of(folder: Path) -> Owner | None:
+        """The owner by the note in ``folder``; None without a readable note."""
+        try:
+            note = read_json(folder / NOTE)
+        except CcaError:
+            return None
+        kinds = {"process": int, "host": str, "since": str, "started": str | None}
+        if not isinstance(note, dict) or note.keys() != kinds.keys():
+            return None
+        sound = (
+            all(isinstance(note[name], kind) for name, kind in kinds.items())
+            and 0 < note["process"] < 1 << 31
+        )
+        return Owner(**note) if sound else None
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[Owner | None]:
+    """Lock ``folder``; yields the owner that was killed while it held the lock, if there was one.
+
+    Raises CcaError naming the owner when another process holds it, and when it cannot be written to.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        owner = Owner.of(folder)
+        who = str(owner) if owner else "another process"
+        raise CcaError(f"{folder}: in use by {who}; wait for it or take another folder") from error
+    except FileExistsError as error:
+        raise CcaError(f"{folder}: expected a folder for the run, got a file; take another 'out'") from error
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CcaError(f"{folder}: cannot be written to ({reason}); take another folder") from error
+    try:
+        killed = Owner.of(folder)
+        write_json(folder / NOTE, asdict(Owner.me()))
+        yield killed
+    finally:
+        with suppress(OSError):  # on a folder that became read-only the note of a dead process says the same
+            (folder / NOTE).unlink(missing_ok=True)
+        lock.release()
+
+
+class RunFolder:
+    """A run folder, locked by this process while it is open as a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.killed: Owner | None = None
-        """The owner that was killed while it held the folder, if there was one."""
+        """The owner that was killed while it held the lock, if there was one."""
         self._made = False
-        self._held: AbstractContextManager[Owner | None] | None = None
+        self._lock: AbstractContextManager[Owner | None] | None = None
 
-    def __enter__(self) -> RunDirectory:
+    def __enter__(self) -> RunFolder:
         self._made = not self.path.exists()
-        self._held = held(self.path)
-        self.killed = self._held.__enter__()
-        _remove_leftovers(self.path)
+        self._lock = lock_folder(self.path)
+        self.killed = self._lock.__enter__()
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        assert self._held is not None
-        self._held.__exit__(*raised)
+        assert self._lock is not None
+        self._lock.__exit__(*raised)
         if self._made and not self.begun and all(_ours(entry.name) for entry in self.path.iterdir()):
             shutil.rmtree(self.path)  # nothing came of it: a model or a task that cannot be used
 
@@ -55,16 +145,28 @@ class RunDirectory:
         return (self / MANIFEST).exists()
 
     def check_new(self) -> None:
-        """Raises CcaError when the folder holds anything."""
+        """Raises CcaError when the folder holds files that cca did not write."""
         foreign = sorted(entry.name for entry in self.path.iterdir() if not _ours(entry.name))
         if foreign:
             raise CcaError(f"{self.path}: expected a new folder or a run's, found {foreign[0]!r} in it")
 
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of a killed process (`cca.files`): ``.NAME.xxxxxxxx``, for names that cca writes.
+
+        Only for a folder that was checked to be new or a run's.
+        """
+        for entry in self.path.iterdir():
+            match = LEFTOVER.fullmatch(entry.name)
+            if match and match[1] in WRITTEN_WHOLE and entry.is_file() and not entry.is_symlink():
+                entry.unlink(missing_ok=True)
+
     def begin(
         self, config: Config, fingerprints: Mapping[str, str], device: str | None = None, **more: Any
     ) -> None:
-        """Make this new folder that of ``config`` on this model and data; the model is on ``device``."""
+        """Write the manifest of a new run of ``config`` on this model and data; the model is on ``device``."""
         given = config.model_dump(mode="json", exclude_unset=True, exclude={"out"})
+        from cca.runs.folder.provenance import provenance
+
         whole = {
             **provenance(device),
             "config": without_out(config),
@@ -80,11 +182,11 @@ class RunDirectory:
         if changed:
             raise CcaError(
                 f"{self.path}: is a run with other {', '.join(changed)}; set them back, or add --fork NEW_DIR to go on "
-                "in a new folder that reuses every stage still valid"
+                "in a new folder that reuses every stage that is still valid"
             )
 
     def check_fingerprints(self, fingerprints: Mapping[str, str]) -> None:
-        """Raises CcaError naming what of model and data is not what this run began with."""
+        """Raises CcaError naming the parts of model and data that changed since this run began."""
         known = self.manifest()["fingerprints"]
         changed = [what for what, expected in known.items() if fingerprints.get(what) != expected]
         if changed:
@@ -94,7 +196,7 @@ class RunDirectory:
             )
 
     def manifest(self) -> dict[str, Any]:
-        """Raises CcaError when there is none or it is damaged."""
+        """Raises CcaError when there is no manifest or it is damaged."""
         manifest = read_sealed(self / MANIFEST, FORMAT, VERSION)
         for part in ("config", "fingerprints", "versions"):
             if not isinstance(manifest.get(part), dict):
@@ -104,7 +206,7 @@ class RunDirectory:
         return manifest
 
     def note(self, text: str) -> None:
-        """Keep in the manifest what a reader of the results should know (a batch that was halved)."""
+        """Add to the manifest a note for readers of the results (such as a batch that was halved)."""
         manifest = self.manifest()
         if text not in manifest.get("notes", []):
             manifest["notes"] = [*manifest.get("notes", []), text]
@@ -117,7 +219,7 @@ class RunDirectory:
 
 
 def without_out(config: Config) -> dict[str, Any]:
-    """What was asked for, wherever it is kept, whoever is told, whatever generates and however weights are spread."""
+    """The configuration without keys that change no result: folder, trackers, sharding and engine."""
     return config.model_dump(mode="json", exclude={"out", "trackers", "sharding", *ENGINE})
 
 
@@ -131,13 +233,34 @@ def differences(old: Any, new: Any, where: str = "") -> set[str]:
     return set() if old == new else {where}
 
 
+def config_at(where: Path, overrides: Sequence[str]) -> Config:
+    """The configuration of the run at ``where``: a run folder, or the run.yaml of a new run.
+
+    Raises CcaError when there is none, or it would be changed.
+    """
+    if not where.is_dir():
+        return load_config(where, overrides)
+    if overrides:
+        raise CcaError(f"{where}: a run keeps its configuration; use --set with a run.yaml and a new 'out'")
+    return RunFolder(folder_of(where)).config()
+
+
+def folder_of(where: Path) -> Path:
+    """The run folder at ``where``, or the one that a run.yaml names. Raises CcaError when no run has begun there."""
+    folder = where if where.is_dir() else load_config(where).out
+    if not (folder / MANIFEST).is_file():
+        raise CcaError(f"{folder}: expected a run folder (with {MANIFEST}), got none; `cca run` begins one")
+    return folder
+
+
 def _ours(name: str) -> bool:
     return name.startswith(".") or name in ("run.log", "plan.json")
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing when it died: ``.name.xxxxxxxx`` beside ``name`` (`cca.files`)."""
-    for entry in folder.glob(".*.*"):
-        stem, _, random = entry.name.removeprefix(".").rpartition(".")
-        if len(random) == 8 and "." in stem and entry.is_file():
-            entry.unlink(missing_ok=True)
+def _started(process: int) -> str | None:
+    """The start time of a process in clock ticks since boot; None where the system does not say."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()[19]

@@ -1,8 +1,8 @@
-"""What each stage of a run depends on: some keys of the configuration, some of the data, the files of stages before.
+"""Inputs of each stage: keys of the configuration, parts of the data, and files of earlier stages.
 
-A stage's file says what it ``made_from``: the hash of exactly these. Resuming and forking ask the same question of a
-file, whether that hash is still the one there should be; keys outside the list (``traces.batch_size``, ``device_map``)
-change how fast a stage is, not what it makes.
+A stage's file holds ``made_from``, the hash of exactly these. Resuming and forking both check that the hash in the
+file equals the present one. Keys outside the list (``traces.batch_size``, ``device_map``) change how fast a stage is,
+not what it makes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from cca.files import fingerprint
-from cca.patches.claims import without_claims
-from cca.patches.patch_file import load_patch, to_bytes
 from cca.runs.config.config import Config
 
 PIVOTS_LOG = "pivots.partial.jsonl"
@@ -30,17 +28,17 @@ UNDER_WAY = {MASK: "circuit.jsonl", STEPS: PATCH, CONTROL: "evaluation.json"}
 
 @dataclass(frozen=True)
 class Stage:
-    """``keys`` are dotted, a section's name stands for all of it. ``inputs`` are names of `Session.inputs`."""
+    """``keys`` are dotted; the name of a section stands for all of it. ``inputs`` are keys of `OpenRun.inputs`."""
 
     name: str
     files: tuple[str, ...]
-    """What it makes; the last one is written last, so the stage is done when it is there."""
+    """The files that it makes; the last one is written last, so the stage is done when it is there."""
     keys: tuple[str, ...]
     inputs: tuple[str, ...]
     before: tuple[str, ...]
-    """Files of earlier stages that it reads."""
+    """The files of earlier stages that it reads."""
     says: tuple[str, ...]
-    """Those of its files, and the log it appends to while it runs, that say what they were made from."""
+    """Its files that hold ``made_from``, and the log that it appends to while it runs."""
 
 
 STAGES = {
@@ -71,19 +69,19 @@ STAGES = {
         ),
     )
 }  # fmt: skip
-"""In the order they run."""
+"""The stages in the order they run."""
 
 
-def made_from(stage: Stage, config: Config, inputs: Mapping[str, Any], folder: Path) -> str:
-    """The hash of all that ``stage`` depends on; the files before it must be in ``folder``."""
+def hash_inputs(stage: Stage, config: Config, inputs: Mapping[str, Any], folder: Path) -> str:
+    """The hash of all that ``stage`` depends on; the files of earlier stages must be in ``folder``."""
     keys = {key: _value(config, key) for key in stage.keys}
     data = {name: inputs[name] for name in stage.inputs}
     files = {name: content_hash(folder / name) for name in stage.before}
     return fingerprint([stage.name, keys, data, files])
 
 
-def claim(path: Path) -> str | None:
-    """What a stage's file says it was made from; None where it is not there, is damaged or does not say."""
+def made_from(path: Path) -> str | None:
+    """The ``made_from`` of a stage's file; None where the file is not there, is damaged or holds none."""
     try:
         text = path.read_text(encoding="utf-8")
         header = json.loads(text if path.suffix == ".json" else text.partition("\n")[0])
@@ -93,12 +91,22 @@ def claim(path: Path) -> str | None:
 
 
 def content_hash(path: Path) -> str:
-    """16 hex digits of the SHA-256 of a file; a patch is taken as it was before it claimed anything."""
+    """16 hex digits of the SHA-256 of a file.
+
+    Reports of earlier versions wrote their claims into the patch of a finished run; such a patch is hashed without.
+    """
     data = path.read_bytes()
-    if path.name == PATCH:
-        patch = load_patch(path)
-        data = to_bytes(without_claims(patch)) if "claims" in patch.made_by else data
+    if path.name == PATCH and b"claims" in data[8 : 8 + int.from_bytes(data[:8], "little")]:
+        data = _without_claims(path, data)
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _without_claims(path: Path, data: bytes) -> bytes:
+    from cca.patches.claims import without_claims
+    from cca.patches.patch_file import load_patch, to_bytes
+
+    patch = load_patch(path)
+    return to_bytes(without_claims(patch)) if "claims" in patch.made_by else data
 
 
 def _value(config: Config, key: str) -> Any:

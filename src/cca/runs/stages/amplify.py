@@ -6,53 +6,98 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from cca.amplify.amplify import Amplified, StepRecord, amplify
+from cca.amplify.settings import AmplifyConfig
 from cca.circuits.circuit import Circuit
-from cca.files import Row, fingerprint
-from cca.gradients.training_state import TrainingFile
+from cca.files import Row, write_sealed
+from cca.gradients.sampled_likelihood import Text
+from cca.models.anatomy.anatomy import Anatomy
 from cca.patches.addition import nearest_reachable
 from cca.patches.patch import Patch
+from cca.patches.patch_file import save_patch
 from cca.pivots.pivot import Pivot
-from cca.runs.folder.run_folder import without_out
-from cca.runs.session import Session
-from cca.runs.stages.retention_texts import spared_texts
+from cca.runs.folder.stage_files import StageFiles
+from cca.runs.folder.stage_inputs import PATCH, STEPS
+from cca.runs.progress.progress import RunProgress
+from cca.runs.progress.trackers import Track
 from cca.runs.stages.validate import Validator
 
 AMPLIFY = "cca.amplify"
+SUMMARY = "amplify.json"
 
 
 def run_amplify(
-    session: Session,
+    files: StageFiles,
+    model: PreTrainedModel,
+    anatomy: Anatomy,
     circuit: Circuit,
     pivots: Sequence[Pivot],
+    settings: AmplifyConfig,
     validator: Validator,
-    what: str,
-    kept_in: str | None = None,
-) -> Amplified:
-    """Train the circuit's rows; ``kept_in`` names the file of the run folder that keeps the training's state."""
-    settings = session.config.amplify
-    validator.prepare(session.anatomy.rows(circuit.components, settings.rows))
-    state = None
-    if kept_in:
-        made_from = fingerprint([session.made_from("amplify"), what, circuit.fingerprint])
-        state = TrainingFile(session.folder / kept_in, made_from, session.chunk_done)
-    with session.narrator.work(f"{what}: steps on {len(circuit)} components", settings.steps) as progress:
+    *,
+    texts: Sequence[Text],
+    seed: int,
+    base: tuple[str, str | None],
+    made_by: Row,
+    progress: RunProgress,
+    track: Track,
+) -> None:
+    """Write ``amplify.json`` and ``patch.safetensors``, which is never written again.
 
-        def report(record: StepRecord) -> None:
-            progress(1 if record.step else 0)
-            session.track({what: record.to_row()}, record.step)
-            session.chunk_done()
+    ``base`` is the name and revision of the model; ``made_by`` goes into the patch, with the best step.
+    """
+    amplified = train(
+        files, model, anatomy, circuit, pivots, settings, validator,
+        texts=texts, seed=seed, what="amplify", kept_in=STEPS, progress=progress, track=track,
+    )  # fmt: skip
+    write_sealed(files / SUMMARY, AMPLIFY, 1, {"made_from": files.made_from, **amplify_summary(amplified)})
+    save_patch(files / PATCH, make_patch(model, circuit, amplified, base, made_by))
+
+
+def train(
+    files: StageFiles,
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    circuit: Circuit,
+    pivots: Sequence[Pivot],
+    settings: AmplifyConfig,
+    validator: Validator,
+    *,
+    texts: Sequence[Text],
+    seed: int,
+    what: str,
+    kept_in: str,
+    progress: RunProgress,
+    track: Track,
+) -> Amplified:
+    """Amplify a circuit, validated step by step. ``kept_in`` names the file that keeps the state for a resumed run."""
+    validator.prepare(anatomy.rows(circuit.components, settings.rows))
+    state = files.training_state(kept_in, what, circuit.fingerprint)
+    with progress.work(f"{what}: steps on {len(circuit)} components", settings.steps) as report:
+
+        def step_done(record: StepRecord) -> None:
+            report(1 if record.step else 0)
+            track({what: record.to_row()}, record.step)
+            files.chunk_done()
 
         amplified = amplify(
-            session.model, session.anatomy, circuit, pivots, settings, validator, texts=spared_texts(session),
-            seed=session.config.seed, on_step=report, state=state, note=session.note, what=what,
+            model, anatomy, circuit, pivots, settings, validator, texts=texts, seed=seed,
+            on_step=step_done, state=state, note=files.note, what=what,
         )  # fmt: skip
-    if " at step " in amplified.stopped:  # neither all steps taken nor patience at an end
-        session.note(f"{what}: {amplified.stopped}; the best step before it is kept")
+    if " at step " in amplified.stopped:  # neither all steps taken nor out of patience
+        files.note(f"{what}: {amplified.stopped}; the best step before it is kept")
     return amplified
 
 
-def make_patch(session: Session, circuit: Circuit, amplified: Amplified) -> Patch:
+def make_patch(
+    model: PreTrainedModel,
+    circuit: Circuit,
+    amplified: Amplified,
+    base: tuple[str, str | None],
+    made_by: Row,
+) -> Patch:
     trained = amplified.trained
     edits = [
         (name, axis, trained.rows[name, axis].indices, trained.before[name, axis], reachable)
@@ -61,14 +106,13 @@ def make_patch(session: Session, circuit: Circuit, amplified: Amplified) -> Patc
             nearest_reachable(trained.before[name, axis], after)
         ]  # adapters add; see addition.py
     ]
-    made_by = {"config": without_out(session.config), "best_step": amplified.best_step}
     return Patch.from_edits(
-        session.model,
+        model,
         edits,
-        base_model=session.config.model,
-        base_revision=session.config.revision,
+        base_model=base[0],
+        base_revision=base[1],
         circuit=[str(component) for component in circuit.components],
-        made_by=made_by,
+        made_by={**made_by, "best_step": amplified.best_step},
     )
 
 

@@ -4,40 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cca.circuits.circuit import Circuit
+from transformers import PreTrainedModel
+
+from cca.circuits.circuit import Circuit, save_circuit
 from cca.circuits.localisers import Site
-from cca.circuits.settings import resolve_auto
-from cca.gradients.training_state import TrainingFile
+from cca.circuits.settings import CircuitConfig
+from cca.gradients.sampled_likelihood import Text
+from cca.models.anatomy.anatomy import Anatomy
 from cca.models.memory import halving
 from cca.pivots.pivot import Pivot
+from cca.runs.folder.stage_files import StageFiles
 from cca.runs.folder.stage_inputs import MASK
-from cca.runs.session import Session
-from cca.runs.stages.retention_texts import spared_texts
+from cca.runs.progress.progress import RunProgress
+from cca.runs.replica import broadcast_file
 
+FILE = "circuit.jsonl"
 BATCH = 32
 """Pivots per pass, where the batch size does not change the circuit."""
 
 
-def locate(session: Session, pivots: Sequence[Pivot], kept_as: str | None = None) -> Circuit:
-    """The circuit of ``pivots``.
-
-    ``kept_as`` is what the circuit is made from: with it the run folder keeps the training of a mask.
-    """
-    settings = resolve_auto(session.config.circuit, bool(session.task.retention))
-    texts, rows = spared_texts(session), session.config.amplify.rows
-    state = TrainingFile(session.folder / MASK, kept_as, session.chunk_done) if kept_as else None
+def run_circuit(
+    files: StageFiles,
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    pivots: Sequence[Pivot],
+    settings: CircuitConfig,
+    *,
+    texts: Sequence[Text],
+    rows: str,
+    seed: int,
+    progress: RunProgress,
+) -> None:
+    """Write ``circuit.jsonl``. ``settings`` are those of `resolve_auto`; ``texts`` are retention texts."""
     trains = "dcm" in settings.localiser.split()
     what = f"circuit: {settings.localiser}"
     total = {"attribution": len(pivots), "dcm": settings.epochs}.get(settings.localiser)
-    with session.narrator.work(what, total) as progress:
+    with files.timed(), progress.work(what, total) as report:
 
         def attempt(batch_size: int) -> Circuit:
-            site = Site(
-                session.model, session.anatomy, pivots, texts, rows, session.config.seed, batch_size, progress, state
-            )  # fmt: skip
-            sized = settings.model_copy(update={"batch_size": min(settings.batch_size, batch_size)})
-            return site.locate(sized)
+            state = files.training_state(MASK)
+            site = Site(model, anatomy, pivots, texts, rows, seed, batch_size, report, state)
+            return site.locate(
+                settings.model_copy(update={"batch_size": min(settings.batch_size, batch_size)})
+            )
 
         if trains:
             what += " (its batch is also the pivots of a step)"
-        return halving(what, settings.batch_size if trains else BATCH, attempt, session.note)
+        located = halving(what, settings.batch_size if trains else BATCH, attempt, files.note)
+    save_circuit(files / FILE, located, made_from=files.made_from)
+    broadcast_file(files / FILE)
+    files.chunk_done()

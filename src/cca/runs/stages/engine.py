@@ -1,4 +1,4 @@
-"""Which engine a run generates with. ``auto`` takes vLLM where it is installed and can serve the model on a GPU."""
+"""The engine of a run. ``auto`` chooses vLLM where it is installed and can serve the model on a GPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from importlib.util import find_spec
 
 import torch
 
+from cca import distributed
+from cca.engines.distributed import RankedEngine
 from cca.engines.engine import Engine
 from cca.engines.hf import HFEngine
 from cca.engines.weight_sync import ModelSource, WeightWatch
@@ -15,7 +17,7 @@ from cca.models.loading import LoadedModel
 from cca.runs.config.config import Config
 
 ROOM = 2.5
-"""Memory to be free for vLLM to be worth trying, in multiples of the model's weights: a copy, its cache, gradients."""
+"""Free memory that vLLM needs, in multiples of the model's weights: a copy, its cache, gradients."""
 
 
 def make_engine(
@@ -29,7 +31,9 @@ def make_engine(
 
     Raises CcaError where it is not installed or cannot serve the model.
     """
-    name, _ = taken(config, loaded)
+    if distributed.size() > 1:
+        return _engine_of_several(config, loaded, note)
+    name = engine_name(config, loaded)
     if config.engine == "auto":
         objection = vllm_objection(loaded)
         say(f"engine: {name} (auto: {objection or 'vLLM is installed and there is a GPU with room for it'})")
@@ -57,16 +61,25 @@ def make_engine(
     return RayEngine(source, settings, watch, note, config.traces.batch_size, own)
 
 
-def taken(config: Config, loaded: LoadedModel) -> tuple[str, bool]:
-    """The engine a run would take, by name, and whether it reads cheaply (`Engine.reads_cheaply`)."""
-    name = config.engine
-    if name == "auto":
-        name = "hf" if vllm_objection(loaded) else "vllm"
-    return name, name == "hf" or (name == "ray" and config.ray.engine == "hf")
+def _engine_of_several(config: Config, loaded: LoadedModel, note: Callable[[str], None]) -> Engine:
+    """The engine of several processes: each decodes its share, or all the same batches where the model is sharded."""
+    if config.engine not in ("auto", "hf"):
+        raise CcaError(
+            f"engine: {config.engine} runs beside one process, not under a launcher of several; set engine: hf"
+        )
+    kind = HFEngine if config.sharding == "fsdp" else RankedEngine
+    return kind(loaded.model, config.traces.batch_size, note)
+
+
+def engine_name(config: Config, loaded: LoadedModel) -> str:
+    """The name of the engine, with ``auto`` resolved."""
+    if config.engine != "auto":
+        return config.engine
+    return "hf" if vllm_objection(loaded) else "vllm"
 
 
 def vllm_objection(loaded: LoadedModel) -> str | None:
-    """Why ``auto`` does not take vLLM, in a few words; None when nothing speaks against it."""
+    """The reason why ``auto`` does not choose vLLM, in a few words; None when nothing speaks against it."""
     if find_spec("vllm") is None:
         return "vLLM is not installed"
     device = loaded.model.device

@@ -5,82 +5,128 @@ The test split is read here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from math import isfinite
 from statistics import median
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from cca.amplify.amplify import Amplified
-from cca.amplify.settings import BudgetConfig
+from cca.amplify.settings import AmplifyConfig, BudgetConfig
 from cca.circuits.circuit import Circuit, shares
 from cca.circuits.random_circuits import random_circuit
 from cca.evaluation.accuracy import Results, comparison, per_template, summary
 from cca.evaluation.planted_pivots import localisation
 from cca.files import Row, read_sealed, write_sealed
+from cca.gradients.sampled_likelihood import Text
+from cca.models.anatomy.anatomy import Anatomy
 from cca.models.anatomy.components import KINDS
+from cca.patches.patch import Patch
+from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot
-from cca.problems.task import halves
+from cca.problems.task import Task, halves
 from cca.runs.folder.measurements import UNTOUCHED, weights_key
+from cca.runs.folder.stage_files import StageFiles
 from cca.runs.folder.stage_inputs import CONTROL
-from cca.runs.session import Session
-from cca.runs.stages import stages
-from cca.runs.stages.amplify import AMPLIFY, run_amplify
-from cca.runs.stages.answers import answers, answers_by_skill
-from cca.runs.stages.validate import Validator, drift_of, make_probe
+from cca.runs.progress.progress import RunProgress
+from cca.runs.progress.trackers import Track
+from cca.runs.stages.amplify import AMPLIFY, SUMMARY, train
+from cca.runs.stages.answers import Answering
+from cca.runs.stages.validate import Validator, make_probe
 
+FILE = "evaluation.json"
 FORMAT = "cca.evaluation"
 NO_BUDGET = BudgetConfig(points=100.0, drift=1e9)
 
 
-def evaluation(session: Session) -> Row:
-    """Everything measured on the test split, as report.json has it."""
-    made_patch = stages.patch(session)
-    path, made_from = session.folder / "evaluation.json", session.made_from("evaluate")
-    if not path.exists():
-        own_pivots, own_circuit = stages.pivots(session), stages.circuit(session)
-        with session.timed("evaluate"):
-            with session.narrator.work("evaluate: base and patched", None):
-                tested = _Tested(session)
-                weights = weights_key(
-                    (e.parameter, e.axis, e.indices, e.before, e.after) for e in made_patch.edits
-                )
-                with made_patch.applied(session.model):
-                    measured = tested.against_base(weights)
-            measured |= {
-                "share": shares(own_circuit, session.anatomy, session.config.amplify.rows),
-                "circuit": {"components": len(own_circuit), "method": own_circuit.method},
-                "anatomy": {"layers": [_counts(session, layer.index) for layer in session.anatomy.layers]},
-                "pivots": {"count": len(own_pivots)},
-            }
-            planted = localisation(own_pivots, session.task.train, session.grader)
-            if planted:
-                measured["pivots"]["planted"] = planted
-        with session.timed("controls"):
-            measured["controls"] = _controls(session, tested, own_circuit, own_pivots)
-        write_sealed(path, FORMAT, 1, {"made_from": made_from, **measured})
-    stages.check_made_from(path, made_from)
-    (session.folder / CONTROL).unlink(missing_ok=True)
-    measured = read_sealed(path, FORMAT, 1)
-    session.track(
-        {"test": {key: measured[key] for key in ("base", "patched", "gain", "drift", "retention", "share")}}
-    )
-    return measured
+def run_evaluate(
+    files: StageFiles,
+    patch: Patch,
+    circuit: Circuit,
+    pivots: Sequence[Pivot],
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    task: Task,
+    grader: Grader,
+    answering: Answering,
+    settings: AmplifyConfig,
+    *,
+    controls: int,
+    texts: Sequence[Text],
+    max_new_tokens: int,
+    seed: int,
+    progress: RunProgress,
+    track: Track,
+) -> None:
+    """Write ``evaluation.json``: base and patched on the test split, and ``controls`` random circuits."""
+    with files.timed():
+        with progress.work("evaluate: base and patched", None):
+            tested = _Tested(model, grader, answering, task, max_new_tokens, seed, files.note)
+            weights = weights_key((e.parameter, e.axis, e.indices, e.before, e.after) for e in patch.edits)
+            with patch.applied(model):
+                measured = tested.against_base(weights)
+        measured |= {
+            "share": shares(circuit, anatomy, settings.rows),
+            "circuit": {"components": len(circuit), "method": circuit.method},
+            "anatomy": {
+                "layers": [
+                    {kind: anatomy.count(layer.index, kind) for kind in KINDS} for layer in anatomy.layers
+                ]
+            },
+            "pivots": {"count": len(pivots)},
+        }
+        planted = localisation(pivots, task.train, grader)
+        if planted:
+            measured["pivots"]["planted"] = planted
+    with files.timed("controls"):
+        free = settings.model_copy(
+            update={"budget": NO_BUDGET}
+        )  # nothing a control costs disqualifies a step
 
+        def validator() -> Validator:
+            return Validator(
+                model,
+                grader,
+                answering,
+                task.validation,
+                task.retention,
+                NO_BUDGET,
+                max_new_tokens,
+                files.note,
+            )
 
-def _counts(session: Session, layer: int) -> dict[str, int]:
-    return {kind: session.anatomy.count(layer, kind) for kind in KINDS}
+        def train_control(control: Circuit, judge: Validator, what: str) -> Amplified:
+            return train(
+                files, model, anatomy, control, pivots, free, judge,
+                texts=texts, seed=seed, what=what, kept_in=CONTROL, progress=progress, track=track,
+            )  # fmt: skip
+
+        measured["controls"] = _controls(
+            files, anatomy, circuit, tested, controls, seed, validator, train_control
+        )
+    write_sealed(files / FILE, FORMAT, 1, {"made_from": files.made_from, **measured})
 
 
 class _Tested:
     """The base's results, taken while the model is untouched, and how any edit compares with them."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.reported = {name: halves(problems)[1] for name, problems in session.task.retention.items()}
-        self.probes = {name: make_probe(session, problems) for name, problems in self.reported.items()}
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        grader: Grader,
+        answering: Answering,
+        task: Task,
+        max_new_tokens: int,
+        seed: int,
+        note: Callable[[str], None],
+    ) -> None:
+        self.answering, self.task, self.max_new_tokens, self.seed = answering, task, max_new_tokens, seed
+        self.reported = {name: halves(problems)[1] for name, problems in task.retention.items()}
+        self.probes = {
+            name: make_probe(model, problems, grader, note) for name, problems in self.reported.items()
+        }
         self.base = self._test(UNTOUCHED)
         self.base_retention = self._retention(UNTOUCHED)
 
@@ -89,13 +135,12 @@ class _Tested:
 
         ``weights`` says what it holds (`cca.runs.folder.measurements`); without it nothing is kept for a resumed run.
         """
-        seed, patched = self.session.config.seed, self._test(weights)
+        seed, patched = self.seed, self._test(weights)
         retention = self._retention(weights)
-        seen = self.session.task.seen_templates
+        seen = self.task.seen_templates
         unseen = {problem.template for problem in self.base.problems} - seen
         drifts = {
-            name: (drift_of(self.session, probe, weights), probe.tokens)
-            for name, probe in self.probes.items()
+            name: (self.answering.drift(probe, weights), probe.tokens) for name, probe in self.probes.items()
         }
         tokens = sum(count for _, count in drifts.values())
         return {
@@ -124,10 +169,10 @@ class _Tested:
         }
 
     def _test(self, weights: str | None) -> Results:
-        return answers(self.session, self.session.task.test, self.session.max_new_tokens, weights)
+        return self.answering.answers(self.task.test, self.max_new_tokens, weights)
 
     def _retention(self, weights: str | None) -> dict[str, Results]:
-        return answers_by_skill(self.session, self.reported, weights)
+        return self.answering.by_skill(self.reported, weights)
 
 
 def _part(base: Results, patched: Results, templates: set[str], seed: int) -> Row | None:
@@ -148,26 +193,32 @@ def _retention_change(base: Results, patched: Results, seed: int) -> Row:
     return {key: compared[key] for key in ("points", "interval", "p_value")}
 
 
-def _controls(session: Session, tested: _Tested, circuit: Circuit, pivots: Sequence[Pivot]) -> Row:
+def _controls(
+    files: StageFiles,
+    anatomy: Anatomy,
+    circuit: Circuit,
+    tested: _Tested,
+    count: int,
+    seed: int,
+    make_validator: Callable[[], Validator],
+    train_control: Callable[[Circuit, Validator, str], Amplified],
+) -> Row:
     """Random circuits of the same size and mix, amplified on the same pivots with the same settings and no budget.
 
     ``matched`` is the first validated step at which a control is as accurate as the patch on the validation data:
     what the same gain costs there. Its drift, like the patch's beside it, is that of the validation halves.
     """
-    count = session.config.evaluate.random_controls
     if not count:
         return {}
-    summary = read_sealed(session.folder / "amplify.json", AMPLIFY, 1)
+    summary = read_sealed(files / SUMMARY, AMPLIFY, 1)
     target = next(r["validation"] for r in summary["history"] if r["step"] == summary["best_step"])
-    generator = torch.Generator().manual_seed(session.config.seed)
+    generator = torch.Generator().manual_seed(seed)
     draws = []
-    with _without_budget(session):
-        validator = Validator(session)
-        for draw in range(count):
-            control = random_circuit(session.anatomy, circuit, generator)
-            what = f"control: random circuit {draw + 1} of {count}"
-            amplified = run_amplify(session, control, pivots, validator, what, CONTROL)
-            draws.append(_control_row(tested, amplified, control, target))
+    validator = make_validator()
+    for draw in range(count):
+        control = random_circuit(anatomy, circuit, generator)
+        amplified = train_control(control, validator, f"control: random circuit {draw + 1} of {count}")
+        draws.append(_control_row(tested, amplified, control, target))
     matched = [draw["matched"]["drift"] for draw in draws if draw["matched"]]
     row: dict[str, Any] = {
         "draws": draws,
@@ -208,16 +259,3 @@ def _control_row(tested: _Tested, amplified: Amplified, circuit: Circuit, target
         "matched": {"step": reached.step, "drift": reached.validation.drift} if reached else None,
         "circuit": circuit.fingerprint,
     }
-
-
-@contextmanager
-def _without_budget(session: Session) -> Iterator[None]:
-    """Controls show what their gain costs, so nothing they cost disqualifies a step."""
-    config = session.config
-    session.config = config.model_copy(
-        update={"amplify": config.amplify.model_copy(update={"budget": NO_BUDGET})}
-    )
-    try:
-        yield
-    finally:
-        session.config = config

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from cca.amplify.amplify import Validation
+from cca.amplify.settings import BudgetConfig
 from cca.evaluation.drift import DriftProbe, solution_texts
 from cca.models.anatomy.weight_rows import WeightRows, get_rows
 from cca.models.memory import halving
+from cca.pivots.grader import Grader
 from cca.problems.problem import Problem
 from cca.problems.task import halves
 from cca.runs.folder.measurements import UNTOUCHED, weights_key
-from cca.runs.session import Session
-from cca.runs.stages.answers import answers, answers_by_skill, measurement_key
+from cca.runs.stages.answers import Answering
 from cca.runs.stages.retention_texts import judging
 
 PROBE_BATCH = 32
@@ -28,16 +30,28 @@ class Validator:
     A step whose rows were judged before, by this process or by one that was killed, is not judged again.
     """
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.guards = {name: halves(problems)[0] for name, problems in session.task.retention.items()}
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        grader: Grader,
+        answering: Answering,
+        validation: Sequence[Problem],
+        retention: Mapping[str, Sequence[Problem]],
+        budget: BudgetConfig,
+        max_new_tokens: int,
+        note: Callable[[str], None],
+    ) -> None:
+        self.model, self.grader, self.answering, self.note = model, grader, answering, note
+        self.validation, self.retention, self.budget = validation, retention, budget
+        self.max_new_tokens = max_new_tokens
+        self.guards = {name: halves(problems)[0] for name, problems in retention.items()}
         self.base = self._retention(UNTOUCHED)
         self._watched: list[WeightRows] | None = None
 
     @cached_property
     def probe(self) -> DriftProbe:
-        problems = [problem for own in self.session.task.retention.values() for problem in judging(own)]
-        return make_probe(self.session, problems)
+        problems = [problem for own in self.retention.values() for problem in judging(own)]
+        return make_probe(self.model, problems, self.grader, self.note)
 
     def prepare(self, rows: Sequence[WeightRows] | None = None) -> None:
         """Take the base's distributions; must run before the first step.
@@ -51,9 +65,8 @@ class Validator:
 
     def __call__(self) -> Validation:
         weights = self._weights()
-        session = self.session
-        accuracy = answers(session, session.task.validation, session.max_new_tokens, weights).accuracy
-        drift = drift_of(session, self.probe, weights)
+        accuracy = self.answering.answers(self.validation, self.max_new_tokens, weights).accuracy
+        drift = self.answering.drift(self.probe, weights)
         retention = self._retention(weights)
         return Validation(accuracy, drift, retention, self._in_budget(drift, retention))
 
@@ -66,11 +79,11 @@ class Validator:
         )
 
     def _read(self, row: WeightRows) -> Tensor:
-        return get_rows(self.session.model.get_parameter(row.parameter).detach(), row.axis, row.indices)
+        return get_rows(self.model.get_parameter(row.parameter).detach(), row.axis, row.indices)
 
     def _in_budget(self, drift: float, retention: dict[str, float]) -> bool:
         """Losses are counted in whole problems: one problem is always allowed, or noise would decide."""
-        budget = self.session.config.amplify.budget
+        budget = self.budget
         if not drift <= budget.drift:  # not a number is over any budget
             return False
         for name, guard in self.guards.items():
@@ -80,25 +93,13 @@ class Validator:
         return True
 
     def _retention(self, weights: str | None) -> dict[str, float]:
-        found = answers_by_skill(self.session, self.guards, weights)
+        found = self.answering.by_skill(self.guards, weights)
         return {name: results.accuracy for name, results in found.items()}
 
 
-def make_probe(session: Session, problems: Sequence[Problem]) -> DriftProbe:
+def make_probe(
+    model: PreTrainedModel, problems: Sequence[Problem], grader: Grader, note: Callable[[str], None]
+) -> DriftProbe:
     """A probe of the model as it stands, on the solutions of ``problems``."""
-    texts = solution_texts(problems, session.grader)
-    return halving("drift", PROBE_BATCH, lambda size: DriftProbe(session.model, texts, size), session.note)
-
-
-def drift_of(session: Session, probe: DriftProbe, weights: str | None) -> float:
-    """The drift that ``probe`` finds in the model as it stands, which holds ``weights`` (`weights_key`)."""
-    key = measurement_key(
-        session, "drift", weights, [[*text.prompt, -1, *text.solution] for text in probe.texts]
-    )
-    known = session.measurements.get(key) if weights else None
-    if isinstance(known, float):
-        return known
-    drift = probe.drift()
-    if weights:
-        session.measurements.put(key, drift)
-    return drift
+    texts = solution_texts(problems, grader)
+    return halving("drift", PROBE_BATCH, lambda size: DriftProbe(model, texts, size), note)
