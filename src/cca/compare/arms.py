@@ -198,7 +198,7 @@ class ArmRun:
         if self.bench.config.test:
             for step in {id(step.edit): step for step in sound.values()}.values():
                 with step.edit.applied() if step.edit else nullcontext():
-                    tests[id(step.edit)] = self.bench.tested.against_base()
+                    tests[id(step.edit)] = _test_scores(self.bench.tested())
         return {
             "base": self.bench.yardstick.base.accuracy,
             "pivots": pivots,
@@ -266,3 +266,23 @@ class ArmRun:
 def _size(bench: Bench, row: Any) -> int:
     shape = bench.session.anatomy.shapes[row.parameter]
     return len(row.indices) * row_shape(shape, row.axis)[1]
+
+
+def _test_scores(measured: Row) -> Row:
+    """A comparison with the base in the shorter form of an arm's row."""
+    unseen, skills = measured["unseen_templates"], measured["retention"]
+    return {
+        "base": measured["base"]["accuracy"],
+        "accuracy": measured["patched"]["accuracy"],
+        "gain": measured["gain"],
+        "unseen": unseen and unseen["gain"],
+        "templates": [
+            {key: record[key] for key in ("template", "problems", "base", "patched")}
+            for record in measured["templates"]
+        ],
+        "drift": measured["drift"]["kl"],
+        "drifts": {name: skill["drift"] for name, skill in skills.items()},
+        "retention": {
+            name: {key: skill[key] for key in ("base", "patched")} for name, skill in skills.items()
+        },
+    }

@@ -20,15 +20,17 @@ from cca.circuits.random_circuits import random_circuit
 from cca.compare.config import Arm, CompareConfig
 from cca.compare.retracing import traced_anew
 from cca.compare.step_scores import Yardstick
-from cca.compare.test_scores import Tested
 from cca.engines.engine import request_seed
+from cca.evaluation.against_base import AgainstBase
 from cca.files import fingerprint, read_json, write_json
 from cca.gradients.sampled_likelihood import Text
 from cca.pivots.pivot import Pivot
+from cca.problems.task import spread
 from cca.runs.config.config import Config
 from cca.runs.open import open_session
 from cca.runs.session import Session
 from cca.runs.stages import stages
+from cca.runs.stages.answers import answering
 from cca.runs.stages.circuit import promising, settled
 from cca.runs.stages.retention_texts import spared_texts
 
@@ -53,9 +55,14 @@ class Bench:
             return Yardstick(self.session, self.config.limits)
 
     @cached_property
-    def tested(self) -> Tested:
+    def tested(self) -> AgainstBase:
         with self.session.narrator.work("the untouched model on the test split", None):
-            return Tested(self.session, self.config.limits)
+            limits, session = self.config.limits, self.session
+            task = session.task
+            return AgainstBase(
+                session.model, session.grader, answering(session), spread(task.test, limits.test), task.retention,
+                task.seen_templates, session.max_new_tokens, session.config.seed, limits.retention, session.note,
+            )  # fmt: skip
 
     def prepare(self) -> None:
         """Measure the base, which must happen before anything touches the model."""

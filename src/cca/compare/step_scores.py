@@ -8,7 +8,6 @@ the best so far.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -18,12 +17,12 @@ from cca.amplify.amplify import Validation, better
 from cca.compare.config import LimitsEntry
 from cca.compare.edits import Edit
 from cca.evaluation.accuracy import Results
-from cca.evaluation.drift import DriftProbe, solution_texts
-from cca.problems.task import halves, spread
-from cca.runs.config.config import BudgetConfig
-from cca.runs.folder.measurements import UNTOUCHED
+from cca.evaluation.answers import UNTOUCHED
+from cca.evaluation.retention import judging
+from cca.evaluation.validation import Budget, keeps_retention, make_probe
+from cca.problems.task import spread
 from cca.runs.session import Session
-from cca.runs.stages.answers import answers, answers_by_skill
+from cca.runs.stages.answers import answering
 
 
 class Yardstick:
@@ -34,22 +33,24 @@ class Yardstick:
     """
 
     def __init__(self, session: Session, limits: LimitsEntry) -> None:
-        self.session = session
+        self.answering, self.max_new_tokens = answering(session), session.max_new_tokens
         self.validation = spread(session.task.validation, limits.validation)
-        guards = {name: halves(problems)[0] for name, problems in session.task.retention.items()}
-        self.guards = {name: spread(own[1::2], limits.retention) for name, own in guards.items()}
+        self.guards = {
+            name: spread(judging(problems), limits.retention)
+            for name, problems in session.task.retention.items()
+        }
         self.probes = {
-            name: DriftProbe(session.model, solution_texts(own, session.grader))
+            name: make_probe(session.model, own, session.grader, session.note)
             for name, own in self.guards.items()
         }
         self.base = self.answered(UNTOUCHED)
         self.base_retention = self.retention(UNTOUCHED)
 
     def answered(self, weights: str | None = None) -> Results:
-        return answers(self.session, self.validation, self.session.max_new_tokens, weights)
+        return self.answering.answers(self.validation, self.max_new_tokens, weights)
 
     def retention(self, weights: str | None = None) -> dict[str, float]:
-        found = answers_by_skill(self.session, self.guards, weights)
+        found = self.answering.by_skill(self.guards, weights)
         return {name: results.accuracy for name, results in found.items()}
 
     def drifts(self) -> dict[str, float]:
@@ -62,12 +63,7 @@ class Yardstick:
         return sum(drifts[name] * tokens[name] for name in drifts) / total if total else 0.0
 
     def keeps_retention(self, retention: dict[str, float], points: float) -> bool:
-        """As the budget of a run counts: whole problems, one of each skill always allowed."""
-        for name, own in self.guards.items():
-            lost = round((self.base_retention[name] - retention[name]) * len(own))
-            if lost > max(1, math.floor(points / 100 * len(own))):
-                return False
-        return True
+        return keeps_retention(self.guards, self.base_retention, retention, points)
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ class Judge:
     """Call it whenever a step is to be judged, with the edit in the model. ``keep`` takes a copy of that edit."""
 
     yardstick: Yardstick
-    budget: BudgetConfig
+    budget: Budget
     keep: Callable[[], Edit]
     seconds: float = 0.0
     """Time spent judging, which is not the arm's."""

@@ -25,7 +25,6 @@ from cca.problems.prompts import Prompts, make_prompts
 from cca.problems.splits import Division, divided, drawn
 from cca.problems.task import Task as Task
 from cca.problems.task import check_answers as check_answers
-from cca.problems.task import halves as halves
 from cca.problems.task import with_retention as with_retention
 from cca.problems.task_config import SPLITS, PromptSpec, TaskFiles, TaskSource
 

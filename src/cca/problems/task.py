@@ -103,11 +103,6 @@ def check_answers(task: Task, judge: Judge) -> None:
                 raise CcaError(f"{split}, problem {problem.id!r}: {error}") from error
 
 
-def halves(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
-    """A set in two: what guards the budget (every other problem), and what is reported."""
-    return list(problems[::2]), list(problems[1::2])
-
-
 def spread(items: Sequence[T], most: int | None) -> list[T]:
     """At most ``most`` of the items, evenly over their order, so that every template of problems keeps its share."""
     if most is None or most >= len(items):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cca.problems.task import halves
+from cca.evaluation.retention import halves
 from cca.runs.decoding_cost import Call, Work, expected_work
 from cca.runs.findings import Rehearsal
 from cca.runs.stages.engine import taken

@@ -18,6 +18,8 @@ from cca.amplify.amplify import Validation
 from cca.circuits.circuit import Circuit
 from cca.engines.drafts import Draft, complete_drafts, make_drafts
 from cca.engines.engine import Completion, Request
+from cca.evaluation.answers import retention_tokens
+from cca.evaluation.validation import Validator, make_probe
 from cca.gradients.trainable_rows import TrainableRows
 from cca.pivots.pivot import Pivot
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
@@ -31,11 +33,9 @@ from cca.runs.progress.memory import held_memory, peak_memory, reset_peak_memory
 from cca.runs.progress.narrator import Narrator, Silent
 from cca.runs.session import Session
 from cca.runs.stages.amplify import run_amplify
-from cca.runs.stages.answers import retention_tokens
 from cca.runs.stages.circuit import locate
 from cca.runs.stages.pivots import pivots_of
 from cca.runs.stages.retention_texts import spared_texts
-from cca.runs.stages.validate import Validator, make_probe
 
 T = TypeVar("T")
 FIRST, MOST = 4, 128
@@ -183,7 +183,7 @@ class _Rehearsing:
     def _retention(self) -> None:
         for name, problems in self.session.task.retention.items():
             sample = spread(problems, 2 * FIRST)
-            limit = retention_tokens(self.session, problems)
+            limit = retention_tokens(problems, self.session.grader.codec)
             requests = [Request(self.session.grader.prompt_ids(problem)) for problem in sample]
             completions = self.engine.complete(requests, limit, self.session.grader.finished)
             self.found.retention[name] = self.engine.calls[-1]
@@ -216,8 +216,10 @@ class _Rehearsing:
             problem for problems in session.task.retention.values() for problem in spread(problems, PROBED)
         ]
         if probed:
-            make_probe(session, probed)
-            self.found.probing = self._timed("probe", lambda: make_probe(session, probed))[0] / len(probed)
+            make_probe(session.model, probed, session.grader)
+            self.found.probing = self._timed(
+                "probe", lambda: make_probe(session.model, probed, session.grader)
+            )[0] / len(probed)
 
     def _stepping(self, circuit: Circuit, pivots: list[Pivot]) -> tuple[float, TrainableRows]:
         """Seconds a step on ``pivots``, and the rows after the steps; also meters what comes before the first."""

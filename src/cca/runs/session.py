@@ -17,6 +17,7 @@ from cca.engines.engine import Engine
 from cca.engines.hf import HFEngine, context_length
 from cca.engines.weight_sync import WeightWatch
 from cca.errors import CcaError
+from cca.evaluation.answers import BaseAnswers
 from cca.files import fingerprint
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.declarations import read_declaration
@@ -36,7 +37,6 @@ from cca.runs.progress.costs import Accounts
 from cca.runs.progress.interrupts import Interrupts
 from cca.runs.progress.narrator import Narrator
 from cca.runs.progress.trackers import Track, track_nothing
-from cca.runs.stages.base_answers import BaseAnswers
 from cca.runs.stages.engine import make_engine
 from cca.tinymath import BUNDLED_MODEL
 
@@ -54,7 +54,7 @@ class Session:
     track: Track = track_nothing
     """Tells the experiment trackers."""
     base_answers: dict[str, BaseAnswers] = field(default_factory=dict)
-    """What the base was asked so far (`cca.runs.stages.answers`)."""
+    """What the base was asked so far (`cca.evaluation.answers`)."""
 
     @cached_property
     def task(self) -> Task:

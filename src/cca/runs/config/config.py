@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from cca.errors import CcaError
+from cca.evaluation.settings import EvaluateConfig
 from cca.models.anatomy.declarations import declaration_for
 from cca.problems.task_config import SHAPES, TaskSpec
 from cca.problems.task_config import TaskFiles as TaskFiles
@@ -93,26 +94,6 @@ class AmplifyConfig(Section):
     """Keep no activations inside layers: less memory, about a third more time a step."""
     budget: BudgetConfig = BudgetConfig()
     """What an accepted step may cost elsewhere."""
-
-
-class LmEvalConfig(Section):
-    include_path: Path | None = None
-    """A folder of task files of your own, beside lm-evaluation-harness's."""
-    limit: int | None = Field(default=None, ge=1)
-    """Only the first so many documents of each task: for trying out, not for reporting."""
-    num_fewshot: int | None = Field(default=None, ge=0)
-    """Examples in the prompt; by default the task's own number."""
-    batch_size: int = Field(default=1, ge=1)
-    """Requests a forward pass; 1 is lm-eval's own default, and numbers can differ in the last digit between sizes."""
-    chat_template: bool = False
-    """Put requests through the tokenizer's chat template."""
-
-
-class EvaluateConfig(Section):
-    lm_eval: LmEvalConfig = LmEvalConfig()
-    """How the retention entries lm_eval:TASK are run."""
-    random_controls: int = Field(default=1, ge=0)
-    """Random circuits of equal size and mix, amplified and evaluated the same way."""
 
 
 class Config(Section):

@@ -10,20 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from cca.files import fingerprint
-from cca.models.bits import same_bits, tensor_hash
 from cca.runs.folder.row_log import append_lines, sealed_line, unsealed
 
 FILE = "measurements.jsonl"
 HEADER = {"format": "cca.measurements", "version": 1}
-UNTOUCHED = "untouched"
-"""The weights of the base model, as a key."""
 
 
 class Measurements:
@@ -54,12 +47,3 @@ class Measurements:
         lines = [] if self.path.exists() else [json.dumps(HEADER)]
         append_lines(self.path, [*lines, sealed_line({"key": key, "value": value})])
         self._known[key] = value
-
-
-def weights_key(parts: Iterable[tuple[str, int, Tensor, Tensor, Tensor]]) -> str:
-    """The key of a model with rows put into it: of (parameter, axis, indices, before, after) those that differ."""
-    edits = []
-    for name, axis, indices, before, after in parts:
-        if not same_bits(before, after):
-            edits.append([name, axis, tensor_hash(indices), tensor_hash(after)])
-    return fingerprint(sorted(edits)) if edits else UNTOUCHED

@@ -9,6 +9,7 @@ from typing import Any
 
 from cca.amplify.amplify import Amplified, StepRecord, UpdateSettings, amplify
 from cca.circuits.circuit import Circuit
+from cca.evaluation.validation import Validator
 from cca.files import Row, fingerprint
 from cca.gradients.fisher import Precondition
 from cca.gradients.sampled_likelihood import MOST_TEXTS
@@ -21,7 +22,6 @@ from cca.runs.folder.training_file import KeptState
 from cca.runs.session import Session
 from cca.runs.stages.objectives import preconditioner, special_gradient
 from cca.runs.stages.retention_texts import spared_texts
-from cca.runs.stages.validate import Validator
 
 AMPLIFY = "cca.amplify"
 

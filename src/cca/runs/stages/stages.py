@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cca.circuits.circuit import Circuit, load_circuit, save_circuit
 from cca.errors import CcaError
+from cca.evaluation.answers import UNTOUCHED
 from cca.files import Row, write_sealed
 from cca.patches.patch import Patch
 from cca.patches.patch_file import load_patch, save_patch
@@ -20,18 +21,17 @@ from cca.pivots.traces import FORMAT as TRACES
 from cca.pivots.traces import VERSION as TRACES_VERSION
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
 from cca.problems.problem import Problem
-from cca.runs.folder.measurements import UNTOUCHED
 from cca.runs.folder.row_log import ChunkLog
 from cca.runs.folder.stage_inputs import PIVOTS_LOG, claim
 from cca.runs.folder.training_file import MASK, STEPS
 from cca.runs.replica import as_the_first_has_it
 from cca.runs.session import Session
 from cca.runs.stages.amplify import AMPLIFY, amplify_summary, make_patch, run_amplify
-from cca.runs.stages.answers import answers
+from cca.runs.stages.answers import answering
 from cca.runs.stages.circuit import locate
 from cca.runs.stages.parallel_chunks import chunked, in_order, one_at_a_time
 from cca.runs.stages.pivots import find_pivots
-from cca.runs.stages.validate import Validator
+from cca.runs.stages.validate import validator
 
 SHOWN_PIVOTS = 50
 """Pivots whose text is written out for the report's page."""
@@ -121,7 +121,7 @@ def patch(session: Session) -> Patch:
     made_from = session.made_from("amplify")
     if not path.exists():
         with session.timed("amplify"):
-            amplified = run_amplify(session, own_circuit, own_pivots, Validator(session), "amplify", STEPS)
+            amplified = run_amplify(session, own_circuit, own_pivots, validator(session), "amplify", STEPS)
         write_sealed(summary, AMPLIFY, 1, {"made_from": made_from, **amplify_summary(amplified)})
         save_patch(path, make_patch(session, own_circuit, amplified))
     check_made_from(summary, made_from)
@@ -136,7 +136,7 @@ def _training_problems(session: Session) -> list[Problem]:
     if below is None:
         return problems
     with session.timed("traces"), session.narrator.work("templates: base accuracy", None):
-        results = answers(session, problems, session.max_new_tokens, UNTOUCHED, drafts=False)
+        results = answering(session).answers(problems, session.max_new_tokens, UNTOUCHED, drafts=False)
     names = sorted({problem.template for problem in problems})
     accuracy = {name: results.of_templates({name}).accuracy for name in names}
     kept = [problem for problem in problems if accuracy[problem.template] < below]

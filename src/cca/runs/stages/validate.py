@@ -1,104 +1,15 @@
-"""Judging one step of amplify on validation data: the skill, the other skills, and the drift on their solutions."""
+"""A session's `Validator`, which judges steps of amplify."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from functools import cached_property
-
-from torch import Tensor
-
-from cca.amplify.amplify import Validation
-from cca.evaluation.drift import DriftProbe, solution_texts
-from cca.models.anatomy.weight_rows import WeightRows, get_rows
-from cca.models.out_of_memory import halving
-from cca.problems.problem import Problem
-from cca.problems.task import halves
-from cca.runs.folder.measurements import UNTOUCHED, weights_key
+from cca.evaluation.validation import Budget, Validator
 from cca.runs.session import Session
-from cca.runs.stages.answers import answers, answers_by_skill, measurement_key
-from cca.runs.stages.retention_texts import judging
-
-PROBE_BATCH = 32
+from cca.runs.stages.answers import answering
 
 
-class Validator:
-    """Made while the model is untouched; called whenever a step is to be judged.
-
-    A step whose rows were judged before, by this process or by one that was killed, is not judged again.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.guards = {name: halves(problems)[0] for name, problems in session.task.retention.items()}
-        self.base = self._retention(UNTOUCHED)
-        self._watched: list[WeightRows] | None = None
-
-    @cached_property
-    def probe(self) -> DriftProbe:
-        problems = [problem for own in self.session.task.retention.values() for problem in judging(own)]
-        return make_probe(self.session, problems)
-
-    def prepare(self, rows: Sequence[WeightRows] | None = None) -> None:
-        """Take the base's distributions; must run before the first step.
-
-        ``rows`` are all that the steps will change. Without them nothing is known of what the model holds when it
-        is judged, and no judgement is kept.
-        """
-        self.probe  # noqa: B018
-        self._watched = None if rows is None else list(rows)
-        self._before = [self._read(row) for row in self._watched or ()]
-
-    def __call__(self) -> Validation:
-        weights = self._weights()
-        session = self.session
-        accuracy = answers(session, session.task.validation, session.max_new_tokens, weights).accuracy
-        drift = drift_of(session, self.probe, weights)
-        retention = self._retention(weights)
-        return Validation(accuracy, drift, retention, self._in_budget(drift, retention))
-
-    def _weights(self) -> str | None:
-        if self._watched is None:
-            return None
-        watched = zip(self._watched, self._before, strict=True)
-        return weights_key(
-            (row.parameter, row.axis, row.indices, before, self._read(row)) for row, before in watched
-        )
-
-    def _read(self, row: WeightRows) -> Tensor:
-        return get_rows(self.session.model.get_parameter(row.parameter).detach(), row.axis, row.indices)
-
-    def _in_budget(self, drift: float, retention: dict[str, float]) -> bool:
-        """Losses are counted in whole problems: one problem is always allowed, or noise would decide."""
-        budget = self.session.config.amplify.budget
-        if not drift <= budget.drift:  # not a number is over any budget
-            return False
-        for name, guard in self.guards.items():
-            lost = round((self.base[name] - retention[name]) * len(guard))
-            if lost > max(1, math.floor(budget.points / 100 * len(guard))):
-                return False
-        return True
-
-    def _retention(self, weights: str | None) -> dict[str, float]:
-        found = answers_by_skill(self.session, self.guards, weights)
-        return {name: results.accuracy for name, results in found.items()}
-
-
-def make_probe(session: Session, problems: Sequence[Problem]) -> DriftProbe:
-    """A probe of the model as it stands, on the solutions of ``problems``."""
-    texts = solution_texts(problems, session.grader)
-    return halving("drift", PROBE_BATCH, lambda size: DriftProbe(session.model, texts, size), session.note)
-
-
-def drift_of(session: Session, probe: DriftProbe, weights: str | None) -> float:
-    """The drift that ``probe`` finds in the model as it stands, which holds ``weights`` (`weights_key`)."""
-    key = measurement_key(
-        session, "drift", weights, [[*text.prompt, -1, *text.solution] for text in probe.texts]
-    )
-    known = session.measurements.get(key) if weights else None
-    if isinstance(known, float):
-        return known
-    drift = probe.drift()
-    if weights:
-        session.measurements.put(key, drift)
-    return drift
+def validator(session: Session, budget: Budget | None = None) -> Validator:
+    """Make it while the model is untouched. ``budget`` takes the place of the configuration's."""
+    return Validator(
+        session.model, session.grader, answering(session), session.task.validation, session.task.retention,
+        budget or session.config.amplify.budget, session.max_new_tokens, session.note,
+    )  # fmt: skip

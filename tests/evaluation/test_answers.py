@@ -15,13 +15,12 @@ import tiny_run
 from cca.engines.drafts import Draft
 from cca.engines.engine import Completion
 from cca.evaluation.accuracy import Results
+from cca.evaluation.answers import UNTOUCHED, BaseAnswers
 from cca.runs.config.config import load_config
-from cca.runs.folder.measurements import UNTOUCHED
 from cca.runs.folder.run_folder import RunDirectory
 from cca.runs.progress.narrator import Silent
 from cca.runs.session import Session
-from cca.runs.stages.answers import answers
-from cca.runs.stages.base_answers import BaseAnswers
+from cca.runs.stages.answers import answering
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def edit(session: Session) -> None:
 
 
 def asked(session: Session, weights: str | None) -> Results:
-    return answers(session, session.task.train, session.max_new_tokens, weights)
+    return answering(session).answers(session.task.train, session.max_new_tokens, weights)
 
 
 def test_an_edit_is_judged_from_drafts_as_it_would_be_without(yaml: Path, tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_the_base_is_judged_once_whatever_engine_goes_on(yaml: Path, tmp_path: P
 
 def test_no_drafts_are_made_where_no_edit_will_be_asked(yaml: Path, tmp_path: Path) -> None:
     own = session(yaml, tmp_path)
-    plain = answers(own, own.task.train, own.max_new_tokens, UNTOUCHED, drafts=False)
+    plain = answering(own).answers(own.task.train, own.max_new_tokens, UNTOUCHED, drafts=False)
     assert plain == asked(session(yaml, tmp_path / "other"), UNTOUCHED)
     assert not own.base_answers
 
