@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,3 +61,17 @@ def test_names_the_value_that_does_not_fit(change: dict[str, Any], message: str)
     with pytest.raises(CcaError, match=message) as caught:
         Report.of(change, "report")
     assert "\n" not in str(caught.value)
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    """`python docs/write_reference.py` writes it."""
+    script = Path(__file__).parents[2] / "docs" / "write_reference.py"
+    found = importlib.util.spec_from_file_location("write_reference", script)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    page = module.PAGE.read_text(encoding="utf-8")
+    assert module.written(page) == page
+    assert "| `controls.<name>.draws[].matched.drift` |" in page
+    assert all(meaning for _, meaning, _ in module.rows(Report)), "a field has no text"

@@ -39,15 +39,15 @@ class MatchedStep(Part):
 
 class Draw(Part):
     patched: Accuracy = Accuracy()
-    """At the draw's best validated step, as `patched` above; so are the next four."""
+    """At the draw's best validated step."""
     gain: Gain = Gain()
-    """As above."""
+    """At that step."""
     unseen_templates: TestPart | None = None
-    """As above."""
+    """At that step."""
     drift: Drift = Drift()
-    """As above."""
+    """At that step."""
     retention: Annotated[dict[str, Skill], NO_NULLS] = Field(default_factory=dict)
-    """As above."""
+    """At that step."""
     best_step: Step | None = None
     """That step."""
     steps: Step | None = None
