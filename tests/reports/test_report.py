@@ -15,7 +15,7 @@ from cca.reports.report import Report
 
 
 def test_a_value_that_is_missing_or_null_reads_as_none() -> None:
-    read = Report.of({"gain": {"points": 2, "interval": None}, "retention": {"facts": None}}, "report")
+    read = Report.from_json({"gain": {"points": 2, "interval": None}, "retention": {"facts": None}}, "report")
     assert read.gain.points == 2.0
     assert read.gain.interval is read.gain.gained is read.base.accuracy is None
     assert read.retention == {}
@@ -32,8 +32,8 @@ def test_every_key_of_a_report_is_a_field() -> None:
             found += [name for own in nested if isinstance(own, Part) for name in unknown(own)]
         return found
 
-    assert unknown(Report.of(report(), "report")) == []
-    assert unknown(Report.of({**report(), "other": 1}, "report")) == ["other"]
+    assert unknown(Report.from_json(report(), "report")) == []
+    assert unknown(Report.from_json({**report(), "other": 1}, "report")) == ["other"]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_every_key_of_a_report_is_a_field() -> None:
 )
 def test_names_the_value_that_does_not_fit(change: dict[str, Any], message: str) -> None:
     with pytest.raises(CcaError, match=message) as caught:
-        Report.of(change, "report")
+        Report.from_json(change, "report")
     assert "\n" not in str(caught.value)
 
 

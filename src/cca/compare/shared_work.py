@@ -1,4 +1,4 @@
-"""The bench: one model and seed, with everything its arms share.
+"""One model and seed, with everything that its arms share.
 
 Traces and pivots are those of an ordinary run folder, made once and resumed from its files; circuits are kept by what
 they depend on, so arms that differ in objective or optimiser alone share them.
@@ -18,13 +18,15 @@ from cca.circuits.layer_control import random_circuit_by_layer
 from cca.circuits.localisers import Choice, Site, locate
 from cca.circuits.random_circuits import random_circuit
 from cca.compare.config import Arm, CompareConfig
-from cca.compare.retracing import traced_anew
-from cca.compare.step_scores import Yardstick
+from cca.compare.step_scores import StepScores
 from cca.engines.engine import request_seed
+from cca.errors import CcaError
 from cca.evaluation.against_base import AgainstBase
 from cca.files import fingerprint, read_json, write_json
 from cca.gradients.sampled_likelihood import Text
+from cca.pivots.branching import branching_pivots
 from cca.pivots.pivot import Pivot
+from cca.pivots.traces import TraceSettings, opposite, paired_traces
 from cca.problems.task import spread
 from cca.runs.config.config import Config
 from cca.runs.open import open_session
@@ -44,18 +46,18 @@ class Located:
     """What locating took when it was done."""
 
 
-class Bench:
+class SharedWork:
     def __init__(self, config: CompareConfig, session: Session) -> None:
         self.config, self.session = config, session
         self._sites: dict[str, Site] = {}
 
     @cached_property
-    def yardstick(self) -> Yardstick:
+    def step_scores(self) -> StepScores:
         with self.session.narrator.work("the untouched model", None):
-            return Yardstick(self.session, self.config.limits)
+            return StepScores(self.session, self.config.limits)
 
     @cached_property
-    def tested(self) -> AgainstBase:
+    def test_scores(self) -> AgainstBase:
         with self.session.narrator.work("the untouched model on the test split", None):
             limits, session = self.config.limits, self.session
             task = session.task
@@ -66,9 +68,9 @@ class Bench:
 
     def prepare(self) -> None:
         """Measure the base, which must happen before anything touches the model."""
-        self.yardstick  # noqa: B018
+        self.step_scores  # noqa: B018
         if self.config.test:
-            self.tested  # noqa: B018
+            self.test_scores  # noqa: B018
 
     @cached_property
     def spared(self) -> list[Text]:
@@ -87,7 +89,7 @@ class Bench:
 
     def fresh_pivots(self, run: Config, arm: Arm, number: int) -> list[Pivot]:
         """As `pivots`, but of the model as it stands in round ``number``; nothing is kept."""
-        return self._drawn(traced_anew(self.session, run, number), arm)
+        return self._drawn(trace_edited(self.session, run, number), arm)
 
     def fresh_circuit(self, run: Config, pivots: Sequence[Pivot]) -> Circuit:
         """As `circuit`, but in the model as it stands; nothing is kept."""
@@ -142,6 +144,35 @@ class Bench:
         wanted = self.session.config.model_copy(update={"pivots": run.pivots, "out": out})
         with open_session(wanted, self.session.narrator, fork_of=own) as session:
             return stages.pivots(session)
+
+
+def trace_edited(session: Session, run: Config, number: int) -> list[Pivot]:
+    """The branching pivots of a model that an earlier round edited, on the problems that the first round traced.
+
+    ``number`` is the round: each samples again. Raises CcaError for pivots of another method.
+    """
+    if run.pivots.method != "branching":
+        raise CcaError(
+            f"rounds: expected pivots.method branching to trace the edited model, got {run.pivots.method}"
+        )
+    traced = {own[0].problem for own in stages.traces(session)}
+    problems = [problem for problem in session.task.train if problem.id in traced]
+    asked = session.config.traces
+    settings = TraceSettings(
+        samples=asked.samples,
+        temperature_when_right=asked.temperature_when_right,
+        temperature_when_wrong=asked.temperature_when_wrong,
+        max_new_tokens=session.max_new_tokens,
+        seed=request_seed(run.seed, "round", number),
+    )
+    made = paired_traces(problems, session.grader, session.engine, settings)
+    pairs = [
+        (problem, own[0], sampled)
+        for problem, own in zip(problems, made, strict=True)
+        if (sampled := opposite(own)) is not None
+    ]
+    found = branching_pivots(pairs, session.grader, session.engine, session.max_new_tokens)
+    return [pivot for pivot in found if pivot is not None][: run.pivots.most]
 
 
 def nested_draw(pivots: Sequence[Pivot], count: int | None, seed: int) -> list[Pivot]:

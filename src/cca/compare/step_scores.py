@@ -1,35 +1,39 @@
-"""Judging the steps of an arm: validation accuracy by template, drift on every other skill, and what is kept of a step.
+"""Judging the steps of an arm: validation accuracy by template, drift on every other skill, and the steps to keep.
 
-A `Judge` follows one arm. It never stops an arm for what it costs elsewhere (an arm is to reach the matched gain if it
-can), but notes for each step whether the run's budget would have taken it, and keeps the edit of the best such step.
-Budget and best step are those of `cca run`; retention accuracy is measured where it can decide, at steps that would be
+A `StepTracker` follows one arm. It never stops an arm for its cost elsewhere (an arm is to reach the matched gain if it
+can). It notes for each step whether the run's budget would have taken it, and keeps the edit of the best such step.
+Budget and best step are those of `cca run`; retention accuracy is measured where it can decide: at steps that would be
 the best so far.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
 from cca.amplify.amplify import Validation, better
 from cca.compare.config import LimitsEntry
-from cca.compare.edits import Edit
 from cca.evaluation.accuracy import Results
 from cca.evaluation.answers import UNTOUCHED
 from cca.evaluation.retention import judging
 from cca.evaluation.validation import Budget, keeps_retention, make_probe
+from cca.models.anatomy.weight_rows import WeightRows, get_rows, set_rows_
 from cca.problems.task import spread
 from cca.runs.session import Session
 from cca.runs.stages.answers import answering
 
 
-class Yardstick:
-    """What every step of one model and seed is measured with; made while the model is untouched.
+class StepScores:
+    """Measures every step of one model and seed. Make it while the model is untouched.
 
-    Of each other skill's guarding half, every other problem may tell an arm what to spare (`retention_texts`) and the
-    rest judges, so that no arm is judged on text it was fitted to.
+    Other skills are measured on the problems of `cca.evaluation.retention.judging`, which no arm is fitted to.
     """
 
     def __init__(self, session: Session, limits: LimitsEntry) -> None:
@@ -66,8 +70,48 @@ class Yardstick:
         return keeps_retention(self.guards, self.base_retention, retention, points)
 
 
+class Edit:
+    """Rows of parameters, or whole tensors; ``applied`` puts them in place and takes them away again."""
+
+    def __init__(self, places: Sequence[tuple[Tensor, WeightRows | None]]) -> None:
+        self._places = list(places)
+        self._values = self._read()
+
+    @staticmethod
+    def of_rows(model: PreTrainedModel, rows: Sequence[WeightRows]) -> Edit:
+        """The rows as the model has them now."""
+        return Edit([(model.get_parameter(row.parameter), row) for row in rows])
+
+    @staticmethod
+    def of_tensors(tensors: Mapping[str, Tensor]) -> Edit:
+        return Edit([(tensor, None) for tensor in tensors.values()])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        before = self._read()
+        try:
+            self._write(self._values)
+            yield
+        finally:
+            self._write(before)
+
+    def _read(self) -> list[Tensor]:
+        return [
+            tensor.detach().clone() if row is None else get_rows(tensor.detach(), row.axis, row.indices)
+            for tensor, row in self._places
+        ]
+
+    def _write(self, values: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for (tensor, row), own in zip(self._places, values, strict=True):
+                if row is None:
+                    tensor.copy_(own)
+                else:
+                    set_rows_(tensor, row.axis, row.indices, own)
+
+
 @dataclass(frozen=True)
-class Kept:
+class KeptStep:
     """A step worth going back to; ``edit`` is None for the untouched model."""
 
     validation: Validation
@@ -76,41 +120,41 @@ class Kept:
 
 
 @dataclass
-class Judge:
+class StepTracker:
     """Call it whenever a step is to be judged, with the edit in the model. ``keep`` takes a copy of that edit."""
 
-    yardstick: Yardstick
+    scores: StepScores
     budget: Budget
     keep: Callable[[], Edit]
     seconds: float = 0.0
     """Time spent judging, which is not the arm's."""
     steps: list[dict[str, Any]] = field(default_factory=list)
-    best: Kept | None = None
+    best: KeptStep | None = None
     """The best step inside the budget, as `cca run` would choose it."""
-    any: Kept | None = None
+    any: KeptStep | None = None
     """The best step whatever it cost."""
 
     def __call__(self) -> Validation:
         """The verdict on the model as it stands. The first call is for the untouched model."""
         began = time.perf_counter()
-        results = self.yardstick.answered()
-        drifts = self.yardstick.drifts()
-        drift = self.yardstick.mean_drift(drifts)
+        results = self.scores.answered()
+        drifts = self.scores.drifts()
+        drift = self.scores.mean_drift(drifts)
         allowed = drift <= self.budget.drift
         hopeful = Validation(results.accuracy, drift, {}, allowed)
         retention: dict[str, float] = {}
         if self.best is None:
-            retention = self.yardstick.base_retention
+            retention = self.scores.base_retention
         elif better(hopeful, self.best.validation):
-            retention = self.yardstick.retention()
-            allowed = self.yardstick.keeps_retention(retention, self.budget.points)
+            retention = self.scores.retention()
+            allowed = self.scores.keeps_retention(retention, self.budget.points)
         judged = Validation(results.accuracy, drift, retention, allowed)
         free = replace(judged, in_budget=True)
         if self.any is None or better(free, self.any.validation):
-            self.any = Kept(free, results, self.keep() if self.steps else None)
+            self.any = KeptStep(free, results, self.keep() if self.steps else None)
         if self.best is None or better(judged, self.best.validation):
             edit = self.any.edit if self.any.results is results else self.keep()
-            self.best = Kept(judged, results, edit)
+            self.best = KeptStep(judged, results, edit)
         self.steps.append(
             {"accuracy": results.accuracy, "drift": drift, "drifts": drifts, "in_budget": allowed}
         )

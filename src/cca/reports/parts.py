@@ -29,7 +29,7 @@ class Part(BaseModel):
         return {key: value for key, value in given.items() if value is not None}
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], name: str = "report") -> Self:
+    def from_json(cls, given: Mapping[str, Any], name: str = "report") -> Self:
         """The part that ``given`` holds. Raises CcaError naming the first value of a wrong type, under ``name``."""
         try:
             return cls.model_validate(given)

@@ -197,7 +197,7 @@ class Report(Part):
             raise CcaError(
                 f"{path}: expected a JSON object, got {type(found).__name__}; is the file damaged?"
             )
-        return Report.of(found, "report")
+        return Report.from_json(found, "report")
 
 
 def make_report(

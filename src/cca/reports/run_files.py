@@ -75,8 +75,8 @@ class RunFiles:
         missing = () if report else tuple(s for s, file in STAGES.items() if not (folder / file).exists())
         return RunFiles(
             name=folder.resolve().name,
-            report=Report.of(report or _so_far(folder, manifest), "report"),
-            created=_Manifest.of(manifest, "manifest.json").created,
+            report=Report.from_json(report or _so_far(folder, manifest), "report"),
+            created=_Manifest.from_json(manifest, "manifest.json").created,
             circuit=load_circuit(circuit) if circuit.exists() else None,
             pivots=tuple(load_pivots(pivots)) if pivots.exists() else None,
             cards=tuple(read_cards(folder / "pivots_text.jsonl")),
@@ -138,7 +138,7 @@ def spread(cards: Sequence[PivotCard], most: int) -> list[PivotCard]:
 
 
 def _card(row: Row, where: str) -> PivotCard:
-    found = _Texts.of(row, where)
+    found = _Texts.from_json(row, where)
     for key in _Texts.model_fields:
         if getattr(found, key) is None:
             raise CcaError(f"{where}: expected {key!r}, got none; delete the file and report again")

@@ -22,7 +22,7 @@ STYLES = {"task": "bold", "retention": "", "patch": "bold", "control": ""}
 
 def summary_table(report: Report | Mapping[str, Any]) -> RenderableType:
     """The results, their cost and their time. Raises CcaError for a report that is damaged."""
-    document = report if isinstance(report, Report) else Report.of(report, "report")
+    document = report if isinstance(report, Report) else Report.from_json(report, "report")
     parts: list[RenderableType] = []
     groups = [
         results.task_rows(document),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,15 @@ HEADER = {"format": "cca.measurements", "version": 1}
 class Measurements:
     """The rows of a run folder by their keys. Rows that are torn or have changed are as good as not there."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
+    def __init__(self, folder: Path, file: str = FILE, header: Mapping[str, Any] = HEADER) -> None:
+        self.path, self.header = folder / file, json.dumps(header)
         self._known: dict[str, Any] = {}
         data = self.path.read_bytes() if self.path.exists() else b""
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             os.truncate(self.path, whole)
         lines = data[:whole].split(b"\n")[:-1]
-        if not lines or lines[0] != json.dumps(HEADER).encode():
+        if not lines or lines[0] != self.header.encode():
             self.path.unlink(missing_ok=True)
             return
         for line in lines[1:]:
@@ -44,6 +45,6 @@ class Measurements:
 
     def put(self, key: str, value: Any) -> None:
         """Keep a value, flushed to disk."""
-        lines = [] if self.path.exists() else [json.dumps(HEADER)]
+        lines = [] if self.path.exists() else [self.header]
         append_lines(self.path, [*lines, sealed_line({"key": key, "value": value})])
         self._known[key] = value
