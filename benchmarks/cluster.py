@@ -9,7 +9,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from cca.circuits.natural import HELD
 from cca.runs.cost_model import (
     Hardware,
     PivotWork,
@@ -22,6 +21,8 @@ from cca.runs.cost_model import (
 )
 from cca.runs.decoding_cost import Work
 from cca.runs.plan_work import ANEW
+
+from cca.circuits.natural import HELD
 
 H100 = Hardware(flops=0.4 * 989e12, bandwidth=0.6 * 3.35e12, layer_pass=60e-6)
 """Data sheet peaks (SXM, dense bf16) at assumed efficiencies: none of this was measured."""

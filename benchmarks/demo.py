@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.measuring import Measured, Row, cca
-from cca.files import read_json
-from cca.reports.document import Document
+from cca.reports.report import Report
 from cca.reports.results import matched_drift, retention_rows
 
 
@@ -22,16 +21,15 @@ def measure() -> list[Row]:
         began = time.perf_counter()
         cca("demo", "--out", str(out))
         seconds = time.perf_counter() - began
-        report = Document(read_json(out / "report.json"))
-    gain = report.section("gain")
-    low, high = gain.interval("interval") or (0.0, 0.0)
+        report = Report.read(out / "report.json")
+    low, high = report.gain.interval or (0.0, 0.0)
     rows = [
         row("cca demo, seconds", "a coffee", seconds, ("<=", 240), "from the command to the report"),
         row(
-            "gain on unseen problems, points", "the base", gain.number("points") or 0.0, (">=", 20),
+            "gain on unseen problems, points", "the base", report.gain.points or 0.0, (">=", 20),
             f"95 % interval {low:+.1f} to {high:+.1f}", sound=low > 0,
         ),
-        row("share of parameters", "all", report.number("share", "parameters") or 0.0, ("<=", 0.01), "edited"),
+        row("share of parameters", "all", report.share.parameters or 0.0, ("<=", 0.01), "edited"),
     ]  # fmt: skip
     matched = matched_drift(report)
     if matched is not None:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
+from cca.circuits.gate_functions import gate_function
+from cca.circuits.masking import learn_mask
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.measuring import Row, quotients, seconds
 from benchmarks.models import random_llama, random_pivots
 from cca.circuits.dcm import MaskSettings
-from cca.circuits.gate_functions import gate_function
-from cca.circuits.masking import learn_mask
 from cca.gradients.pivot_forward import PivotForward
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.pivots.pivot import Pivot

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from cca.runs.cost_model import Hardware, Shape
 from scipy.optimize import nnls
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -32,7 +33,6 @@ from benchmarks.organisms import ORGANISMS
 from cca.files import read_json
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.problems.problem import write_problems
-from cca.runs.cost_model import Hardware, Shape
 
 VOCABULARY = 320
 LARGER = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 6}

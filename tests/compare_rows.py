@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cca.compare.matched import best_step
+from cca.compare.combine import best_step
 from cca.files import Row
 
 

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
+from cca.baselines.pivots import add_gradient_of_pivots
+from cca.compare.edits import Edit
 from doubles import in_double
 from torch import Tensor
 from torch.nn import functional
@@ -16,13 +18,11 @@ import tiny_world
 from cca.amplify.amplify import StepRecord, Validation
 from cca.baselines.finetune import unfrozen
 from cca.baselines.lora import lora
-from cca.baselines.pivots import add_gradient_of_pivots
 from cca.baselines.scaling import scaled, scaled_rows
 from cca.baselines.settings import baseline_settings
 from cca.baselines.texts import TrainingText, batches, completion_loss
 from cca.baselines.tuning import tune
 from cca.circuits.circuit import Circuit
-from cca.compare.edits import Edit
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.anatomy.components import Component

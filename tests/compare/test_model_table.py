@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from write_results import base_of, drifts_by_model, gains_by_model, model_cells, models_of, results_page
+
+from cca.compare.combine import combined
 from cca.compare.config import compare_config
-from cca.compare.markdown import results_page
-from cca.compare.model_table import base_of, drifts_by_model, gains_by_model, model_cells, models_of
-from cca.compare.results import combined
-from cca.files import Row
+from cca.compare.results import Comparison
 from compare_rows import history, row
 
 CONFIG = compare_config(
@@ -14,7 +14,7 @@ CONFIG = compare_config(
 )
 
 
-def result() -> Row:
+def result() -> Comparison:
     rows = [
         row("ours", history((0.5, 0), (0.6, 0.1), (0.7, 0.2), (0.9, 3.0))),
         *(

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from write_results import results_page
 
 from cca.compare.config import compare_config
-from cca.compare.markdown import read_result, results_page
 from cca.compare.pipeline import compare
+from cca.compare.results import Comparison
 from cca.errors import CcaError
 from cca.problems.problem import write_problems
 from cca.runs.progress.progress import NoProgress
@@ -60,24 +61,29 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_arms_are_run_once_and_named_anew(given: dict[str, Any]) -> None:
     result = compare(compare_config(given), NoProgress())
     out = Path(given["out"])
-    arms = {arm["label"]: arm for arm in result["arms"]}
+    arms = {arm.label: arm for arm in result.arms}
     assert list(arms) == ["ours", "ours: random", "too much", "lora", "gold", *ROUNDS]
-    assert "chose no component" in arms["too much"]["failed"][0]["failed"]
-    run = arms["ours"]["runs"][0]
-    assert run["circuit"]["components"] == 20
-    assert run["steps"] == 2
-    assert arms["ours: random"]["runs"][0]["circuit"]["kinds"] == run["circuit"]["kinds"]
-    assert arms["gold"]["share"] == pytest.approx(1.0)
-    assert arms["ours"]["test"]["best"]["runs"] == 1
-    assert {arm["runs"][0]["base"] for label, arm in arms.items() if label != "too much"} == {run["base"]}
+    assert "chose no component" in arms["too much"].failed[0].failed
+    run = arms["ours"].runs[0]
+    assert run.circuit is not None
+    assert run.circuit["components"] == 20
+    assert run.steps == 2
+    control = arms["ours: random"].runs[0].circuit
+    assert control is not None
+    assert control["kinds"] == run.circuit["kinds"]
+    assert arms["gold"].share == pytest.approx(1.0)
+    tested = arms["ours"].test.best
+    assert tested is not None
+    assert tested.runs == 1
+    assert {arm.runs[0].base for label, arm in arms.items() if label != "too much"} == {run.base}
 
-    rows = [json.loads(line) for line in (out / "arms.jsonl").read_text().splitlines()[1:]]
+    rows = [json.loads(line)["value"] for line in (out / "arms.jsonl").read_text().splitlines()[1:]]
     told = {
         row["label"]: [(s["step"], s["accuracy"], s["drift"]) for s in row.get("history", ())] for row in rows
     }
     for name in ROUNDS:
         assert [step for step, _, _ in told[name]] == list(range(5)), name
-        assert 60 <= arms[name]["components"] <= 120
+        assert 60 <= (arms[name].components or 0) <= 120
     assert told[ROUNDS[0]][:3] == told[ROUNDS[1]][:3], "rounds differ from the second on"
     assert told[ROUNDS[0]][3:] != told[ROUNDS[1]][3:]
 
@@ -88,10 +94,10 @@ def test_arms_are_run_once_and_named_anew(given: dict[str, Any]) -> None:
     whole = (out / "arms.jsonl").read_bytes()
     assert whole.startswith(logged)
     assert len(whole[len(logged) :].splitlines()) == 1, "only the arm that was added is run"
-    assert again["arms"][0]["label"] == "renamed"
-    assert json.loads((out / "compare.json").read_text())["arms"][0]["runs"][0]["circuit"] == run["circuit"]
+    assert again.arms[0].label == "renamed"
+    assert json.loads((out / "compare.json").read_text())["arms"][0]["runs"][0]["circuit"] == run.circuit
     assert "renamed" in (out / "compare.html").read_text()
-    assert "| renamed |" in results_page({"t": read_result(out / "compare.json")}, "# r")
+    assert "| renamed |" in results_page({"t": Comparison.read(out / "compare.json")}, "# r")
 
     test = Path(given["models"][0]["task"]["test"])
     test.write_text("".join(test.read_text().splitlines(keepends=True)[1:]))

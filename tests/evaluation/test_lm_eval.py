@@ -13,7 +13,8 @@ from lm_eval_tasks import model_and_patch, write_tasks
 
 import tiny_world
 from cca.errors import CcaError
-from cca.evaluation.lm_eval import HarnessSettings, Outcome, compared, run_tasks
+from cca.evaluation.lm_eval import Outcome, compared, run_tasks
+from cca.evaluation.settings import LmEvalConfig
 from cca.models.loading import load_model
 from cca.patches.patch_file import save_patch
 
@@ -38,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_patched_object_and_merged_checkpoint_get_the_same_numbers(place: Path) -> None:
     from cca.patches.patch_file import load_patch
 
-    settings = HarnessSettings(include_path=place / "tasks")
+    settings = LmEvalConfig(include_path=place / "tasks")
     base, merged = load_model(str(place / "base")), load_model(str(place / "merged"))
     weights = {name: value.clone() for name, value in base.model.state_dict().items()}
     before = run_tasks(base.model, base.codec.tokenizer, TASKS, settings)
@@ -59,7 +60,7 @@ def test_patched_object_and_merged_checkpoint_get_the_same_numbers(place: Path) 
 @pytest.mark.integration
 def test_a_group_is_one_task_with_the_documents_of_all(place: Path) -> None:
     base = load_model(str(place / "base"))
-    settings = HarnessSettings(include_path=place / "tasks", limit=5)
+    settings = LmEvalConfig(include_path=place / "tasks", limit=5)
     found = run_tasks(base.model, base.codec.tokenizer, ["cca_both"], settings)
     assert {leaf: len(values) for leaf, values in found["cca_both"].documents.items()} == dict.fromkeys(
         TASKS, 5
@@ -78,7 +79,7 @@ def test_unknown_tasks_and_folders_are_named(
 ) -> None:
     base = load_model(str(place / "base"))
     with pytest.raises(CcaError, match=message):
-        run_tasks(base.model, base.codec.tokenizer, tasks, HarnessSettings(include_path=place / include))
+        run_tasks(base.model, base.codec.tokenizer, tasks, LmEvalConfig(include_path=place / include))
 
 
 def test_without_lm_eval_the_error_says_what_to_install(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,21 +253,6 @@ def test_the_run_yaml_on_the_page_gives_the_same_configuration(tmp_path: Path) -
     assert again == config.model_copy(update={"out": again.out})
 
 
-def test_every_key_of_a_report_is_documented() -> None:
-    documented = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
-    named = {"config", "versions", "hardware", "timing", "retention", "made_from"}  # whose keys are names
-
-    def keys(value: Any) -> set[str]:
-        if isinstance(value, list):
-            return set().union(*map(keys, value))
-        if not isinstance(value, dict):
-            return set()
-        return set(value).union(*(keys(own) for key, own in value.items() if key not in named))
-
-    missing = [key for key in sorted(keys(report())) if not re.search(rf"[`.]{key}\b", documented)]
-    assert missing == []
-
-
 @pytest.mark.parametrize(
     ("model", "task", "shown"),
     [

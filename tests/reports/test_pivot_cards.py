@@ -7,7 +7,7 @@ from run_sample import text_rows, write_lines
 
 from cca.errors import CcaError
 from cca.pivots.texts import FORMAT
-from cca.reports.pivot_cards import LAST_OF_PROMPT, read_cards
+from cca.reports.run_files import LAST_OF_PROMPT, read_cards
 
 
 def test_templates_take_turns(tmp_path: Path) -> None:

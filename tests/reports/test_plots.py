@@ -11,7 +11,7 @@ from markup import Page
 from run_sample import history, report
 
 from cca.reports import plots
-from cca.reports.document import Document
+from cca.reports.report import Report
 from cca.reports.steps import History
 from cca.reports.svg import Scale, element, figure
 
@@ -72,7 +72,7 @@ def test_a_loss_looks_different_from_a_gain_without_colour() -> None:
 
 @pytest.mark.parametrize(("steps", "best"), [(14, 10), (1, 0), (1, 1), (90, 90)])
 def test_history_has_a_mark_a_step_and_one_ring_a_panel(steps: int, best: int) -> None:
-    found = History.of(Document(report(amplify=history(steps, best))))
+    found = History.of(Report.from_json(report(amplify=history(steps, best))))
     assert found is not None
     page = Page(plots.history_plot("history", found.panels(), best))
     kinds = [value for tag, name, value in page.attributes if (tag, name) == ("path", "class")]
@@ -86,7 +86,7 @@ def test_history_survives_zero_and_equal_values() -> None:
     for record in flat["history"]:
         record["validation"] |= {"accuracy": 0.5, "drift": 0.0}
         record["logit_gap"] = None
-    found = History.of(Document(report(amplify=flat)))
+    found = History.of(Report.from_json(report(amplify=flat)))
     assert found is not None
     drawn = plots.history_plot("history", found.panels(), 0)
     assert "not recorded" in drawn
@@ -94,18 +94,18 @@ def test_history_survives_zero_and_equal_values() -> None:
 
 
 def test_the_gap_of_a_step_is_drawn_at_the_weights_it_was_measured_on() -> None:
-    found = History.of(Document(report(amplify=history(4, 2))))
+    found = History.of(Report.from_json(report(amplify=history(4, 2))))
     assert found is not None
     assert [point.step for point in found.panels()[1].points] == [0, 1, 2, 3]
     measured_after = history(4, 2)
     measured_after["history"][0]["logit_gap"] = -0.5
-    found = History.of(Document(report(amplify=measured_after)))
+    found = History.of(Report.from_json(report(amplify=measured_after)))
     assert found is not None
     assert [point.step for point in found.panels()[1].points] == [0, 1, 2, 3, 4]
 
 
 def test_the_worst_other_skill_is_counted_from_step_zero() -> None:
-    found = History.of(Document(report()))
+    found = History.of(Report.from_json(report()))
     assert found is not None
     assert found.rows[0].retention == 0
     assert found.rows[10].retention == pytest.approx(-0.5)

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import torch
+from cca.runs.progress.narrator import Silent
+from cca.runs.stages.retention_texts import judging
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import tiny_run
@@ -27,8 +29,6 @@ from cca.problems.problem import Problem, read_problems
 from cca.problems.task import halves
 from cca.runs.config.config import load_config
 from cca.runs.pipeline import run
-from cca.runs.progress.narrator import Silent
-from cca.runs.stages.retention_texts import judging
 
 LONGEST = {"task": 5, "other": 12, "more": 12}
 LOOSE: dict[str, float] = {"points": 100, "drift": 10}

@@ -11,7 +11,6 @@ from typing import Any
 from cca.cli.asked import NO_MODEL, asked, model_place
 from cca.errors import CcaError
 from cca.evaluation.examination import Answers, Examination, results
-from cca.evaluation.lm_eval import HarnessSettings
 from cca.files import Row, write_json, write_rows
 from cca.models.loading import LoadedModel, choose_device, load_model
 from cca.patches.patch_file import digest, load_patch
@@ -154,12 +153,11 @@ def _examination(wanted: Asked, config: Config) -> Examination:
         wanted.max_new_tokens or config.traces.max_new_tokens,
         config.traces.batch_size,
         tuple(dict.fromkeys([*wanted.lm_eval, *lm_eval_tasks(retention)])),
-        HarnessSettings(
-            wanted.include_path or given.include_path,
-            wanted.limit or given.limit,
-            given.num_fewshot,
-            given.batch_size,
-            given.chat_template,
+        given.model_copy(
+            update={
+                "include_path": wanted.include_path or given.include_path,
+                "limit": wanted.limit or given.limit,
+            }
         ),
     )
 

@@ -1,7 +1,7 @@
 """One arm on one model and seed: trained, judged step by step, and written down as a row.
 
-Circuits go through the very `amplify` of a run. Every arm is judged by the same `Judge`, and its account is kept alike:
-seconds of locating and of training without the judging, and tokens that went through a pass with gradient.
+Circuits go through the same `amplify` as in a run. Every arm is judged by a `StepTracker`, and its cost is counted
+alike: seconds of locating and of training without the judging, and tokens that went through a pass with gradient.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from cca.baselines.texts import TrainingText, batches, completion_loss, gold_tex
 from cca.baselines.tuning import AsItIs, tune
 from cca.circuits.circuit import Circuit, shares
 from cca.compare.config import Arm
-from cca.compare.edits import Edit
-from cca.compare.shared_work import Bench, Located
-from cca.compare.step_scores import Judge
+from cca.compare.shared_work import Located, SharedWork
+from cca.compare.step_scores import Edit, StepTracker
 from cca.errors import CcaError
 from cca.evaluation.accuracy import per_template
 from cca.files import Row
@@ -41,11 +40,11 @@ class Control:
 
 
 class ArmRun:
-    """What one arm does on one bench; `row` is all that is known of it afterwards."""
+    """Runs one arm on one model and seed; `row` holds everything known of it afterwards."""
 
-    def __init__(self, bench: Bench, arm: Arm, run: Config, control: Control | None) -> None:
-        self.bench, self.arm, self.run, self.control = bench, arm, run, control
-        self.session = bench.session
+    def __init__(self, shared: SharedWork, arm: Arm, run: Config, control: Control | None) -> None:
+        self.shared, self.arm, self.run, self.control = shared, arm, run, control
+        self.session = shared.session
         self.steps: list[Row] = []
         self.step_tokens = 0
         """Tokens that go through a pass with gradient at each step."""
@@ -55,18 +54,18 @@ class ArmRun:
     def row(self) -> Row:
         """Train and judge. An arm that cannot be run says why in ``failed``."""
         try:
-            self.bench.prepare()
+            self.shared.prepare()
             return {"failed": None, **self._measured()}
         except CcaError as error:
             return {"failed": str(error)}
 
     def _measured(self) -> Row:
-        pivots = self.bench.pivots(self.run, self.arm)
+        pivots = self.shared.pivots(self.run, self.arm)
         if self.arm.baseline is not None and self.arm.baseline != "scaling":
             return self._tuned(self.arm.baseline, baseline_settings(self.arm.options), pivots)
-        located = self.bench.circuit(self.run, pivots)
+        located = self.shared.circuit(self.run, pivots)
         if self.control is not None:
-            located = Located(self.bench.control(self.control.kind, self.control.draw, located.circuit), 0.0)
+            located = Located(self.shared.control(self.control.kind, self.control.draw, located.circuit), 0.0)
         if self.arm.baseline == "scaling":
             return self._scaled(located, baseline_settings(self.arm.options), pivots)
         return self._amplified(located, pivots)
@@ -85,11 +84,11 @@ class ArmRun:
                         break  # nothing to go on from
                     earlier.enter_context(judge.best.edit.applied())
                     if self.arm.retrace:
-                        pivots = self.bench.fresh_pivots(self.run, self.arm, number)
+                        pivots = self.shared.fresh_pivots(self.run, self.arm, number)
                     if not pivots:
                         break  # nothing left to set right
                     used = max(used, len(pivots))
-                    own = self.bench.fresh_circuit(self.run, pivots)
+                    own = self.shared.fresh_circuit(self.run, pivots)
                     circuit = Circuit.of({*circuit.components, *own.components}, circuit.method)
                 else:
                     own = circuit
@@ -98,18 +97,18 @@ class ArmRun:
         rows = session.anatomy.rows(circuit.components, self.run.amplify.rows)
         return self._finish(judge, used) | {
             "circuit": self._circuit(circuit),
-            "parameters": sum(_size(self.bench, row) for row in rows),
+            "parameters": sum(_size(self.shared, row) for row in rows),
             "seconds": {"locate": located.seconds, "train": self.steps[-1]["seconds"]},
             "coefficient": coefficients[0],
             "rounds": len(coefficients),
         }
 
-    def _trained(self, circuit: Circuit, pivots: list[Pivot], judge: Judge) -> float | None:
+    def _trained(self, circuit: Circuit, pivots: list[Pivot], judge: StepTracker) -> float | None:
         """One round; returns the coefficient of its steps."""
         session, settings = self.session, self.run.amplify
         self._starts(sum(len(pivot.tokens) for pivot in pivots))
         done = amplify(
-            session.model, session.anatomy, circuit, pivots, settings, judge, texts=self.bench.spared,
+            session.model, session.anatomy, circuit, pivots, settings, judge, texts=self.shared.texts,
             seed=self.run.seed, on_step=lambda record: self._step(record, judge),
         )  # fmt: skip
         return done.coefficient
@@ -149,12 +148,12 @@ class ArmRun:
                 self._step(StepRecord(step, None, None, judge()), judge)
         return self._finish(judge, len(pivots)) | {
             "circuit": self._circuit(circuit),
-            "parameters": sum(_size(self.bench, row) for row in rows),
+            "parameters": sum(_size(self.shared, row) for row in rows),
             "seconds": {"locate": located.seconds, "train": self.steps[-1]["seconds"]},
         }
 
-    def _judge(self, keep: Callable[[], Edit]) -> Judge:
-        return Judge(self.bench.yardstick, self.run.amplify.budget, keep)
+    def _judge(self, keep: Callable[[], Edit]) -> StepTracker:
+        return StepTracker(self.shared.step_scores, self.run.amplify.budget, keep)
 
     def _starts(self, step_tokens: int) -> None:
         """Steps of a later round are counted on from those of the round before."""
@@ -164,7 +163,7 @@ class ArmRun:
         else:
             self.began = time.perf_counter()
 
-    def _step(self, record: StepRecord, judge: Judge) -> None:
+    def _step(self, record: StepRecord, judge: StepTracker) -> None:
         if self.steps and record.step == 0:
             return  # where a later round starts from is a step that is known
         seconds = time.perf_counter() - self.began - judge.seconds
@@ -179,22 +178,22 @@ class ArmRun:
         }
         self.steps.append({**known, **judge.steps[-1], **account})
 
-    def _finish(self, judge: Judge, pivots: int) -> Row:
+    def _finish(self, judge: StepTracker, pivots: int) -> Row:
         """The row's common part; the model must still be built as the edit expects it."""
         kept = {"best": judge.best, "any": judge.any}
         tests: dict[int, Row] = {}
         sound = {name: step for name, step in kept.items() if step is not None}
         assert len(sound) == 2, "an arm is judged at least at step 0"
-        if self.bench.config.test:
+        if self.shared.config.test:
             for step in {id(step.edit): step for step in sound.values()}.values():
                 with step.edit.applied() if step.edit else nullcontext():
-                    tests[id(step.edit)] = self.bench.tested.against_base()
+                    tests[id(step.edit)] = _test_scores(self.shared.test_scores())
         return {
-            "base": self.bench.yardstick.base.accuracy,
+            "base": self.shared.step_scores.base.accuracy,
             "pivots": pivots,
             "history": self.steps,
             "templates": {
-                name: per_template(self.bench.yardstick.base, step.results) for name, step in sound.items()
+                name: per_template(self.shared.step_scores.base, step.results) for name, step in sound.items()
             },
             "total_parameters": self.session.anatomy.total_parameters,
             "test": {name: tests[id(step.edit)] for name, step in sound.items()} if tests else None,
@@ -214,7 +213,7 @@ class ArmRun:
         if data == "gold":
             return gold_texts(session.task.train, session.grader, session.model)
         if data == "own":
-            return own_right_texts(session.task.train, self.bench.traces, session.grader)
+            return own_right_texts(session.task.train, self.shared.traces, session.grader)
         return []
 
     def _text_gradient(
@@ -235,11 +234,31 @@ class ArmRun:
         self.step_tokens = sum(len(pivot.tokens) for pivot in pivots)
         session, settings = self.session, self.run.amplify
         add_gradient = make_gradient(
-            session.model, session.anatomy, pivots, settings, self.bench.spared, settings.batch_size
+            session.model, session.anatomy, pivots, settings, self.shared.texts, settings.batch_size
         )
         return lambda: add_gradient(AsItIs(session.model))
 
 
-def _size(bench: Bench, row: Any) -> int:
-    shape = bench.session.anatomy.shapes[row.parameter]
+def _size(shared: SharedWork, row: Any) -> int:
+    shape = shared.session.anatomy.shapes[row.parameter]
     return len(row.indices) * row_shape(shape, row.axis)[1]
+
+
+def _test_scores(measured: Row) -> Row:
+    """A comparison with the base in the shorter form of an arm's row."""
+    unseen, skills = measured["unseen_templates"], measured["retention"]
+    return {
+        "base": measured["base"]["accuracy"],
+        "accuracy": measured["patched"]["accuracy"],
+        "gain": measured["gain"],
+        "unseen": unseen and unseen["gain"],
+        "templates": [
+            {key: record[key] for key in ("template", "problems", "base", "patched")}
+            for record in measured["templates"]
+        ],
+        "drift": measured["drift"]["kl"],
+        "drifts": {name: skill["drift"] for name, skill in skills.items()},
+        "retention": {
+            name: {key: skill[key] for key in ("base", "patched")} for name, skill in skills.items()
+        },
+    }

@@ -6,18 +6,18 @@ for every combination of its axes. Keys that shape the traces belong under ``bas
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cca.baselines.settings import BASELINES, baseline_settings
 from cca.errors import CcaError
 from cca.files import read_yaml
-from cca.runs.config.config import Config, make_config
+from cca.runs.config.config import Config, make_config, nearest
+from cca.section import Section
 
 SECTIONS = ("circuit", "amplify", "pivots")
 """Sections of a run that an arm may set."""
@@ -27,11 +27,7 @@ LIST_KEYS = ("circuit.kinds", "amplify.validate_at")
 """Keys whose value is itself a list: only a list of lists is an axis."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
-
-
-class ModelEntry(_Section):
+class ModelEntry(Section):
     name: str = ""
     """What tables call it; by default the model's own name."""
     model: str
@@ -46,19 +42,19 @@ class ModelEntry(_Section):
         return self.name or Path(self.model).name
 
 
-class ControlsEntry(_Section):
+class ControlsEntry(Section):
     random: int = Field(default=0, ge=0)
     """Random circuits of the arm's size and mix of kinds."""
     random_layers: int = Field(default=0, ge=0)
     """Random circuits of the arm's size and mix of kinds in every layer."""
 
 
-class ArmEntry(_Section):
+class ArmEntry(Section):
     name: str
     """What tables call it; axes are added to it."""
     preset: Literal["default", "paper"] | None = None
     """Take circuit and amplify from this preset instead of from base."""
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default_factory=dict)
     """Keys of a run and their values; a list of values is an axis."""
     pivots: int | tuple[int, ...] | None = None
     """Use this many pivots, drawn by the seed, smaller draws inside larger ones; by default all."""
@@ -70,7 +66,7 @@ class ArmEntry(_Section):
     """In later rounds: trace the edited model for new pivots; false: keep the pivots, locate anew."""
     baseline: str | None = None
     """Train something other than a circuit's rows; `BASELINES` names what."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Settings of the baseline; a list of values is an axis."""
     controls: ControlsEntry = ControlsEntry()
     """Controls that copy this arm's circuit; with several cells, each gets its own."""
@@ -94,14 +90,14 @@ class ArmEntry(_Section):
         return self
 
 
-class MatchedEntry(_Section):
+class MatchedEntry(Section):
     points: tuple[float, ...] = (10.0,)
     """Validation gains, in points, at whose first reaching step arms are compared."""
     reference: str | None = None
     """Also compare where arms reach the best validated accuracy of this arm; by default the first arm."""
 
 
-class LimitsEntry(_Section):
+class LimitsEntry(Section):
     validation: int | None = Field(default=None, ge=1)
     """Judge steps on at most this many validation problems, spread over the set."""
     retention: int = Field(default=100, ge=1)
@@ -110,7 +106,7 @@ class LimitsEntry(_Section):
     """Test on at most this many problems, spread over the set."""
 
 
-class CompareConfig(_Section):
+class CompareConfig(Section):
     out: Path
     """Folder of the comparison; the same folder resumes it."""
     models: tuple[ModelEntry, ...] = Field(min_length=1)
@@ -119,7 +115,7 @@ class CompareConfig(_Section):
     """Each seed draws problems, traces and controls anew."""
     arms: tuple[ArmEntry, ...] = Field(min_length=1)
     """What is compared."""
-    base: dict[str, Any] = {}
+    base: dict[str, Any] = Field(default_factory=dict)
     """Keys of a run, nested or dotted, for all arms."""
     matched: MatchedEntry = MatchedEntry()
     """Gains at which arms are compared."""
@@ -133,7 +129,7 @@ class CompareConfig(_Section):
         return self.matched.reference or self.arms[0].name
 
 
-class Arm(_Section):
+class Arm(Section):
     """One cell of an entry's grid, before models and seeds."""
 
     entry: str
@@ -268,8 +264,7 @@ def _first_fault(error: ValidationError) -> str:
     where = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
         known = [name for section in _SECTIONS for name in section.model_fields]
-        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.5)
-        return f"unknown compare key {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        return f"unknown compare key {where!r}; {nearest(str(fault['loc'][-1]), known)}"
     if fault["type"] == "missing":
         return f"compare key {where!r} is missing"
     return f"compare key {where!r}: {fault['msg'].lower()}, got {fault['input']!r:.80}"

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cca.compare.arm_log import ArmLog
 from cca.compare.arms import ArmRun, Control
+from cca.compare.combine import combined
 from cca.compare.config import Arm, CompareConfig, ModelEntry, arms_of, base_config
 from cca.compare.page import compare_page
-from cca.compare.results import combined
-from cca.compare.shared_work import Bench
+from cca.compare.results import Comparison
+from cca.compare.shared_work import SharedWork
+from cca.errors import CcaError
 from cca.files import Row, fingerprint, write_json, write_text
 from cca.runs.config.config import Config
+from cca.runs.folder.measurements import Measurements
 from cca.runs.folder.run_folder import RunFolder
 from cca.runs.open import open_run
 from cca.runs.progress.progress import RunProgress
 
+ARMS = "arms.jsonl"
+HEADER = {"format": "cca.arms", "version": 2}
+OLD_HEADER = {"format": "cca.arms", "version": 1}
+"""Of logs whose rows carry no hash."""
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of the log to be: an arm, or a control of it, on one model and seed."""
+    """One row of the log: an arm, or a control of it, on one model and seed."""
 
     model: ModelEntry
     seed: int
@@ -40,7 +48,7 @@ class Cell:
     def key(self) -> str:
         """Hash of all that decides the row; names and folders do not."""
         run: dict[str, Any] = self.run.model_dump(mode="json")
-        for name in ("out", "preset", "evaluate", "device"):
+        for name in ("out", "preset", "evaluate"):
             run.pop(name, None)
         control = None if self.control is None else [self.control.kind, self.control.draw]
         arm: list[Any] = [self.arm.pivots, self.arm.balance, self.arm.baseline, self.arm.options]
@@ -48,24 +56,39 @@ class Cell:
             arm += [self.arm.rounds, self.arm.retrace]
         return fingerprint([run, arm, control, self.limits, self.test])
 
-    def row(self, bench: Bench) -> Row:
+    def row(self, shared: SharedWork) -> Row:
         known: Row = {
             "key": self.key, "model": self.model.label, "seed": self.seed, "label": self.label,
             "entry": self.arm.entry, "control": self.control and self.control.kind,
             "draw": self.control and self.control.draw,
         }  # fmt: skip
-        return {**known, **ArmRun(bench, self.arm, self.run, self.control).row()}
+        return {**known, **ArmRun(shared, self.arm, self.run, self.control).row()}
 
 
-def compare(config: CompareConfig, progress: RunProgress) -> Row:
+def compare(config: CompareConfig, progress: RunProgress) -> Comparison:
     """Run or resume a comparison; returns what compare.json holds. Raises CcaError with one line for bad input."""
-    with RunFolder(config.out) as folder:
-        folder.remove_leftovers()
-        log = ArmLog(config.out / "arms.jsonl")
+    with RunFolder(config.out):
+        log = open_log(config.out)
         for model in config.models:
             for seed in config.seeds:
                 _on_one_model(config, model, seed, log, progress)
         return write_results(config, log)
+
+
+def open_log(folder: Path) -> Measurements:
+    """The finished arms by key. A row that is torn or changed is run again; other files are refused."""
+    path = folder / ARMS
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    if not lines or lines[0] == json.dumps(HEADER).encode():
+        return Measurements(folder, file=ARMS, header=HEADER)
+    if lines[0] != json.dumps(OLD_HEADER).encode():
+        raise CcaError(f"{path}: expected a {HEADER['format']} file, got something else; move it away")
+    rows = [json.loads(line) for line in lines[1:]]
+    path.rename(path.with_suffix(".v1.jsonl"))
+    log = Measurements(folder, file=ARMS, header=HEADER)
+    for row in rows:
+        log.put(row["key"], row)
+    return log
 
 
 def cells_of(config: CompareConfig, model: ModelEntry, seed: int) -> Iterator[Cell]:
@@ -86,7 +109,7 @@ def work_folder(config: CompareConfig, model: ModelEntry, seed: int) -> Path:
     return config.out / "work" / f"{model.label}-seed{seed}"
 
 
-def write_results(config: CompareConfig, log: ArmLog) -> Row:
+def write_results(config: CompareConfig, log: Measurements) -> Comparison:
     """compare.json and compare.html from the rows there are, each under the name the configuration has for it now."""
     rows: list[Row] = []
     for model in config.models:
@@ -96,13 +119,13 @@ def write_results(config: CompareConfig, log: ArmLog) -> Row:
                 if found is not None:
                     rows.append({**found, "label": cell.label, "entry": cell.arm.entry, "model": model.label})
     result = combined(config, rows)
-    write_json(config.out / "compare.json", result)
+    write_json(config.out / "compare.json", result.model_dump(mode="json"))
     write_text(config.out / "compare.html", compare_page(result))
     return result
 
 
 def _on_one_model(
-    config: CompareConfig, model: ModelEntry, seed: int, log: ArmLog, progress: RunProgress
+    config: CompareConfig, model: ModelEntry, seed: int, log: Measurements, progress: RunProgress
 ) -> None:
     pending = [cell for cell in cells_of(config, model, seed) if log.get(cell.key) is None]
     base = base_config(config, model, seed, work_folder(config, model, seed))
@@ -110,9 +133,9 @@ def _on_one_model(
     with open_run(base, progress) as session:
         if not pending:
             return
-        bench = Bench(config, session)
+        shared = SharedWork(config, session)
         for cell in pending:
             what = cell.label + (f" {cell.control.draw}" if cell.control else "")
             with progress.work(f"{model.label}, seed {seed}: {what}", None):
-                log.append(cell.row(bench))
+                log.put(cell.key, cell.row(shared))
             session.interrupts.check()

@@ -1,225 +1,191 @@
-"""compare.json: the rows of all arms combined over models, seeds and draws.
+"""compare.json: what a comparison found, typed. Every later tool works from it.
 
-Each arm is told at its best validated step inside the budget, at its best step whatever it cost, and at matched gain.
-Ratios of drift at matched gain are taken within a model and seed, against the reference arm, and then combined.
+Gains are percentage points, drift nats per token, accuracies and shares fractions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import mean, median
+from pathlib import Path
 from typing import Any
 
-from cca.compare.config import CompareConfig
-from cca.compare.intervals import SMALLEST, gain_interval, geometric_interval, geometric_mean
-from cca.compare.matched import Step, best_step, first_reaching
-from cca.compare.pareto import cost_curve, frontier
-from cca.files import Row
-from cca.runs.folder.provenance import versions
+from pydantic import Field
+
+from cca.errors import CcaError
+from cca.files import check_version, read_json
+from cca.reports.parts import (
+    Count,
+    Flag,
+    Fraction,
+    Nats,
+    NatsInterval,
+    Number,
+    Part,
+    Points,
+    PointsInterval,
+    Seconds,
+    Step,
+)
 
 FORMAT, VERSION = "cca.compare", 1
-Run = tuple[str, int]  # model, seed
 
 
-def combined(config: CompareConfig, rows: Sequence[Row]) -> Row:
-    """What compare.json holds."""
-    goals = _goals(config, rows)
-    labels = list(dict.fromkeys(row["label"] for row in rows))
-    arms = [_arm([row for row in rows if row["label"] == label], goals) for label in labels]
-    _add_ratios(arms, config.reference)
-    for arm in arms:
-        for run in arm["runs"]:
-            del run["history"]
-    gains = {arm["label"]: arm["any"]["gain"]["points"] for arm in arms if arm["any"]}
-    costs = {
-        "drift": {arm["label"]: arm["any"]["drift"]["mean"] for arm in arms if arm["any"]},
-        "parameters": {arm["label"]: arm["share"] for arm in arms if arm["any"]},
-        "seconds": {arm["label"]: arm["any"]["seconds"] for arm in arms if arm["any"]},
-    }
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "config": config.model_dump(mode="json"),
-        "reference": config.reference,
-        "targets": [*(_points_name(points) for points in config.matched.points), "reference"],
-        "arms": arms,
-        "pareto": {
-            what: frontier({label: (gains[label], cost[label]) for label in gains})
-            for what, cost in costs.items()
-        },
-        "versions": versions(),
-    }
+class Point(Part):
+    step: Step
+    """One step of one run."""
+    points: Points
+    """Its gain on the validation problems."""
+    accuracy: Fraction
+    """Its accuracy on them."""
+    drift: Nats
+    """Mean over the tokens of all retention sets."""
+    drifts: dict[str, Nats]
+    """Of each retention set."""
+    in_budget: Flag
+    """True when `cca run` might have taken the step."""
+    seconds: Seconds
+    """Time up to this step: locating and training, without judging."""
+    tokens: Count
+    """Tokens that went through a pass with gradient up to this step."""
 
 
-Goals = dict[Run, dict[str, float | None]]
-"""Of each model and seed: target name -> validation accuracy to reach."""
+class RunResult(Part):
+    """An arm on one model and seed; of a control, one draw."""
+
+    model: str
+    seed: Count
+    draw: Count | None = None
+    base: Fraction
+    """The untouched model's validation accuracy."""
+    pivots: Count
+    coefficient: Number | None = None
+    share: Fraction
+    """Parameters trained, of all."""
+    components: Count | None = None
+    circuit: dict[str, Any] | None = None
+    best: Point
+    """The best step inside the budget."""
+    any: Point
+    """The best step at any cost."""
+    matched: dict[str, Point | None]
+    """The first step that reaches each target."""
+    asked: dict[str, bool]
+    """Whether the target exists: a reference without a gain gives none."""
+    steps: Count
+    test: dict[str, dict[str, Any]] | None = None
+    """`best` and `any` on the test split, where it was asked for."""
 
 
-def _goals(config: CompareConfig, rows: Sequence[Row]) -> Goals:
-    goals: Goals = {}
-    for row in rows:
-        run = (row["model"], row["seed"])
-        if row["failed"] is None and run not in goals:
-            base = row["history"][0]["accuracy"]
-            goals[run] = {_points_name(points): base + points / 100 for points in config.matched.points}
-            goals[run]["reference"] = None
-    for row in rows:
-        run = (row["model"], row["seed"])
-        is_reference = row["entry"] == config.reference and row["control"] is None
-        if is_reference and row["failed"] is None and goals[run]["reference"] is None:
-            best = best_step(row["history"])
-            goals[run]["reference"] = best["accuracy"] if best["step"] else None
-    return goals
+class SummaryGain(Part):
+    points: Points
+    interval: PointsInterval | None = None
 
 
-def _points_name(points: float) -> str:
-    return f"+{points:g} points"
+class SummaryDrift(Part):
+    mean: Nats
+    """Geometric, over runs."""
+    interval: NatsInterval | None = None
 
 
-def _arm(rows: Sequence[Row], goals: Goals) -> Row:
-    """One arm: its runs, and what they come to."""
-    first, sound = rows[0], [row for row in rows if row["failed"] is None]
-    runs = [_run(row, goals[row["model"], row["seed"]]) for row in sound]
-    known = {key: first[key] for key in ("label", "entry", "control")}
-    failed = [
-        {key: row[key] for key in ("model", "seed", "draw", "failed")}
-        for row in rows
-        if row["failed"] is not None
-    ]
-    arm: Row = {**known, "failed": failed, "runs": runs}
-    if not runs:
-        return {
-            **arm,
-            "any": None,
-            "best": None,
-            "matched": {},
-            "test": {"best": None, "any": None},
-            "share": None,
-            "curve": [],
-        }
-    names = list(runs[0]["matched"])
-    return {
-        **arm,
-        "share": mean(run["share"] for run in runs),
-        "components": mean(run["components"] for run in runs) if runs[0]["components"] else None,
-        "pivots": mean(row["pivots"] for row in sound),
-        "best": _summary([run["best"] for run in runs], [row["templates"]["best"] for row in sound]),
-        "any": _summary([run["any"] for run in runs], [row["templates"]["any"] for row in sound]),
-        "matched": {name: _matched([run["matched"][name] for run in runs], runs, name) for name in names},
-        "test": {
-            name: _tested([row["test"][name] for row in sound if row["test"]]) for name in ("best", "any")
-        },
-        "curve": cost_curve([run["history"] for run in runs]),
-    }
+class Summary(Part):
+    """A step of every run, summed up."""
+
+    gain: SummaryGain
+    drift: SummaryDrift
+    step: Number
+    """Median, as are the next two."""
+    seconds: Seconds
+    tokens: Number
 
 
-def _run(row: Row, goals: dict[str, float | None]) -> Row:
-    history = row["history"]
-    circuit = row["circuit"]
-    return {
-        **{key: row[key] for key in ("model", "seed", "draw", "base", "pivots", "coefficient") if key in row},
-        "share": row["parameters"] / row["total_parameters"],
-        "components": circuit["components"] if circuit else None,
-        "circuit": circuit,
-        "best": _point(history, best_step(history), row),
-        "any": _point(history, best_step(history, within_budget=False), row),
-        "matched": {
-            name: None
-            if goal is None or (step := first_reaching(history, goal)) is None
-            else _point(history, step, row)
-            for name, goal in goals.items()
-        },
-        "asked": {name: goal is not None for name, goal in goals.items()},
-        "steps": len(history) - 1,
-        "test": row["test"],
-        "history": history,
-    }
+class Ratio(Part):
+    """Drift over the reference arm's at the same gain, within model and seed."""
+
+    median: Number
+    low: Number
+    high: Number
 
 
-def _point(history: Sequence[Row], step: Step, row: Row) -> Row:
-    """One step of one run: what it gained and what it cost up to there."""
-    return {
-        "step": step["step"],
-        "points": 100 * (step["accuracy"] - history[0]["accuracy"]),
-        "accuracy": step["accuracy"],
-        "drift": step["drift"],
-        "drifts": step["drifts"],
-        "in_budget": step["in_budget"],
-        "seconds": row["seconds"]["locate"] + step["seconds"],
-        "tokens": step["tokens"],
-    }
+class Matched(Part):
+    """The runs of an arm where they reach a target."""
+
+    reached: Count
+    of: Count
+    gain: SummaryGain | None = None
+    drift: SummaryDrift | None = None
+    step: Number | None = None
+    seconds: Seconds | None = None
+    tokens: Number | None = None
+    ratio: Ratio | None = None
 
 
-def _summary(points: Sequence[Row], templates: Sequence[Sequence[Row]] | None) -> Row:
-    """Mean gain and geometric mean drift over runs."""
-    drifts = [point["drift"] for point in points]
-    interval = geometric_interval(drifts)
-    gain: Row = {"points": mean(point["points"] for point in points)}
-    if templates is not None:
-        low, high = gain_interval([_changes(own) for own in templates])
-        gain["interval"] = [100 * low, 100 * high]
-    return {
-        "gain": gain,
-        "drift": {"mean": geometric_mean(drifts), "interval": list(interval) if interval else None},
-        "step": median(point["step"] for point in points),
-        "seconds": median(point["seconds"] for point in points),
-        "tokens": median(point["tokens"] for point in points),
-    }
+class TestSummary(Part):
+    __test__ = False  # no test of pytest's
+
+    gain: SummaryGain
+    unseen: SummaryGain | None = None
+    """On templates that training lacks."""
+    drift: Nats
+    """Geometric mean over runs."""
+    worst_skill: SummaryGain
+    """The largest loss on any retention set."""
+    runs: Count
 
 
-def _matched(points: Sequence[Row | None], runs: Sequence[Row], name: str) -> Row:
-    reached = [point for point in points if point is not None]
-    asked = sum(run["asked"][name] for run in runs)
-    return {"reached": len(reached), "of": asked, **(_summary(reached, None) if reached else {})}
+class Tests(Part):
+    __test__ = False
+
+    best: TestSummary | None = None
+    any: TestSummary | None = None
 
 
-def _tested(tests: Sequence[Row]) -> Row | None:
-    if not tests:
-        return None
-    low, high = gain_interval([_changes(test["templates"]) for test in tests])
-    worst = [
-        min((100 * (skill["patched"] - skill["base"]) for skill in test["retention"].values()), default=0.0)
-        for test in tests
-    ]
-    unseen = [test["unseen"]["points"] for test in tests if test["unseen"]]
-    drifts = [test["drift"] for test in tests]
-    return {
-        "gain": {
-            "points": mean(test["gain"]["points"] for test in tests),
-            "interval": [100 * low, 100 * high],
-        },
-        "unseen": {"points": mean(unseen)} if unseen else None,
-        "drift": geometric_mean(drifts),
-        "worst_skill": {"points": min(worst)},
-        "runs": len(tests),
-    }
+class Failure(Part):
+    model: str
+    seed: Count
+    draw: Count | None = None
+    failed: str
+    """Why the arm could not be run."""
 
 
-def _changes(templates: Sequence[Row]) -> list[tuple[float, int]]:
-    return [((row["patched"] - row["base"]) * row["problems"], row["problems"]) for row in templates]
+class CurvePoint(Part):
+    points: Points
+    drift: Nats
+    """Median over the runs that reach this gain, as are the seconds."""
+    seconds: Seconds
+    reached: Count
 
 
-def _add_ratios(arms: Sequence[Row], reference: str) -> None:
-    """Drift at matched gain over the reference arm's, within model and seed; of several draws the median."""
-    own = next((arm for arm in arms if arm["entry"] == reference and arm["control"] is None), None)
-    if own is None:
-        return
-    for arm in arms:
-        for name, matched in arm["matched"].items():
-            drifts = _all_drifts(arm, name)
-            ratios = [
-                median(drifts[run]) / max(median(under), SMALLEST)
-                for run, under in _all_drifts(own, name).items()
-                if run in drifts
-            ]
-            if ratios:
-                matched["ratio"] = {"median": median(ratios), "low": min(ratios), "high": max(ratios)}
+class ArmResult(Part):
+    label: str
+    entry: str
+    control: str | None = None
+    failed: tuple[Failure, ...] = ()
+    runs: tuple[RunResult, ...] = ()
+    share: Fraction | None = None
+    components: Number | None = None
+    pivots: Number | None = None
+    best: Summary | None = None
+    any: Summary | None = None
+    matched: dict[str, Matched] = Field(default_factory=dict)
+    test: Tests = Tests()
+    curve: tuple[CurvePoint, ...] = ()
 
 
-def _all_drifts(arm: Row, name: str) -> dict[Run, list[float]]:
-    found: dict[Run, list[float]] = {}
-    for run in arm["runs"]:
-        point: dict[str, Any] | None = run["matched"][name]
-        if point is not None:
-            found.setdefault((run["model"], run["seed"]), []).append(point["drift"])
-    return found
+class Comparison(Part):
+    format: str = FORMAT
+    version: Count = VERSION
+    config: dict[str, Any]
+    reference: str
+    targets: tuple[str, ...]
+    arms: tuple[ArmResult, ...]
+    pareto: dict[str, tuple[str, ...]]
+    """By cost: the arms that no other arm beats at both gain and this cost."""
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @staticmethod
+    def read(path: Path) -> Comparison:
+        """Load compare.json. Raises CcaError for anything else."""
+        found = read_json(path)
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise CcaError(f"{path}: expected a {FORMAT} file, got something else")
+        check_version(str(path), found.get("version"), VERSION)
+        return Comparison.from_json(found, str(path))

@@ -1,4 +1,4 @@
-"""The bench: one model and seed, with everything its arms share.
+"""One model and seed, with everything that its arms share.
 
 Traces and pivots are those of an ordinary run folder, made once and resumed from its files; circuits are kept by what
 they depend on, so arms that differ in objective or optimiser alone share them.
@@ -18,14 +18,16 @@ from cca.circuits.localisers import Site
 from cca.circuits.random_circuits import random_circuit, random_circuit_by_layer
 from cca.circuits.settings import CircuitConfig, resolve_auto
 from cca.compare.config import Arm, CompareConfig
-from cca.compare.retracing import traced_again
-from cca.compare.step_scores import Yardstick
-from cca.compare.test_scores import Tested
+from cca.compare.step_scores import StepScores
 from cca.engines.engine import request_seed
+from cca.errors import CcaError
+from cca.evaluation.against_base import AgainstBase
 from cca.files import fingerprint, read_json, write_json
 from cca.gradients.sampled_likelihood import Text
+from cca.pivots.find import find_pivots, pair_traces
 from cca.pivots.pivot import Pivot
-from cca.pivots.traces import Trace
+from cca.pivots.traces import Trace, sample_traces
+from cca.problems.task import spread
 from cca.runs.config.config import Config
 from cca.runs.open import OpenRun, open_run
 from cca.runs.pipeline import make_pivots, make_traces
@@ -40,41 +42,40 @@ class Located:
     """What locating took when it was done."""
 
 
-class Bench:
+class SharedWork:
     def __init__(self, config: CompareConfig, session: OpenRun) -> None:
         self.config, self.session = config, session
         self._sites: dict[str, Site] = {}
 
     @cached_property
-    def yardstick(self) -> Yardstick:
+    def step_scores(self) -> StepScores:
         with self.session.progress.work("the untouched model", None):
-            return Yardstick(self.session, self.config.limits)
+            return StepScores(self.session, self.config.limits)
 
     @cached_property
-    def tested(self) -> Tested:
+    def test_scores(self) -> AgainstBase:
         with self.session.progress.work("the untouched model on the test split", None):
-            return Tested(self.session, self.config.limits)
+            limits, session = self.config.limits, self.session
+            task = session.task
+            return AgainstBase(
+                session.model, session.grader, session.answering, spread(task.test, limits.test), task.retention,
+                task.seen_templates, session.max_new_tokens, session.config.seed, limits.retention, session.note,
+            )  # fmt: skip
 
     def prepare(self) -> None:
         """Measure the base, which must happen before anything touches the model."""
-        self.yardstick  # noqa: B018
+        self.step_scores  # noqa: B018
         if self.config.test:
-            self.tested  # noqa: B018
+            self.test_scores  # noqa: B018
 
-    @cached_property
-    def spared(self) -> list[Text]:
-        """Text of other skills that localisers and anchors may spare."""
+    @property
+    def texts(self) -> list[Text]:
+        """The texts of other skills that localisers, whitening and anchors may be fitted to."""
         return self.session.retention_texts
 
     @cached_property
     def traces(self) -> list[list[Trace]]:
-        """The traces of the run folder that all arms share."""
         return make_traces(self.session)
-
-    @cached_property
-    def run_pivots(self) -> list[Pivot]:
-        """The pivots of that run folder."""
-        return make_pivots(self.session, self.traces)
 
     def pivots(self, run: Config, arm: Arm) -> list[Pivot]:
         """The pivots of an arm: all that its method found, or a nested draw of them."""
@@ -88,7 +89,7 @@ class Bench:
 
     def fresh_pivots(self, run: Config, arm: Arm, number: int) -> list[Pivot]:
         """As `pivots`, but of the model as it stands in round ``number``; nothing is kept."""
-        return self._drawn(traced_again(self.session, run, self.traces, number), arm)
+        return self._drawn(self._trace_edited(run, number), arm)
 
     def fresh_circuit(self, run: Config, pivots: Sequence[Pivot]) -> Circuit:
         """As `circuit`, but in the model as it stands; nothing is kept."""
@@ -124,24 +125,42 @@ class Bench:
 
     def _new_site(self, run: Config, pivots: Sequence[Pivot]) -> Site:
         model, anatomy = self.session.model, self.session.anatomy
-        return Site(model, anatomy, pivots, self.spared, run.amplify.rows, run.seed)
+        return Site(model, anatomy, pivots, self.texts, run.amplify.rows, run.seed)
 
     def _settings(self, run: Config) -> CircuitConfig:
         return resolve_auto(run.circuit, bool(self.session.task.retention))
 
     def _found(self, run: Config) -> list[Pivot]:
         if run.pivots == self.session.config.pivots:
-            return self.run_pivots
+            return make_pivots(self.session, self.traces)
         return self._found_otherwise(run)
 
     def _found_otherwise(self, run: Config) -> list[Pivot]:
         """The pivots of another method, in a run folder of its own that takes over the traces of this one."""
-        self.traces  # noqa: B018
+        _ = self.traces
         own = self.session.folder.path
         out = own.with_name(f"{own.name}-{fingerprint(run.pivots.model_dump(mode='json'))[:8]}")
         wanted = self.session.config.model_copy(update={"pivots": run.pivots, "out": out})
         with open_run(wanted, self.session.progress, fork_of=own) as session:
             return make_pivots(session, make_traces(session))
+
+    def _trace_edited(self, run: Config, number: int) -> list[Pivot]:
+        """The branching pivots of a model that an earlier round edited, on the problems that the first round traced.
+
+        ``number`` is the round: each samples again. Raises CcaError for pivots of another method.
+        """
+        if run.pivots.method != "branching":
+            raise CcaError(
+                f"rounds: expected pivots.method branching to trace the edited model, got {run.pivots.method}"
+            )
+        session, traced = self.session, {own[0].problem for own in self.traces}
+        problems = [problem for problem in session.task.train if problem.id in traced]
+        seed, longest = request_seed(run.seed, "round", number), session.max_new_tokens
+        traces = sample_traces(problems, session.grader, session.engine, session.config.traces, longest, seed)
+        single = run.pivots.model_copy(update={"per_problem": 1})
+        pairs = pair_traces(problems, traces)
+        found = find_pivots(pairs, session.grader, session.engine, single, longest, seed)
+        return [pivot for own in found for pivot in own][: run.pivots.most]
 
 
 def nested_draw(pivots: Sequence[Pivot], count: int | None, seed: int) -> list[Pivot]:

@@ -1,54 +1,59 @@
-"""Judging the steps of an arm: validation accuracy by template, drift on every other skill, and what is kept of a step.
+"""Judging the steps of an arm: validation accuracy by template, drift on every other skill, and the steps to keep.
 
-A `Judge` follows one arm. It never stops an arm for what it costs elsewhere (an arm is to reach the matched gain if it
-can), but notes for each step whether the run's budget would have taken it, and keeps the edit of the best such step.
-Budget and best step are those of `cca run`; retention accuracy is measured where it can decide, at steps that would be
+A `StepTracker` follows one arm. It never stops an arm for its cost elsewhere (an arm is to reach the matched gain if it
+can). It notes for each step whether the run's budget would have taken it, and keeps the edit of the best such step.
+Budget and best step are those of `cca run`; retention accuracy is measured where it can decide: at steps that would be
 the best so far.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
 from cca.amplify.amplify import Validation, better
-from cca.amplify.settings import BudgetConfig
 from cca.compare.config import LimitsEntry
-from cca.compare.edits import Edit
 from cca.evaluation.accuracy import Results
-from cca.evaluation.drift import DriftProbe, solution_texts
-from cca.problems.task import halves, spread
-from cca.runs.folder.measurements import UNTOUCHED
+from cca.evaluation.answers import UNTOUCHED
+from cca.evaluation.retention import judging
+from cca.evaluation.validation import Budget, keeps_retention, make_probe
+from cca.models.anatomy.weight_rows import WeightRows, get_rows, set_rows_
+from cca.problems.task import spread
 from cca.runs.open import OpenRun
 
 
-class Yardstick:
-    """What every step of one model and seed is measured with; made while the model is untouched.
+class StepScores:
+    """Measures every step of one model and seed. Make it while the model is untouched.
 
-    Of each other skill's guarding half, every other problem may tell an arm what to spare (`retention_texts`) and the
-    rest judges, so that no arm is judged on text it was fitted to.
+    Other skills are measured on the problems of `cca.evaluation.retention.judging`, which no arm is fitted to.
     """
 
     def __init__(self, session: OpenRun, limits: LimitsEntry) -> None:
-        self.session = session
+        self.answering, self.max_new_tokens = session.answering, session.max_new_tokens
         self.validation = spread(session.task.validation, limits.validation)
-        guards = {name: halves(problems)[0] for name, problems in session.task.retention.items()}
-        self.guards = {name: spread(own[1::2], limits.retention) for name, own in guards.items()}
+        self.guards = {
+            name: spread(judging(problems), limits.retention)
+            for name, problems in session.task.retention.items()
+        }
         self.probes = {
-            name: DriftProbe(session.model, solution_texts(own, session.grader))
+            name: make_probe(session.model, own, session.grader, session.note)
             for name, own in self.guards.items()
         }
         self.base = self.answered(UNTOUCHED)
         self.base_retention = self.retention(UNTOUCHED)
 
     def answered(self, weights: str | None = None) -> Results:
-        return self.session.answering.answers(self.validation, self.session.max_new_tokens, weights)
+        return self.answering.answers(self.validation, self.max_new_tokens, weights)
 
     def retention(self, weights: str | None = None) -> dict[str, float]:
-        found = self.session.answering.by_skill(self.guards, weights)
+        found = self.answering.by_skill(self.guards, weights)
         return {name: results.accuracy for name, results in found.items()}
 
     def drifts(self) -> dict[str, float]:
@@ -61,16 +66,51 @@ class Yardstick:
         return sum(drifts[name] * tokens[name] for name in drifts) / total if total else 0.0
 
     def keeps_retention(self, retention: dict[str, float], points: float) -> bool:
-        """As the budget of a run counts: whole problems, one of each skill always allowed."""
-        for name, own in self.guards.items():
-            lost = round((self.base_retention[name] - retention[name]) * len(own))
-            if lost > max(1, math.floor(points / 100 * len(own))):
-                return False
-        return True
+        return keeps_retention(self.guards, self.base_retention, retention, points)
+
+
+class Edit:
+    """Rows of parameters, or whole tensors; ``applied`` puts them in place and takes them away again."""
+
+    def __init__(self, places: Sequence[tuple[Tensor, WeightRows | None]]) -> None:
+        self._places = list(places)
+        self._values = self._read()
+
+    @staticmethod
+    def of_rows(model: PreTrainedModel, rows: Sequence[WeightRows]) -> Edit:
+        """The rows as the model has them now."""
+        return Edit([(model.get_parameter(row.parameter), row) for row in rows])
+
+    @staticmethod
+    def of_tensors(tensors: Mapping[str, Tensor]) -> Edit:
+        return Edit([(tensor, None) for tensor in tensors.values()])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        before = self._read()
+        try:
+            self._write(self._values)
+            yield
+        finally:
+            self._write(before)
+
+    def _read(self) -> list[Tensor]:
+        return [
+            tensor.detach().clone() if row is None else get_rows(tensor.detach(), row.axis, row.indices)
+            for tensor, row in self._places
+        ]
+
+    def _write(self, values: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for (tensor, row), own in zip(self._places, values, strict=True):
+                if row is None:
+                    tensor.copy_(own)
+                else:
+                    set_rows_(tensor, row.axis, row.indices, own)
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptStep:
     """A step worth going back to; ``edit`` is None for the untouched model."""
 
     validation: Validation
@@ -79,41 +119,41 @@ class Kept:
 
 
 @dataclass
-class Judge:
+class StepTracker:
     """Call it whenever a step is to be judged, with the edit in the model. ``keep`` takes a copy of that edit."""
 
-    yardstick: Yardstick
-    budget: BudgetConfig
+    scores: StepScores
+    budget: Budget
     keep: Callable[[], Edit]
     seconds: float = 0.0
     """Time spent judging, which is not the arm's."""
     steps: list[dict[str, Any]] = field(default_factory=list)
-    best: Kept | None = None
+    best: KeptStep | None = None
     """The best step inside the budget, as `cca run` would choose it."""
-    any: Kept | None = None
+    any: KeptStep | None = None
     """The best step whatever it cost."""
 
     def __call__(self) -> Validation:
         """The verdict on the model as it stands. The first call is for the untouched model."""
         began = time.perf_counter()
-        results = self.yardstick.answered()
-        drifts = self.yardstick.drifts()
-        drift = self.yardstick.mean_drift(drifts)
+        results = self.scores.answered()
+        drifts = self.scores.drifts()
+        drift = self.scores.mean_drift(drifts)
         allowed = drift <= self.budget.drift
         hopeful = Validation(results.accuracy, drift, {}, allowed)
         retention: dict[str, float] = {}
         if self.best is None:
-            retention = self.yardstick.base_retention
+            retention = self.scores.base_retention
         elif better(hopeful, self.best.validation):
-            retention = self.yardstick.retention()
-            allowed = self.yardstick.keeps_retention(retention, self.budget.points)
+            retention = self.scores.retention()
+            allowed = self.scores.keeps_retention(retention, self.budget.points)
         judged = Validation(results.accuracy, drift, retention, allowed)
         free = replace(judged, in_budget=True)
         if self.any is None or better(free, self.any.validation):
-            self.any = Kept(free, results, self.keep() if self.steps else None)
+            self.any = KeptStep(free, results, self.keep() if self.steps else None)
         if self.best is None or better(judged, self.best.validation):
             edit = self.any.edit if self.any.results is results else self.keep()
-            self.best = Kept(judged, results, edit)
+            self.best = KeptStep(judged, results, edit)
         self.steps.append(
             {"accuracy": results.accuracy, "drift": drift, "drifts": drifts, "in_budget": allowed}
         )

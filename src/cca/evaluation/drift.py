@@ -16,23 +16,9 @@ from transformers import PreTrainedModel
 from cca import distributed
 from cca.gradients.sampled_likelihood import Text, solution_log_probabilities
 from cca.models.forward.prefixes import buckets
-from cca.pivots.grader import Grader
-from cca.problems.problem import Problem
 
 MAX_CACHED_BYTES = 1 << 31
 """Memory for the base model's log-probabilities. Of texts that need more, only every so manieth is measured."""
-
-
-def solution_texts(problems: Sequence[Problem], grader: Grader) -> list[Text]:
-    """The worked solution of each problem, or its answer where there is none."""
-    texts = [
-        Text(
-            grader.prompt_ids(problem),
-            grader.codec.encode_continuation(f" {problem.solution or problem.answer}"),
-        )
-        for problem in problems
-    ]
-    return [text for text in texts if text.solution]
 
 
 @dataclass

@@ -38,7 +38,7 @@ class Examination:
     max_new_tokens: int | None = None
     batch_size: int = 64
     harness_tasks: tuple[str, ...] = ()
-    harness_settings: harness.HarnessSettings = harness.DEFAULTS
+    harness_settings: harness.LmEvalConfig = harness.DEFAULTS
 
     def of(self, loaded: LoadedModel, side: str, work: Work, harness_folder: Path | None = None) -> Answers:
         """What the model as it stands makes of it. lm-eval's own files go into ``harness_folder``."""

@@ -21,6 +21,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cca.errors import CcaError
+from cca.evaluation.settings import LmEvalConfig
 from cca.evaluation.significance import mcnemar_p, paired_gain_interval
 from cca.files import Row
 
@@ -30,18 +31,7 @@ PREFERRED = ("acc", "exact_match", "em", "f1")
 """Metrics that speak for a task, best first; else its first one."""
 
 
-@dataclass(frozen=True)
-class HarnessSettings:
-    """As lm-eval's command takes them. ``limit``: only the first so many documents of each task."""
-
-    include_path: Path | None = None
-    limit: int | None = None
-    num_fewshot: int | None = None
-    batch_size: int = 1
-    chat_template: bool = False
-
-
-DEFAULTS = HarnessSettings()
+DEFAULTS = LmEvalConfig()
 
 
 @dataclass(frozen=True)
@@ -103,7 +93,7 @@ def run_tasks(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[str],
-    settings: HarnessSettings = DEFAULTS,
+    settings: LmEvalConfig = DEFAULTS,
     name: str = "model",
     save_to: Path | None = None,
 ) -> dict[str, Outcome]:

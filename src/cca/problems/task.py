@@ -141,11 +141,6 @@ def overlaps(task: Task) -> list[str]:
     return notes
 
 
-def halves(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
-    """A set in two: what guards the budget (every other problem), and what is reported."""
-    return list(problems[::2]), list(problems[1::2])
-
-
 def spread(items: Sequence[T], most: int | None) -> list[T]:
     """At most ``most`` of the items, evenly over their order, so that every template of problems keeps its share."""
     if most is None or most >= len(items):

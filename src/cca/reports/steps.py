@@ -1,13 +1,13 @@
-"""What amplify did, step by step: rows for a table and panels for a plot."""
+"""The steps of amplify: rows for a table and panels for a plot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cca.reports import formats
-from cca.reports.document import Document
 from cca.reports.plots import Panel, Point
+from cca.reports.report import Report
 
 
 @dataclass(frozen=True)
@@ -32,29 +32,26 @@ class History:
     drift_budget: float | None
 
     @staticmethod
-    def of(report: Document) -> History | None:
+    def of(report: Report) -> History | None:
         """None where amplify has not run."""
-        amplify = report.section("amplify")
-        records = amplify.rows("history")
+        records, best = report.amplify.history, report.amplify.best_step or 0
         if not records:
             return None
-        best = amplify.count("best_step") or 0
-        start = records[0].section("validation", "retention")
+        start = records[0].validation.retention
         rows = tuple(
             StepRow(
-                step := record.count("step") or 0,
-                record.number("objective"),
-                record.number("logit_gap"),
-                record.number("validation", "accuracy"),
-                record.number("validation", "drift"),
-                _worst(start, record.section("validation", "retention")),
-                record.flag("validation", "in_budget") is not False,
-                step == best,
+                record.step,
+                record.objective,
+                record.logit_gap,
+                record.validation.accuracy,
+                record.validation.drift,
+                _worst(start, record.validation.retention),
+                record.validation.in_budget,
+                record.step == best,
             )
             for record in records
         )
-        budget = report.number("config", "amplify", "budget", "drift")
-        return History(rows, best, amplify.number("coefficient"), budget)
+        return History(rows, best, report.amplify.coefficient, report.drift_budget)
 
     @property
     def best(self) -> StepRow | None:
@@ -72,7 +69,7 @@ class History:
         return [
             Panel("validation accuracy", self._points(lambda row: row.accuracy), _whole_percent),
             Panel("mean logit gap of the pivots, nats", gaps, formats.significant),
-            Panel("drift on other skills, nats a token", self._points(lambda row: row.drift), formats.nats,
+            Panel("drift on other skills, nats per token", self._points(lambda row: row.drift), formats.nats,
                   log=True, limit=limit),
         ]  # fmt: skip
 
@@ -89,14 +86,9 @@ class History:
         ]
 
 
-def _worst(start: Document, now: Document) -> float | None:
+def _worst(start: Mapping[str, float], now: Mapping[str, float]) -> float | None:
     """The largest loss over the other skills since step 0, in points (negative: a loss)."""
-    changes = [
-        100 * (after - before)
-        for name in start.value
-        if (before := start.number(name)) is not None and (after := now.number(name)) is not None
-    ]
-    return min(changes, default=None)
+    return min((100 * (now[name] - before) for name, before in start.items() if name in now), default=None)
 
 
 def _whole_percent(fraction: float) -> str:

@@ -14,15 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from cca.reports import formats, results
-from cca.reports.document import Document
+from cca.reports.report import Report
 from cca.reports.results import ResultRow
 
 STYLES = {"task": "bold", "retention": "", "patch": "bold", "control": ""}
 
 
-def summary_table(report: Mapping[str, Any]) -> RenderableType:
-    """The results, what they cost and how long they took. Raises CcaError for a report that is damaged."""
-    document = Document(report)
+def summary_table(report: Report | Mapping[str, Any]) -> RenderableType:
+    """The results, their cost and their time. Raises CcaError for a report that is damaged."""
+    document = report if isinstance(report, Report) else Report.from_json(report, "report")
     parts: list[RenderableType] = []
     groups = [
         results.task_rows(document),
@@ -35,12 +35,12 @@ def summary_table(report: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def _results(groups: Sequence[Sequence[ResultRow]], report: Document) -> Table:
+def _results(groups: Sequence[Sequence[ResultRow]], report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column("", min_width=12, overflow="fold")
     for heading in ("base", "patched", "change", "95 % interval", "drift"):
         table.add_column(heading, justify="right", no_wrap=heading != "95 % interval")
-    drift = report.number("drift", "kl")
+    drift = report.drift.kl
     for group in groups:
         for index, row in enumerate(group):
             moved = drift if row.group == "task" and index == 0 else row.drift
@@ -61,7 +61,7 @@ def _name(row: ResultRow) -> Text:
     return Text(_plain(formats.label(row.name, 40)))
 
 
-def _facts(report: Document) -> Table:
+def _facts(report: Report) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -70,39 +70,37 @@ def _facts(report: Document) -> Table:
     return grid
 
 
-def facts(report: Document) -> list[tuple[str, str]]:
-    """(name, fact) of everything that is not an accuracy."""
+def facts(report: Report) -> list[tuple[str, str]]:
+    """(name, fact) pairs of everything that is not an accuracy."""
     found: list[tuple[str, str]] = []
     if shares := results.shares(report):
         found.append(("edited", ", ".join(f"{formats.share(part)} {what}" for what, part in shares)))
-    gain = report.section("gain")
-    if gain:
-        flips = f"{formats.count(gain.number('gained'))} gained, {formats.count(gain.number('lost'))} lost"
-        found.append(("McNemar", f"{formats.p_value(gain.number('p_value'))} ({flips})"))
+    gain = report.gain
+    if gain.points is not None:
+        flips = f"{formats.count(gain.gained)} gained, {formats.count(gain.lost)} lost"
+        found.append(("McNemar", f"{formats.p_value(gain.p_value)} ({flips})"))
     if matched := results.matched_drift(report):
         patch, control, ratio = matched
         times = f", {formats.significant(ratio)} times the patch's {formats.nats(patch)}" if ratio else ""
         found.append(
             ("random circuit", f"drift {formats.nats(control)} at the same accuracy{times} (validation)")
         )
-    elif reached := report.count("controls", "random", "matched", "reached"):
-        found.append(("random circuit", f"{reached} as accurate as the patch"))
-    elif report.section("controls", "random", "matched"):
-        found.append(("random circuit", "none became as accurate as the patch"))
-    if (pivots := report.count("pivots", "count")) is not None:
+    elif (reached := results.reached_match(report)) is not None:
+        found.append(("random circuit", f"{reached or 'none became'} as accurate as the patch"))
+    if (pivots := report.pivots.count) is not None:
         planted = ", ".join(f"{what} {figure}" for what, figure, _ in results.pivot_facts(report)[:2])
         found.append(
             ("pivots", formats.count(pivots) + (f"; {planted} of the planted ones" if planted else ""))
         )
-    if (step := report.count("amplify", "best_step")) is not None:
+    if (step := report.amplify.best_step) is not None:
         found.append(("best step", f"{step}" if step else "0: no step beat the untouched model"))
     if stages := results.timing_rows(report):
         times = ", ".join(f"{formats.label(stage, 24)} {formats.duration(took)}" for stage, took, _ in stages)
         found.append(("time", f"{formats.duration(results.total_seconds(report))}: {times}"))
     if plan := results.plan_held(report):
         found.append(("against plan", plan))
-    if fingerprint := report.text("fingerprint"):
-        found.append(("fingerprint", formats.label(fingerprint)))
+    if report.fingerprint:
+        found.append(("fingerprint", formats.label(report.fingerprint)))
     return found
 
 

@@ -16,6 +16,8 @@ from cca.engines.engine import Engine
 from cca.engines.hf import context_length
 from cca.engines.weight_sync import WeightWatch
 from cca.errors import CcaError
+from cca.evaluation.answers import Answering
+from cca.evaluation.retention import retention_texts
 from cca.files import fingerprint
 from cca.gradients.sampled_likelihood import Text
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
@@ -38,9 +40,7 @@ from cca.runs.progress.interrupts import Interrupts
 from cca.runs.progress.progress import LoggedProgress, NoProgress, RunProgress
 from cca.runs.progress.trackers import Track, track_nothing, tracking
 from cca.runs.replica import receive_folder, replica_folder, send_folder
-from cca.runs.stages.answers import Answering
 from cca.runs.stages.engine import make_engine
-from cca.runs.stages.retention_texts import retention_texts
 from cca.tinymath import BUNDLED_MODEL
 
 

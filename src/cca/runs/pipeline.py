@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cca.circuits.circuit import Circuit, load_circuit
 from cca.circuits.settings import resolve_auto
+from cca.evaluation.validation import Validator
 from cca.files import Row, read_sealed, write_json, write_text
 from cca.patches.patch import Patch
 from cca.patches.patch_file import load_patch
@@ -35,7 +36,6 @@ from cca.runs.stages.evaluate import FORMAT as EVALUATION_FORMAT
 from cca.runs.stages.evaluate import run_evaluate
 from cca.runs.stages.pivots import run_pivots
 from cca.runs.stages.traces import check_pairable, hard_problems, load_traces, run_traces, traces_done
-from cca.runs.stages.validate import Validator
 
 
 def run(config: Config, progress: RunProgress, fork_of: Path | None = None) -> Row:

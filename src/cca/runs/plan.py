@@ -19,13 +19,14 @@ from typing import Any
 
 from cca.circuits.circuit import Circuit, load_circuit
 from cca.circuits.settings import resolve_auto
+from cca.evaluation.answers import UNTOUCHED
+from cca.evaluation.retention import halves
+from cca.evaluation.validation import Validator
 from cca.files import Row
 from cca.pivots.find import pair_traces
 from cca.pivots.pivot import Pivot, load_pivots
 from cca.pivots.traces import Pair
-from cca.problems.task import halves
 from cca.runs.config.config import Config
-from cca.runs.folder.measurements import UNTOUCHED
 from cca.runs.folder.row_log import rows_so_far
 from cca.runs.folder.stage_files import StageFiles
 from cca.runs.folder.stage_inputs import STAGES, STEPS
@@ -38,7 +39,6 @@ from cca.runs.stages.amplify import train
 from cca.runs.stages.circuit import run_circuit
 from cca.runs.stages.pivots import run_pivots
 from cca.runs.stages.traces import load_traces, run_traces, traces_done
-from cca.runs.stages.validate import Validator
 
 NOTHING = {"seconds": 0.0, "tokens": 0}
 

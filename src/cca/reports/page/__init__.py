@@ -17,10 +17,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cca.circuits.circuit import Circuit
+from cca.errors import CcaError
 from cca.models.anatomy.components import KINDS
 from cca.reports import formats, plots, results
 from cca.reports.circuit_picture import LEVELS, circuit_picture
-from cca.reports.document import Document
+from cca.reports.report import Report
 from cca.reports.results import ResultRow
 from cca.reports.run_files import RunFiles
 from cca.reports.steps import History
@@ -68,13 +69,13 @@ def _contents(files: RunFiles) -> dict[str, Any]:
         "model": _model_name(report),
         "task": _task_name(report),
         "headline": groups[0][0] if groups[0] else None,
-        "drift": report.number("drift", "kl"),
+        "drift": report.drift.kl,
         "shares": results.shares(report),
         "worst": results.worst_retention(report),
-        "gain": report.section("gain"),
+        "gain": report.gain,
         "results": _result_table(groups),
         "matched": results.matched_drift(report),
-        "matched_reached": report.count("controls", "random", "matched", "reached"),
+        "matched_reached": results.reached_match(report),
         "random": results.control_summary(report),
         "templates": _template_rows(report),
         "accuracy_axis": plots.accuracy_axis(),
@@ -90,16 +91,18 @@ def _contents(files: RunFiles) -> dict[str, Any]:
     }
 
 
-def _model_name(report: Document) -> str:
+def _model_name(report: Report) -> str:
     """A hub id as it is, of a local folder its name."""
-    model = report.text("config", "model") or "unknown model"
+    model = report.config.get("model") or "unknown model"
+    if not isinstance(model, str):
+        raise CcaError(f"report.config.model: expected a text, got {model!r:.80}; is the file damaged?")
     return formats.label(
         Path(model).name if model.count("/") > 1 or model.startswith((".", "/", "~")) else model
     )
 
 
-def _task_name(report: Document) -> str:
-    task = report.raw("config", "task")
+def _task_name(report: Report) -> str:
+    task = report.config.get("task")
     if isinstance(task, Mapping):
         task = Path(str(task.get("source", task.get("test", "files")))).name
     return formats.label(str(task)) if task else "unknown task"
@@ -129,20 +132,19 @@ def _interval_plot(row: ResultRow, scale: Scale) -> Markup:
     return plots.interval_plot(title, row.points, row.interval, scale, row.group)
 
 
-def _template_rows(report: Document) -> list[dict[str, Any]]:
+def _template_rows(report: Report) -> list[dict[str, Any]]:
     """Templates by gain, the largest first."""
     rows = []
-    for row in report.rows("templates"):
-        base, patched = row.number("base"), row.number("patched")
+    for row in report.templates:
+        base, patched, name = row.base, row.patched, formats.label(row.template)
         if base is None or patched is None:
             continue
-        name, seen = formats.label(row.text("template") or ""), row.flag("seen")
         title = f"{name}: base {formats.percent(base)}, patched {formats.percent(patched)}"
         rows.append(
             {
-                "name": name, "problems": row.count("problems"), "base": base, "patched": patched,
+                "name": name, "problems": row.problems, "base": base, "patched": patched,
                 "points": 100 * (patched - base), "plot": plots.dumbbell(title, base, patched),
-                "unseen": seen is False,
+                "unseen": row.seen is False,
             }
         )  # fmt: skip
     return sorted(rows, key=lambda row: (-row["points"], row["name"]))
@@ -152,9 +154,7 @@ def _circuit(files: RunFiles) -> dict[str, Any] | None:
     circuit = files.circuit
     if circuit is None or not len(circuit):
         return None
-    sizes = [
-        {kind: layer.count(kind) or 0 for kind in KINDS} for layer in files.report.rows("anatomy", "layers")
-    ]
+    sizes = [{kind: getattr(layer, kind) for kind in KINDS} for layer in files.report.anatomy.layers]
     layers = Counter((component.layer, component.kind) for component in circuit.components)
     numbers = range(len(sizes)) if sizes else sorted({layer for layer, _ in layers})
     ranked = sorted(circuit.scores.items(), key=lambda item: -abs(item[1]))
@@ -183,7 +183,7 @@ def _history_plot(history: History | None) -> Markup | None:
 
 
 def _pivots(files: RunFiles) -> dict[str, Any] | None:
-    pivots, count = files.pivots, files.report.count("pivots", "count")
+    pivots, count = files.pivots, files.report.pivots.count
     if pivots is None and count is None:
         return None
     known = pivots or ()
@@ -198,7 +198,7 @@ def _pivots(files: RunFiles) -> dict[str, Any] | None:
     }
 
 
-def _timing(report: Document) -> list[tuple[str, float | None, int | None, Markup]]:
+def _timing(report: Report) -> list[tuple[str, float | None, int | None, Markup]]:
     rows = results.timing_rows(report)
     longest = max((seconds or 0.0 for _, seconds, _ in rows), default=0.0) or 1.0
     return [
@@ -208,22 +208,19 @@ def _timing(report: Document) -> list[tuple[str, float | None, int | None, Marku
     ]  # fmt: skip
 
 
-def _reproduction(report: Document, name: str) -> str | None:
+def _reproduction(report: Report, name: str) -> str | None:
     """The configuration as a run.yaml. YAML escapes what is not ASCII, so nothing in it can hide or reorder text."""
-    config = report.section("config")
-    if not config:
+    if not report.config:
         return None
-    return yaml.safe_dump({**config.value, "out": f"runs/{name}-again"}, sort_keys=False, width=100)
+    return yaml.safe_dump({**report.config, "out": f"runs/{name}-again"}, sort_keys=False, width=100)
 
 
 def _facts(files: RunFiles) -> list[tuple[str, str]]:
     report = files.report
-    facts = [("report fingerprint", report.text("fingerprint"))]
-    facts += [
-        (f"{what} fingerprint", report.text("made_from", what)) for what in report.section("made_from").value
-    ]
-    facts += [(package, report.text("versions", package)) for package in report.section("versions").value]
-    facts += [(what, _plain(found)) for what, found in report.section("hardware").value.items()]
+    facts = [("report fingerprint", report.fingerprint)]
+    facts += [(f"{what} fingerprint", found) for what, found in report.made_from.items()]
+    facts += list(report.versions.items())
+    facts += [(what, _plain(found)) for what, found in report.hardware.items()]
     return [(formats.label(what), formats.label(found)) for what, found in facts if found is not None]
 
 

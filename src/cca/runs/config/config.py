@@ -17,32 +17,13 @@ from cca.amplify.settings import AmplifyConfig
 from cca.circuits.settings import CircuitConfig
 from cca.engines.settings import EngineName, RayConfig, VLLMConfig
 from cca.errors import CcaError
+from cca.evaluation.settings import EvaluateConfig
 from cca.models.anatomy.declarations import declaration_for
 from cca.pivots.settings import PivotsConfig, TracesConfig
 from cca.problems.task_config import SHAPES, TaskSpec
 from cca.problems.task_config import TaskFiles as TaskFiles
 from cca.runs.config.presets import PRESETS
 from cca.section import Section
-
-
-class LmEvalConfig(Section):
-    include_path: Path | None = None
-    """A folder of task files of your own, beside lm-evaluation-harness's."""
-    limit: int | None = Field(default=None, ge=1)
-    """Only the first so many documents of each task: for trying out, not for reporting."""
-    num_fewshot: int | None = Field(default=None, ge=0)
-    """Examples in the prompt; by default the task's own number."""
-    batch_size: int = Field(default=1, ge=1)
-    """Requests a forward pass; 1 is lm-eval's own default, and numbers can differ in the last digit between sizes."""
-    chat_template: bool = False
-    """Put requests through the tokenizer's chat template."""
-
-
-class EvaluateConfig(Section):
-    lm_eval: LmEvalConfig = LmEvalConfig()
-    """How the retention entries lm_eval:TASK are run."""
-    random_controls: int = Field(default=1, ge=0)
-    """Random circuits of equal size and mix, amplified and evaluated the same way."""
 
 
 class Config(Section):

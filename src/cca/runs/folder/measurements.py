@@ -8,27 +8,27 @@ their validations here; a fork finds those of the run it came from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cca.files import fingerprint
 from cca.runs.folder.row_log import RowLog
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FILE = "measurements.jsonl"
 HEADER = {"format": "cca.measurements", "version": 1}
-UNTOUCHED = "untouched"
-"""The key of the base model's weights."""
 
 
 class Measurements:
     """The measurements of a run folder by key. ``done`` is called whenever one is on disk."""
 
-    def __init__(self, folder: Path, done: Callable[[], None] = lambda: None) -> None:
-        self._log, self._done = RowLog(folder / FILE, HEADER), done
+    def __init__(
+        self,
+        folder: Path,
+        done: Callable[[], None] = lambda: None,
+        file: str = FILE,
+        header: Mapping[str, Any] = HEADER,
+    ) -> None:
+        self._log, self._done = RowLog(folder / file, header), done
         self._known: dict[str, Any] = {
             row["key"]: row.get("value") for row in self._log.rows() if isinstance(row.get("key"), str)
         }
@@ -42,18 +42,3 @@ class Measurements:
         self._log.append([{"key": key, "value": value}])
         self._known[key] = value
         self._done()
-
-
-def weights_key(parts: Iterable[tuple[str, int, Tensor, Tensor, Tensor]]) -> str:
-    """The key of a model with edited rows.
-
-    ``parts`` are (parameter, axis, indices (n,), rows before (n, d), rows after (n, d)); only those whose bits differ
-    count.
-    """
-    from cca.models.bits import same_bits, tensor_hash
-
-    edits = []
-    for name, axis, indices, before, after in parts:
-        if not same_bits(before, after):
-            edits.append([name, axis, tensor_hash(indices), tensor_hash(after)])
-    return fingerprint(sorted(edits)) if edits else UNTOUCHED

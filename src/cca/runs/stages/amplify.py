@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from cca.amplify.amplify import Amplified, StepRecord, amplify
 from cca.amplify.settings import AmplifyConfig
 from cca.circuits.circuit import Circuit
+from cca.evaluation.validation import Validator
 from cca.files import Row, write_sealed
 from cca.gradients.sampled_likelihood import Text
 from cca.models.anatomy.anatomy import Anatomy
@@ -22,7 +23,6 @@ from cca.runs.folder.stage_files import StageFiles
 from cca.runs.folder.stage_inputs import PATCH, STEPS
 from cca.runs.progress.progress import RunProgress
 from cca.runs.progress.trackers import Track
-from cca.runs.stages.validate import Validator
 
 AMPLIFY = "cca.amplify"
 SUMMARY = "amplify.json"

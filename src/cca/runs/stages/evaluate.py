@@ -17,8 +17,10 @@ from cca.amplify.amplify import Amplified
 from cca.amplify.settings import AmplifyConfig, BudgetConfig
 from cca.circuits.circuit import Circuit, shares
 from cca.circuits.random_circuits import random_circuit
-from cca.evaluation.accuracy import Results, comparison, per_template, summary
+from cca.evaluation.against_base import AgainstBase
+from cca.evaluation.answers import Answering, weights_key
 from cca.evaluation.planted_pivots import localisation
+from cca.evaluation.validation import Validator
 from cca.files import Row, read_sealed, write_sealed
 from cca.gradients.sampled_likelihood import Text
 from cca.models.anatomy.anatomy import Anatomy
@@ -26,15 +28,12 @@ from cca.models.anatomy.components import KINDS
 from cca.patches.patch import Patch
 from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot
-from cca.problems.task import Task, halves
-from cca.runs.folder.measurements import UNTOUCHED, weights_key
+from cca.problems.task import Task
 from cca.runs.folder.stage_files import StageFiles
 from cca.runs.folder.stage_inputs import CONTROL
 from cca.runs.progress.progress import RunProgress
 from cca.runs.progress.trackers import Track
 from cca.runs.stages.amplify import AMPLIFY, SUMMARY, train
-from cca.runs.stages.answers import Answering
-from cca.runs.stages.validate import Validator, make_probe
 
 FILE = "evaluation.json"
 FORMAT = "cca.evaluation"
@@ -63,10 +62,13 @@ def run_evaluate(
     """Write ``evaluation.json``: base and patched on the test split, and ``controls`` random circuits."""
     with files.timed():
         with progress.work("evaluate: base and patched", None):
-            tested = _Tested(model, grader, answering, task, max_new_tokens, seed, files.note)
+            tested = AgainstBase(
+                model, grader, answering, task.test, task.retention, task.seen_templates, max_new_tokens, seed,
+                note=files.note,
+            )  # fmt: skip
             weights = weights_key((e.parameter, e.axis, e.indices, e.before, e.after) for e in patch.edits)
             with patch.applied(model):
-                measured = tested.against_base(weights)
+                measured = tested(weights)
         measured |= {
             "share": shares(circuit, anatomy, settings.rows),
             "circuit": {"components": len(circuit), "method": circuit.method},
@@ -109,95 +111,11 @@ def run_evaluate(
     write_sealed(files / FILE, FORMAT, 1, {"made_from": files.made_from, **measured})
 
 
-class _Tested:
-    """The base's results, taken while the model is untouched, and how any edit compares with them."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        grader: Grader,
-        answering: Answering,
-        task: Task,
-        max_new_tokens: int,
-        seed: int,
-        note: Callable[[str], None],
-    ) -> None:
-        self.answering, self.task, self.max_new_tokens, self.seed = answering, task, max_new_tokens, seed
-        self.reported = {name: halves(problems)[1] for name, problems in task.retention.items()}
-        self.probes = {
-            name: make_probe(model, problems, grader, note) for name, problems in self.reported.items()
-        }
-        self.base = self._test(UNTOUCHED)
-        self.base_retention = self._retention(UNTOUCHED)
-
-    def against_base(self, weights: str | None = None) -> Row:
-        """The model as it stands, held against the base. Accuracies are fractions, gains percentage points.
-
-        ``weights`` says what it holds (`cca.runs.folder.measurements`); without it nothing is kept for a resumed run.
-        """
-        seed, patched = self.seed, self._test(weights)
-        retention = self._retention(weights)
-        seen = self.task.seen_templates
-        unseen = {problem.template for problem in self.base.problems} - seen
-        drifts = {
-            name: (self.answering.drift(probe, weights), probe.tokens) for name, probe in self.probes.items()
-        }
-        tokens = sum(count for _, count in drifts.values())
-        return {
-            "base": summary(self.base, seed),
-            "patched": summary(patched, seed),
-            "gain": comparison(self.base, patched, seed),
-            "seen_templates": _part(self.base, patched, seen, seed),
-            "unseen_templates": _part(self.base, patched, unseen, seed),
-            "templates": [
-                {**row, "seen": row["template"] in seen} for row in per_template(self.base, patched)
-            ],
-            "drift": {
-                "kl": sum(kl * count for kl, count in drifts.values()) / tokens if tokens else 0.0,
-                "tokens": tokens,
-            },
-            "retention": {
-                name: {
-                    "base": self.base_retention[name].accuracy,
-                    "patched": retention[name].accuracy,
-                    **_retention_change(self.base_retention[name], retention[name], seed),
-                    "problems": len(retention[name].problems),
-                    "drift": drifts[name][0],
-                }
-                for name in retention
-            },
-        }
-
-    def _test(self, weights: str | None) -> Results:
-        return self.answering.answers(self.task.test, self.max_new_tokens, weights)
-
-    def _retention(self, weights: str | None) -> dict[str, Results]:
-        return self.answering.by_skill(self.reported, weights)
-
-
-def _part(base: Results, patched: Results, templates: set[str], seed: int) -> Row | None:
-    before, after = base.of_templates(templates), patched.of_templates(templates)
-    if not before.problems:
-        return None
-    return {
-        "problems": len(before.problems),
-        "templates": len({problem.template for problem in before.problems}),
-        "base": before.accuracy,
-        "patched": after.accuracy,
-        "gain": comparison(before, after, seed),
-    }
-
-
-def _retention_change(base: Results, patched: Results, seed: int) -> Row:
-    compared = comparison(base, patched, seed)
-    return {key: compared[key] for key in ("points", "interval", "p_value")}
-
-
 def _controls(
     files: StageFiles,
     anatomy: Anatomy,
     circuit: Circuit,
-    tested: _Tested,
+    tested: AgainstBase,
     count: int,
     seed: int,
     make_validator: Callable[[], Validator],
@@ -233,14 +151,14 @@ def _controls(
     return {"random": row}
 
 
-def _control_row(tested: _Tested, amplified: Amplified, circuit: Circuit, target: Row) -> Row:
+def _control_row(tested: AgainstBase, amplified: Amplified, circuit: Circuit, target: Row) -> Row:
     amplified.trained.load(amplified.rows)
     trained = amplified.trained
     rows = (
         (*key, trained.rows[key].indices, trained.before[key], after) for key, after in amplified.rows.items()
     )
     with trained.written():
-        measured = tested.against_base(weights_key(rows))
+        measured = tested(weights_key(rows))
     reached = next(
         (
             record

@@ -7,16 +7,15 @@ from pathlib import Path
 
 from cca.engines.engine import Engine
 from cca.errors import CcaError
+from cca.evaluation.answers import UNTOUCHED, Answering
 from cca.files import Row
 from cca.pivots.grader import Grader
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import FORMAT, VERSION, Trace, opposite, sample_traces
 from cca.problems.problem import Problem
-from cca.runs.folder.measurements import UNTOUCHED
 from cca.runs.folder.row_log import rows_so_far
 from cca.runs.folder.stage_files import StageFiles
 from cca.runs.progress.progress import RunProgress
-from cca.runs.stages.answers import Answering
 from cca.runs.stages.parallel_chunks import chunked, in_order, one_at_a_time
 
 FILE = "traces.jsonl"

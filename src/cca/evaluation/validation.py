@@ -5,27 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from cca.amplify.amplify import Validation
-from cca.amplify.settings import BudgetConfig
-from cca.evaluation.drift import DriftProbe, solution_texts
+from cca.evaluation.answers import UNTOUCHED, Answering, weights_key
+from cca.evaluation.drift import DriftProbe
+from cca.evaluation.retention import halves, judging, solution_texts
 from cca.models.anatomy.weight_rows import WeightRows, get_rows
 from cca.models.memory import halving
 from cca.pivots.grader import Grader
 from cca.problems.problem import Problem
-from cca.problems.task import halves
-from cca.runs.folder.measurements import UNTOUCHED, weights_key
-from cca.runs.stages.answers import Answering
-from cca.runs.stages.retention_texts import judging
 
 PROBE_BATCH = 32
 
 
+class Budget(Protocol):
+    """How much a step may cost other skills."""
+
+    @property
+    def points(self) -> float:
+        """Most points that a retention set's guarding half may lose."""
+        ...
+
+    @property
+    def drift(self) -> float:
+        """Most nats per token."""
+        ...
+
+
 class Validator:
-    """Made while the model is untouched; called whenever a step is to be judged.
+    """Judges the model as it stands. Make it while the model is untouched; call it after each step.
 
     A step whose rows were judged before, by this process or by one that was killed, is not judged again.
     """
@@ -37,15 +49,16 @@ class Validator:
         answering: Answering,
         validation: Sequence[Problem],
         retention: Mapping[str, Sequence[Problem]],
-        budget: BudgetConfig,
+        budget: Budget,
         max_new_tokens: int,
-        note: Callable[[str], None],
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.model, self.grader, self.answering, self.note = model, grader, answering, note
-        self.validation, self.retention, self.budget = validation, retention, budget
-        self.max_new_tokens = max_new_tokens
+        self.model, self.grader, self.answering = model, grader, answering
+        self.validation, self.budget, self.max_new_tokens = validation, budget, max_new_tokens
+        self.note = note
+        self.retention = retention
         self.guards = {name: halves(problems)[0] for name, problems in retention.items()}
-        self.base = self._retention(UNTOUCHED)
+        self.base = self._accuracies(UNTOUCHED)
         self._watched: list[WeightRows] | None = None
 
     @cached_property
@@ -56,8 +69,8 @@ class Validator:
     def prepare(self, rows: Sequence[WeightRows] | None = None) -> None:
         """Take the base's distributions; must run before the first step.
 
-        ``rows`` are all that the steps will change. Without them nothing is known of what the model holds when it
-        is judged, and no judgement is kept.
+        ``rows`` are all that the steps will change. Without them the weights under judgement are unknown, and no
+        verdict is kept.
         """
         self.probe  # noqa: B018
         self._watched = None if rows is None else list(rows)
@@ -67,8 +80,10 @@ class Validator:
         weights = self._weights()
         accuracy = self.answering.answers(self.validation, self.max_new_tokens, weights).accuracy
         drift = self.answering.drift(self.probe, weights)
-        retention = self._retention(weights)
-        return Validation(accuracy, drift, retention, self._in_budget(drift, retention))
+        retention = self._accuracies(weights)
+        kept = keeps_retention(self.guards, self.base, retention, self.budget.points)
+        # `not >`, said the other way round: drift that is not a number is over any budget
+        return Validation(accuracy, drift, retention, drift <= self.budget.drift and kept)
 
     def _weights(self) -> str | None:
         if self._watched is None:
@@ -81,24 +96,34 @@ class Validator:
     def _read(self, row: WeightRows) -> Tensor:
         return get_rows(self.model.get_parameter(row.parameter).detach(), row.axis, row.indices)
 
-    def _in_budget(self, drift: float, retention: dict[str, float]) -> bool:
-        """Losses are counted in whole problems: one problem is always allowed, or noise would decide."""
-        budget = self.budget
-        if not drift <= budget.drift:  # not a number is over any budget
-            return False
-        for name, guard in self.guards.items():
-            lost = round((self.base[name] - retention[name]) * len(guard))
-            if lost > max(1, math.floor(budget.points / 100 * len(guard))):
-                return False
-        return True
+    def _accuracies(self, weights: str | None) -> dict[str, float]:
+        return {
+            name: results.accuracy for name, results in self.answering.by_skill(self.guards, weights).items()
+        }
 
-    def _retention(self, weights: str | None) -> dict[str, float]:
-        found = self.answering.by_skill(self.guards, weights)
-        return {name: results.accuracy for name, results in found.items()}
+
+def keeps_retention(
+    guards: Mapping[str, Sequence[Problem]],
+    base: Mapping[str, float],
+    now: Mapping[str, float],
+    points: float,
+) -> bool:
+    """True when no retention set lost more than ``points``, counted in whole problems.
+
+    One lost problem is always allowed, or noise would decide.
+    """
+    for name, guard in guards.items():
+        lost = round((base[name] - now[name]) * len(guard))
+        if lost > max(1, math.floor(points / 100 * len(guard))):
+            return False
+    return True
 
 
 def make_probe(
-    model: PreTrainedModel, problems: Sequence[Problem], grader: Grader, note: Callable[[str], None]
+    model: PreTrainedModel,
+    problems: Sequence[Problem],
+    grader: Grader,
+    note: Callable[[str], None] = lambda _: None,
 ) -> DriftProbe:
     """A probe of the model as it stands, on the solutions of ``problems``."""
     texts = solution_texts(problems, grader)

@@ -15,12 +15,11 @@ import tiny_run
 from cca.engines.drafts import Draft
 from cca.engines.engine import Completion
 from cca.evaluation.accuracy import Results
+from cca.evaluation.answers import UNTOUCHED, BaseAnswers
 from cca.runs.config.config import load_config
-from cca.runs.folder.measurements import UNTOUCHED
 from cca.runs.folder.run_folder import RunFolder
 from cca.runs.open import OpenRun
 from cca.runs.progress.progress import NoProgress
-from cca.runs.stages.base_answers import BaseAnswers
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +82,14 @@ def test_no_drafts_are_made_where_no_edit_will_be_asked(yaml: Path, tmp_path: Pa
     own = opened(yaml, tmp_path)
     plain = own.answering.answers(own.task.train, own.max_new_tokens, UNTOUCHED, drafts=False)
     assert plain == asked(opened(yaml, tmp_path / "other"), UNTOUCHED)
-    assert not own.answering.base_answers
+    assert not own.answering.base
 
 
 def test_an_engine_that_reads_dearly_generates(yaml: Path, tmp_path: Path) -> None:
     own = opened(yaml, tmp_path)
     own.engine.reads_cheaply = False  # type: ignore[misc]
     assert asked(own, UNTOUCHED) == asked(opened(yaml, tmp_path / "other"), None)
-    assert not own.answering.base_answers
+    assert not own.answering.base
 
 
 VALUES = st.recursive(

@@ -1,0 +1,290 @@
+"""The rows of all arms combined over models, seeds and draws.
+
+Each arm is shown at its best validated step inside the budget, at its best step at any cost, and at matched gain.
+Ratios of drift at matched gain are taken within a model and seed, against the reference arm, and then combined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+
+from cca.compare.config import CompareConfig
+from cca.compare.results import (
+    ArmResult,
+    Comparison,
+    CurvePoint,
+    Failure,
+    Matched,
+    Point,
+    Ratio,
+    RunResult,
+    Summary,
+    SummaryDrift,
+    SummaryGain,
+    Tests,
+    TestSummary,
+)
+from cca.files import Row
+from cca.runs.folder.provenance import versions
+
+Step = Mapping[str, Any]
+Run = tuple[str, int]  # model, seed
+Goals = dict[Run, dict[str, float | None]]
+"""Of each model and seed: target name -> validation accuracy to reach."""
+GAINS = tuple(2.5 * step for step in range(1, 17))
+"""Gains, in points, at which the cost of an arm is shown."""
+RESAMPLES = 4000
+SMALLEST = 1e-12
+"""Drift in nats below which logarithms do not go."""
+
+
+def combined(config: CompareConfig, rows: Sequence[Row]) -> Comparison:
+    """What compare.json holds."""
+    goals = _goals(config, rows)
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    arms = [_arm([row for row in rows if row["label"] == label], goals) for label in labels]
+    own = next((arm for arm in arms if arm.entry == config.reference and arm.control is None), None)
+    if own is not None:
+        arms = [_with_ratios(arm, own) for arm in arms]
+    sound = {arm.label: (arm, arm.any) for arm in arms if arm.any is not None}
+    costs = {
+        "drift": {label: best.drift.mean for label, (_, best) in sound.items()},
+        "parameters": {label: arm.share or 0.0 for label, (arm, _) in sound.items()},
+        "seconds": {label: best.seconds for label, (_, best) in sound.items()},
+    }
+    return Comparison(
+        config=config.model_dump(mode="json"),
+        reference=config.reference,
+        targets=(*(_points_name(points) for points in config.matched.points), "reference"),
+        arms=tuple(arms),
+        pareto={
+            what: tuple(frontier({label: (sound[label][1].gain.points, cost[label]) for label in sound}))
+            for what, cost in costs.items()
+        },
+        versions=versions(),
+    )
+
+
+def first_reaching(history: Sequence[Step], accuracy: float) -> Step | None:
+    """The first step after the untouched model whose validation accuracy is at least ``accuracy``."""
+    return next((step for step in history if step["step"] and step["accuracy"] >= accuracy - 1e-12), None)
+
+
+def best_step(history: Sequence[Step], within_budget: bool = True) -> Step:
+    """The most accurate step (of equals the one that drifted least), the untouched model included."""
+    allowed = [step for step in history if step["in_budget"] or not within_budget or not step["step"]]
+    return max(allowed, key=lambda step: (step["accuracy"], -step["drift"]))
+
+
+def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Names of (gain, cost) that no other beats: at least the gain for at most the cost, one of them better."""
+
+    def beaten(name: str) -> bool:
+        gain, cost = points[name]
+        return any(
+            other[0] >= gain and other[1] <= cost and other != (gain, cost)
+            for key, other in points.items()
+            if key != name
+        )
+
+    return sorted((name for name in points if not beaten(name)), key=lambda name: points[name][1])
+
+
+def cost_curve(histories: Sequence[Sequence[Step]]) -> list[CurvePoint]:
+    """For growing gains over step 0: median drift and seconds over the runs that reach it, and how many do.
+
+    Ends at the last gain that at least half of the runs reach: beyond it the median would be one of the lucky.
+    """
+    curve = []
+    for gain in GAINS:
+        reached = [
+            step
+            for history in histories
+            if (step := first_reaching(history, history[0]["accuracy"] + gain / 100)) is not None
+        ]
+        if 2 * len(reached) < len(histories) or not reached:
+            break
+        drift, seconds = (median(step[key] for step in reached) for key in ("drift", "seconds"))
+        curve.append(CurvePoint(points=gain, drift=drift, seconds=seconds, reached=len(reached)))
+    return curve
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    return float(np.exp(np.log(np.maximum(values, SMALLEST)).mean()))
+
+
+def _goals(config: CompareConfig, rows: Sequence[Row]) -> Goals:
+    goals: Goals = {}
+    for row in rows:
+        run = (row["model"], row["seed"])
+        if row["failed"] is None and run not in goals:
+            base = row["history"][0]["accuracy"]
+            goals[run] = {_points_name(points): base + points / 100 for points in config.matched.points}
+            goals[run]["reference"] = None
+    for row in rows:
+        run = (row["model"], row["seed"])
+        is_reference = row["entry"] == config.reference and row["control"] is None
+        if is_reference and row["failed"] is None and goals[run]["reference"] is None:
+            best = best_step(row["history"])
+            goals[run]["reference"] = best["accuracy"] if best["step"] else None
+    return goals
+
+
+def _points_name(points: float) -> str:
+    return f"+{points:g} points"
+
+
+def _arm(rows: Sequence[Row], goals: Goals) -> ArmResult:
+    """One arm: its runs, and their summary."""
+    first, sound = rows[0], [row for row in rows if row["failed"] is None]
+    runs = tuple(_run(row, goals[row["model"], row["seed"]]) for row in sound)
+    arm = ArmResult(
+        label=first["label"],
+        entry=first["entry"],
+        control=first["control"],
+        failed=tuple(
+            Failure(model=row["model"], seed=row["seed"], draw=row["draw"], failed=row["failed"])
+            for row in rows
+            if row["failed"] is not None
+        ),
+        runs=runs,
+    )
+    if not runs:
+        return arm
+    tests = {name: _tested([row["test"][name] for row in sound if row["test"]]) for name in ("best", "any")}
+    return arm.model_copy(
+        update={
+            "share": mean(run.share for run in runs),
+            "components": mean(run.components or 0 for run in runs) if runs[0].components else None,
+            "pivots": mean(row["pivots"] for row in sound),
+            "best": _summary([run.best for run in runs], [row["templates"]["best"] for row in sound]),
+            "any": _summary([run.any for run in runs], [row["templates"]["any"] for row in sound]),
+            "matched": {name: _matched(runs, name) for name in runs[0].matched},
+            "test": Tests(**tests),
+            "curve": tuple(cost_curve([row["history"] for row in sound])),
+        }
+    )
+
+
+def _run(row: Row, goals: Mapping[str, float | None]) -> RunResult:
+    history, circuit = row["history"], row["circuit"]
+    reached = {name: None if goal is None else first_reaching(history, goal) for name, goal in goals.items()}
+    return RunResult(
+        **{key: row[key] for key in ("model", "seed", "draw", "base", "pivots", "coefficient") if key in row},
+        share=row["parameters"] / row["total_parameters"],
+        components=circuit["components"] if circuit else None,
+        circuit=circuit,
+        best=_point(best_step(history), row),
+        any=_point(best_step(history, within_budget=False), row),
+        matched={name: None if step is None else _point(step, row) for name, step in reached.items()},
+        asked={name: goal is not None for name, goal in goals.items()},
+        steps=len(history) - 1,
+        test=row["test"],
+    )
+
+
+def _point(step: Step, row: Row) -> Point:
+    """One step of one run: its gain, and its cost up to there."""
+    return Point(
+        **{key: step[key] for key in ("step", "accuracy", "drift", "drifts", "in_budget", "tokens")},
+        points=100 * (step["accuracy"] - row["history"][0]["accuracy"]),
+        seconds=row["seconds"]["locate"] + step["seconds"],
+    )
+
+
+def _summary(points: Sequence[Point], templates: Sequence[Sequence[Row]] | None) -> Summary:
+    """Mean gain and geometric mean drift over runs."""
+    drifts = [point.drift for point in points]
+    return Summary(
+        gain=SummaryGain(
+            points=mean(point.points for point in points),
+            interval=None if templates is None else _gain_interval(templates),
+        ),
+        drift=SummaryDrift(mean=geometric_mean(drifts), interval=geometric_interval(drifts)),
+        step=median(point.step for point in points),
+        seconds=median(point.seconds for point in points),
+        tokens=median(point.tokens for point in points),
+    )
+
+
+def _matched(runs: Sequence[RunResult], name: str) -> Matched:
+    reached = [point for run in runs if (point := run.matched[name]) is not None]
+    known = dict(_summary(reached, None)) if reached else {}
+    return Matched(reached=len(reached), of=sum(run.asked[name] for run in runs), **known)
+
+
+def _tested(tests: Sequence[Row]) -> TestSummary | None:
+    if not tests:
+        return None
+    worst = [
+        min((100 * (skill["patched"] - skill["base"]) for skill in test["retention"].values()), default=0.0)
+        for test in tests
+    ]
+    unseen = [test["unseen"]["points"] for test in tests if test["unseen"]]
+    return TestSummary(
+        gain=SummaryGain(
+            points=mean(test["gain"]["points"] for test in tests),
+            interval=_gain_interval([test["templates"] for test in tests]),
+        ),
+        unseen=SummaryGain(points=mean(unseen)) if unseen else None,
+        drift=geometric_mean([test["drift"] for test in tests]),
+        worst_skill=SummaryGain(points=min(worst)),
+        runs=len(tests),
+    )
+
+
+def _with_ratios(arm: ArmResult, reference: ArmResult) -> ArmResult:
+    """Drift at matched gain over the reference arm's, within model and seed; of several draws the median."""
+    matched: dict[str, Matched] = {}
+    for name, found in arm.matched.items():
+        drifts = _all_drifts(arm, name)
+        ratios = [
+            median(drifts[run]) / max(median(under), SMALLEST)
+            for run, under in _all_drifts(reference, name).items()
+            if run in drifts
+        ]
+        ratio = Ratio(median=median(ratios), low=min(ratios), high=max(ratios)) if ratios else None
+        matched[name] = found.model_copy(update={"ratio": ratio})
+    return arm.model_copy(update={"matched": matched})
+
+
+def _all_drifts(arm: ArmResult, name: str) -> dict[Run, list[float]]:
+    found: dict[Run, list[float]] = {}
+    for run in arm.runs:
+        point = run.matched[name]
+        if point is not None:
+            found.setdefault((run.model, run.seed), []).append(point.drift)
+    return found
+
+
+def geometric_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
+    """Interval of the geometric mean over runs; None with fewer than two."""
+    if len(values) < 2:
+        return None
+    logs = np.log(np.maximum(values, SMALLEST))
+    generator = np.random.default_rng(seed)
+    means = logs[generator.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
+    low, high = np.quantile(np.exp(means), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _gain_interval(runs: Sequence[Sequence[Row]]) -> tuple[float, float]:
+    """Interval in points of the mean over runs of the mean gain: runs and the templates in them are resampled."""
+    generator = np.random.default_rng(0)
+    drawn = np.stack([_resampled_means(run, generator) for run in runs])  # (runs, RESAMPLES)
+    chosen = generator.integers(len(runs), size=(len(runs), RESAMPLES))
+    # each pick of a run takes another resampling of its templates, or picks of one run would move together
+    columns = np.stack([generator.permutation(RESAMPLES) for _ in runs])
+    low, high = np.quantile(drawn[chosen, columns].mean(axis=0), [0.025, 0.975])
+    return 100 * float(low), 100 * float(high)
+
+
+def _resampled_means(templates: Sequence[Row], generator: np.random.Generator) -> np.ndarray:
+    counts = np.array([row["problems"] for row in templates], dtype=float)
+    sums = counts * np.array([row["patched"] - row["base"] for row in templates])
+    drawn = generator.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=RESAMPLES)
+    return (drawn @ sums) / (drawn @ counts)

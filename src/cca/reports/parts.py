@@ -1,0 +1,126 @@
+"""Parts of a typed JSON file that nobody vouches for: units, tolerant reading, and faults in one line.
+
+A key that is missing or null reads as its default, so that a partial or older file still loads; unknown keys are kept.
+A value of the wrong type is refused, and named by its path.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+
+from cca.errors import CcaError
+
+
+class Part(BaseModel):
+    """An object of such a file. The texts under the fields are its documentation."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_missing(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        return {key: value for key, value in given.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any], name: str = "report") -> Self:
+        """The part that ``given`` holds. Raises CcaError naming the first value of a wrong type, under ``name``."""
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise CcaError(_first_fault(error, name)) from error
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a number counts, for the documentation."""
+
+    name: str
+
+
+def _finite(value: Any) -> float:
+    largest = sys.float_info.max
+    # The comparison is exact for whole numbers too large for a float, and false for NaN.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -largest <= value <= largest:
+        raise ValueError(f"expected a finite number, got {_shown(value)}")
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    number = _finite(value)
+    if number != int(number):
+        raise ValueError(f"expected a whole number, got {_shown(value)}")
+    return int(number)
+
+
+def _ends(value: Any) -> tuple[float, float]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise ValueError(f"expected [low, high], got {_shown(value)}")
+    low, high = map(_finite, value)
+    if low > high:
+        raise ValueError(f"expected [low, high], got {_shown(value)}")
+    return low, high
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, got {_shown(value)}")
+    return value
+
+
+def _without_nulls(value: Any) -> Any:
+    return (
+        {key: own for key, own in value.items() if own is not None} if isinstance(value, Mapping) else value
+    )
+
+
+Number = Annotated[float, BeforeValidator(_finite)]
+Fraction = Annotated[float, BeforeValidator(_finite), Unit("fraction")]
+Points = Annotated[float, BeforeValidator(_finite), Unit("points")]
+Nats = Annotated[float, BeforeValidator(_finite), Unit("nats per token")]
+Seconds = Annotated[float, BeforeValidator(_finite), Unit("seconds")]
+Count = Annotated[int, BeforeValidator(_whole), Unit("count")]
+Step = Annotated[int, BeforeValidator(_whole), Unit("step")]
+Flag = Annotated[bool, BeforeValidator(_flag), Unit("true, false")]
+FractionInterval = Annotated[tuple[float, float], BeforeValidator(_ends), Unit("fractions")]
+PointsInterval = Annotated[tuple[float, float], BeforeValidator(_ends), Unit("points")]
+NatsInterval = Annotated[tuple[float, float], BeforeValidator(_ends), Unit("nats per token")]
+NO_NULLS = BeforeValidator(_without_nulls)
+"""For a mapping by name: a name whose value is null is missing."""
+
+EXPECTED = {
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "dict_type": "an object",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "string_type": "a text",
+    "missing": "a value",
+}
+
+
+def _first_fault(error: ValidationError, name: str) -> str:
+    fault = error.errors()[0]
+    where = name + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in fault["loc"])
+    if fault["type"] == "value_error":
+        said = fault["msg"].removeprefix("Value error, ")
+    else:
+        expected = EXPECTED.get(fault["type"], fault["msg"].lower())
+        said = f"expected {expected}, got {_shown(fault['input'])}"
+    return f"{where}: {said}; is the file damaged?"
+
+
+def _shown(value: Any) -> str:
+    # repr of a huge integer is refused by Python, and a long one helps nobody
+    if isinstance(value, int) and abs(value) > 10**40:
+        return "a huge number"
+    try:
+        return repr(value)[:80]
+    except ValueError:
+        return "something with a huge number in it"
