@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from cca.problems.answers import Verdict, make_judge
 from cca.problems.problem import Problem, read_problems
 from cca.problems.task import halves
 from cca.runs.config import load_config
+from cca.runs.directory import RunDirectory
 from cca.runs.narrator import Silent
 from cca.runs.pipeline import run
-from cca.runs.spared import judging
+from cca.runs.session import Session
+from cca.runs.spared import judging, spared_texts
 
 LONGEST = {"task": 5, "other": 12, "more": 12}
 LOOSE: dict[str, float] = {"points": 100, "drift": 10}
@@ -65,7 +68,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [("validation", 60, 3), ("test", 50, 5), ("other", 40, 3), ("more", 14, 3), ("train", 40, 3)]
     ):
         rows = [
-            {"id": f"{name}-{i}", "template": f"t{i % templates}", "prompt": p.prompt, "answer": tiny_run.PATTERN}
+            {
+                "id": f"{name}-{i}",
+                "template": f"t{i % templates}",
+                "prompt": p.prompt,
+                "answer": tiny_run.PATTERN,
+            }
             for i, p in enumerate(tiny_world.problems(count, 20 + seed))
         ]
         if name in ("other", "more"):
@@ -121,6 +129,7 @@ def verdicts(model: PreTrainedModel, problems: Sequence[Problem], longest: int) 
     return [right(model, problem, longest) for problem in problems]
 
 
+@cache
 @torch.no_grad()
 def right(model: PreTrainedModel, problem: Problem, longest: int) -> bool:
     own, token_ids = grader(), list[int]()
@@ -211,10 +220,13 @@ def test_steps_are_judged_on_validation_problems_and_guarding_halves(done: Calla
         assert said["accuracy"] == pytest.approx(accuracy["validation"])
         assert accuracy["validation"] not in (accuracy["train"], accuracy["test"])
         guarded = {
-            name: mean(verdicts(model, halves(own.problems(name))[0], LONGEST[name])) for name in said["retention"]
+            name: mean(verdicts(model, halves(own.problems(name))[0], LONGEST[name]))
+            for name in said["retention"]
         }
         assert said["retention"] == pytest.approx(guarded)
-    total, tokens = kl(own, [problem for name in ("other", "more") for problem in judging(own.problems(name))])
+    total, tokens = kl(
+        own, [problem for name in ("other", "more") for problem in judging(own.problems(name))]
+    )
     assert own.best["drift"] == pytest.approx(total / tokens, rel=1e-3)
 
 
@@ -224,7 +236,9 @@ def check_budget(own: Done, points: float, drift: float) -> list[bool]:
     before = own.steps[0]["validation"]["retention"]
     inside = []
     for step in (record["validation"] for record in own.steps):
-        lost = {name: round((before[name] - step["retention"][name]) * count) for name, count in guards.items()}
+        lost = {
+            name: round((before[name] - step["retention"][name]) * count) for name, count in guards.items()
+        }
         kept = all(lost[name] <= max(1, math.floor(points / 100 * count)) for name, count in guards.items())
         inside.append(kept and step["drift"] <= drift)
         assert step["in_budget"] == inside[-1], step
@@ -238,7 +252,9 @@ def test_a_step_beyond_the_drift_budget_is_not_taken(done: Callable[..., Done]) 
     drift = done().steps[1]["validation"]["drift"] / 2
     own = done(drift=drift)
     assert set(check_budget(own, LOOSE["points"], drift)) == {True, False}
-    total, tokens = kl(own, [problem for name in ("other", "more") for problem in judging(own.problems(name))])
+    total, tokens = kl(
+        own, [problem for name in ("other", "more") for problem in judging(own.problems(name))]
+    )
     assert total / tokens <= drift
 
 
@@ -261,7 +277,9 @@ def test_a_control_that_gains_less_matches_nothing(done: Callable[..., Done]) ->
     own = done()
     controls = own.report["controls"]["random"]
     assert own.best["accuracy"] > own.steps[0]["validation"]["accuracy"]
-    beaten = [draw for draw in controls["draws"] if draw["best_step"] == 0]  # no better than the base at any step
+    beaten = [
+        draw for draw in controls["draws"] if draw["best_step"] == 0
+    ]  # no better than the base at any step
     assert beaten
     assert not any(draw["matched"] for draw in beaten)
     assert controls["matched"]["reached"] == sum(draw["matched"] is not None for draw in controls["draws"])
@@ -273,3 +291,13 @@ def test_halves_share_no_problem_and_leave_none_out() -> None:
     assert sorted(p.id for p in [*guards, *reported]) == sorted(p.id for p in problems)
     assert min(len(guards), len(reported)) > 5
     assert {p.id for p in judging(problems)} < {p.id for p in guards}
+
+
+def test_what_is_judged_is_no_text_that_anything_is_fitted_to(folder: Path) -> None:
+    config = tiny_run.write_config(folder, "spare", retention=[str(folder / "other.jsonl")])
+    session = Session(load_config(config), RunDirectory(folder / "spare"), Silent())
+    problems = read_problems(folder / "other.jsonl")
+    fitted = {text.prompt for text in spared_texts(session)}
+    judged, reported = judging(problems), halves(problems)[1]
+    assert min(len(fitted), len(judged)) > 5
+    assert not fitted & {session.grader.prompt_ids(problem) for problem in [*judged, *reported]}
