@@ -59,22 +59,22 @@ def misplaced(fault: Fault) -> str:
 
 
 def survivor(fault: Fault, folder: Path) -> str:
-    """The fault's name when the tests of its part pass with it."""
-    copy, begun = folder / fault.name.replace(" ", "-").replace("/", "-"), time.monotonic()
-    shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    """The fault's name when the tests of its part pass with it, or cannot be run."""
+    copy, begun = Path(tempfile.mkdtemp(dir=folder)), time.monotonic()
+    left_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "src", copy, ignore=left_out, dirs_exist_ok=True)
     planted = copy / source(fault.module)
     planted.write_text(planted.read_text(encoding="utf-8").replace(fault.old, fault.new), encoding="utf-8")
     code, output = tested(fault, copy)
     shutil.rmtree(copy)
-    lives = code == 0
-    if code not in (0, 1, None):  # neither passed nor failed: no test was run, or they cannot be collected
-        lives = "Error" not in output
-    state = "LIVES" if lives else "killed"
+    failure = "" if code == 0 else "took too long" if code is None else first_failure(output)
+    state = "killed" if failure else "LIVES" if code == 0 else "NOT RUN"
+    seconds = time.monotonic() - begun
     print(
-        f"{state}  {fault.name}  ({time.monotonic() - begun:.0f} s)  {'' if lives else first_failure(output)}",
+        f"{state}  {fault.name}  ({seconds:.0f} s)  {failure or output[-300 * bool(code) :] * bool(code)}",
         flush=True,
     )
-    return fault.name if lives else ""
+    return "" if failure else fault.name
 
 
 def tested(fault: Fault, copy: Path) -> tuple[int | None, str]:
@@ -98,9 +98,9 @@ def tested(fault: Fault, copy: Path) -> tuple[int | None, str]:
 
 
 def first_failure(output: str) -> str:
-    return next(
-        (line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))), "took too long"
-    )
+    """The first test that failed; empty where none was run: a file that cannot be collected notices nothing."""
+    lines = (line for line in output.splitlines() if line.startswith(("FAILED", "ERROR")) and "::" in line)
+    return next(lines, "")
 
 
 if __name__ == "__main__":

@@ -239,6 +239,8 @@ NUMBER: Cases = {
         ("The final answer is 0.5.", "50%", R),
         ("The final answer is 50%.", "50%", R),
         ("The final answer is 0.5%.", "50%", W),
+        ("The final answer is 0.5%.", "50", W),
+        ("The final answer is 50.", "0.5%", W),
         ("The final answer is 50%.", "0.5%", W),
         ("The final answer is 50.", "0.5", W),
         ("The final answer is 5%.", "50", W),

@@ -52,6 +52,12 @@ def test_text_scales_and_masks_do_not() -> None:
     assert amplify_step(SHAPE, EIGHT, PIVOTS) < amplify_step(SHAPE, ONE, PIVOTS) / 4
 
 
+def test_a_step_is_a_forward_and_a_backward_pass_of_every_batch() -> None:
+    passes, tokens = 1 + 800 / 32, 1000 + 800 * 100
+    forward = passes * (2e9 / 1e12 + 10 * 1e-4) + 2e9 * tokens / 1e14
+    assert amplify_step(SHAPE, ONE, PIVOTS) == pytest.approx(2 * forward)
+
+
 def test_attribution_is_an_epoch_of_a_mask() -> None:
     prefixes, epoch = attribution(SHAPE, ONE, PIVOTS, batch=8)
     assert masking(SHAPE, ONE, PIVOTS, epochs=50, batch=8) == pytest.approx((prefixes, 50 * epoch))
