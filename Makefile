@@ -9,7 +9,7 @@ VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 VLLM_CPU := ../shared/tools/install_vllm_cpu.sh
 
-.PHONY: demo test check bench unit integration test-vllm clean
+.PHONY: demo test check bench unit integration test-vllm mutants clean
 
 demo: $(READY)
 	$(BIN)/cca demo
@@ -33,6 +33,9 @@ test-vllm: $(VLLM_READY)
 
 fuzz: $(READY)
 	CCA_FUZZ=800 $(BIN)/pytest tests/fuzz --durations=5
+
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants -j 2
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
