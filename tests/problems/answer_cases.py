@@ -240,6 +240,7 @@ NUMBER: Cases = {
         ("The final answer is 50%.", "50%", R),
         ("The final answer is 0.5%.", "50%", W),
         ("The final answer is 0.5%.", "50", W),
+        ("The final answer is (1,23).", "123", W),
         ("The final answer is 50.", "0.5%", W),
         ("The final answer is 50%.", "0.5%", W),
         ("The final answer is 50.", "0.5", W),
