@@ -51,8 +51,6 @@ FAULTS = [
          "self.best = self.history[-1]"),
     ),
     *of("cca.amplify.update", "amplify/test_update.py",
-        ("an objective that overflowed goes on", "rows that are no numbers would be judged",
-         "if not math.isfinite(self.objective):", "if False:"),
     ),
     *of("cca.amplify.update", "amplify/test_update.py amplify/test_steps.py",
         ("out-of-budget step may win", "a step beyond the budget would be the patch",
