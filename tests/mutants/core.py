@@ -50,8 +50,6 @@ FAULTS = [
          "self.best = next(r for r in self.history if r.step == kept.facts[\"best_step\"])",
          "self.best = self.history[-1]"),
     ),
-    *of("cca.amplify.update", "amplify/test_update.py",
-    ),
     *of("cca.amplify.update", "amplify/test_update.py amplify/test_steps.py",
         ("out-of-budget step may win", "a step beyond the budget would be the patch",
          "    if not new.in_budget:\n        return False\n", ""),
