@@ -10,7 +10,7 @@ VLLM_READY := $(VLLM_VENV)/.ready
 # A script that puts a CPU build of vLLM into the environment it is given; by default the index has vLLM.
 CCA_VLLM_INSTALLER ?=
 
-.PHONY: demo test check bench unit integration test-vllm clean
+.PHONY: demo test check bench unit integration test-vllm mutants clean
 
 demo: $(READY)
 	$(BIN)/cca demo
@@ -34,6 +34,9 @@ test-vllm: $(VLLM_READY)
 
 fuzz: $(READY)
 	CCA_FUZZ=800 $(BIN)/pytest tests/fuzz --durations=5
+
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants -j 2
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

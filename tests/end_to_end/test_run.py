@@ -74,7 +74,10 @@ def test_the_skill_goes_up_and_nothing_else_moves(report: dict[str, Any]) -> Non
     assert report["gain"]["points"] > 10
     assert report["gain"]["interval"][0] > 0
     assert report["gain"]["p_value"] < 1e-6
-    assert report["drift"]["kl"] < 1e-3
+    budget, amplified = report["config"]["amplify"]["budget"]["drift"], report["amplify"]
+    assert 0 < report["drift"]["kl"] <= budget
+    taken = next(step for step in amplified["history"] if step["step"] == amplified["best_step"])
+    assert 0 < taken["validation"]["drift"] <= budget
     assert report["share"]["parameters"] <= 0.02
     for skill in report["retention"].values():
         assert abs(skill["patched"] - skill["base"]) <= 1 / skill["problems"]

@@ -113,6 +113,19 @@ def test_batches_and_padding_change_nothing() -> None:
         torch.testing.assert_close(block.inputs, inputs, rtol=1e-5, atol=1e-12)
 
 
+def test_the_metric_is_fisher_and_a_tenth_of_the_inputs_and_the_damping(model: PreTrainedModel) -> None:
+    rows = anatomy_of(model).rows(NEURONS.components)
+    factors = whitening(model, rows, TEXTS, 0.01, drawing(3)).factors
+    blocks = fisher_blocks(model, rows, TEXTS, drawing(3))
+    assert set(factors) == set(blocks)
+    for key, block in blocks.items():
+        metric = 0.01 * torch.eye(len(block.fisher), dtype=torch.float64)
+        for share, part in ((1.0, block.fisher), (0.1, block.inputs)):
+            metric += share * part / part.diagonal().mean()
+        factor = factors[key].double()
+        torch.testing.assert_close(factor @ factor.T, metric, rtol=1e-4, atol=1e-5)
+
+
 def test_directions_solve_the_damped_system() -> None:
     key: Key = ("layer.weight", 0)
     generator = torch.Generator().manual_seed(0)

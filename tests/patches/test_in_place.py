@@ -20,6 +20,7 @@ from cca.models.checkpoint import JOURNALS, open_checkpoint
 from cca.patches import stored_rows
 from cca.patches.apply import locked, verify, write_copy, write_in_place
 from cca.patches.patch import Patch
+from disk_calls import recorded
 
 WEIGHTS = toy_weights()
 PATCHED = patched(WEIGHTS)
@@ -77,6 +78,22 @@ def test_apply_and_revert_in_place(folder: Path, patch: Patch) -> None:
     assert contents == {path: path.read_bytes() for path in folder.glob("*.safetensors")}
     assert write_in_place(folder, patch, "before") == "already"
     assert only_the_model_is_left(folder)
+
+
+def test_the_journal_is_on_disk_before_the_rows_and_the_rows_before_it_goes(
+    folder: Path, patch: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = recorded(monkeypatch)
+    write_in_place(folder, patch)
+    journal = JOURNALS["after"]
+    writes = [number for number, (what, _) in enumerate(calls) if what == "pwrite"]
+    gone = calls.index(("unlink", journal))
+    assert calls.index(("replace", journal)) < calls.index(("fsync", folder.name)) < writes[0]
+    assert calls[calls.index(("replace", journal)) - 1][0] == "fsync"
+    for shard in {name for what, name in calls if what == "pwrite"}:
+        last = max(number for number in writes if calls[number][1] == shard)
+        assert ("fsync", shard) in calls[last:gone]
+    assert ("fsync", folder.name) in calls[gone:]
 
 
 def test_another_base_is_refused_and_not_written(tmp_path: Path, patch: Patch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 import tiny_world
-from cca.engines.engine import Request
+from cca.engines.engine import GreedyPath, Request, Tokens
 from cca.engines.hf import HFEngine
 from cca.pivots.branching import branching_pivots, several_branching_pivots
 from cca.pivots.find import pair_traces
@@ -73,6 +75,22 @@ def test_same_pivots_as_completing_every_prefix(
     assert sum(pivot is not None for pivot in found) >= 150
     # A random model leaves its greedy path far more often than a trained one.
     assert cheap < one_by_one.generated_tokens
+
+
+class Doubtful(HFEngine):
+    """Reads every token of a text as the greedy one, by a lead that batching could turn."""
+
+    def greedy_paths(self, texts: Sequence[tuple[Tokens, Tokens]]) -> list[GreedyPath]:
+        return [GreedyPath(text, (1e-6,) * len(text)) for _, text in texts]
+
+
+def test_a_reading_that_could_be_a_tie_is_generated(
+    world: tuple[list[tuple[Problem, Trace, Trace]], Grader, HFEngine],
+) -> None:
+    pairs, grader, engine = world
+    doubtful = Doubtful(engine.model, batch_size=64)
+    found = branching_pivots(pairs[:60], grader, doubtful, NEW_TOKENS)
+    assert found == branching_pivots(pairs[:60], grader, engine, NEW_TOKENS)
 
 
 def test_desired_token_is_on_the_right_side(

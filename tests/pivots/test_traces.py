@@ -27,6 +27,20 @@ def test_samples_stop_at_the_first_opposite_and_are_those_of_taking_all() -> Non
         assert len(own) == 6 or opposite(own) is own[-1]
 
 
+def test_samples_of_a_problem_are_drawn_apart() -> None:
+    exhaustive = TraceSettings(samples=5, max_new_tokens=10, seed=3, exhaustive=True)
+    traces = paired_traces(
+        tiny_world.problems(20), tiny_world.grader(), HFEngine(tiny_world.model()), exhaustive
+    )
+    texts = [{trace.token_ids for trace in own[1:]} for own in traces]
+    assert min(map(len, texts)) > 1
+    assert sum(map(len, texts)) > 4 * len(texts)
+    other = TraceSettings(samples=5, max_new_tokens=10, seed=4, exhaustive=True)
+    assert traces != paired_traces(
+        tiny_world.problems(20), tiny_world.grader(), HFEngine(tiny_world.model()), other
+    )
+
+
 def test_batching_and_order_do_not_change_what_is_sampled() -> None:
     grader, problems = tiny_world.grader(), tiny_world.problems(24)
     one = sample_traces(problems, grader, HFEngine(tiny_world.model(), batch_size=24), SETTINGS, 10, seed=3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from chat_tokenizer import ALWAYS_THINKS, NO_SYSTEM, TEMPLATE, chat_tokenizer
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cca.errors import CcaError
@@ -115,9 +115,13 @@ def test_chat_without_a_tokenizer_asks_for_the_model() -> None:
         make_prompts("chat")
 
 
-@given(st.text("5.\n#Qx ", max_size=14), st.text("5.\n#Qx ", max_size=8))
+PIECES = st.lists(st.sampled_from(["#### ", "5", "\n", "x", "Q", ". "]), max_size=7).map("".join)
+
+
+@given(PIECES, PIECES)
+@example("#### 55\n", "x")  # "5\nx" is a stop: what is left of the answer is 5
 def test_a_stopped_judge_is_finished_only_when_nothing_can_change_its_verdict(text: str, more: str) -> None:
-    judge = StoppingJudge(make_judge("number"), ("\n\n", "xQ"))
+    judge = StoppingJudge(make_judge("number"), ("5\nx", "xQ"))
     if judge.finished(text):
         assert judge(text, "5") == judge(text + more, "5")
 

@@ -10,25 +10,28 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cca.runs.progress.narrator import Silent
-from cca.runs.stages.retention_texts import judging
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import tiny_run
 import tiny_world
+from cca.evaluation.retention import halves, judging
 from cca.models.loading import Codec
 from cca.patches.patch_file import load_patch
 from cca.pivots.grader import Grader
-from cca.problems.judges.judge import Verdict, make_judge
+from cca.problems.judges.judge import Verdict
+from cca.problems.judges.registry import make_judge
 from cca.problems.problem import Problem, read_problems
-from cca.problems.task import halves
 from cca.runs.config.config import load_config
+from cca.runs.folder.run_folder import RunFolder
+from cca.runs.open import OpenRun
 from cca.runs.pipeline import run
+from cca.runs.progress.progress import NoProgress
 
 LONGEST = {"task": 5, "other": 12, "more": 12}
 LOOSE: dict[str, float] = {"points": 100, "drift": 10}
@@ -106,7 +109,7 @@ def finished(folder: Path, name: str, budget: dict[str, float], controls: int) -
         amplify={"steps": 5, "predicted_change": 0.5, "precondition": "none", "budget": budget},
         evaluate={"random_controls": controls},
     )
-    report = run(load_config(config), Silent())
+    report = run(load_config(config), NoProgress())
     base, patched = (AutoModelForCausalLM.from_pretrained(folder / "model") for _ in range(2))
     for edit in load_patch(folder / name / "patch.safetensors").edits:
         with torch.no_grad():
@@ -126,6 +129,7 @@ def verdicts(model: PreTrainedModel, problems: Sequence[Problem], longest: int) 
     return [right(model, problem, longest) for problem in problems]
 
 
+@cache
 @torch.no_grad()
 def right(model: PreTrainedModel, problem: Problem, longest: int) -> bool:
     own, token_ids = grader(), list[int]()
@@ -287,3 +291,13 @@ def test_halves_share_no_problem_and_leave_none_out() -> None:
     assert sorted(p.id for p in [*guards, *reported]) == sorted(p.id for p in problems)
     assert min(len(guards), len(reported)) > 5
     assert {p.id for p in judging(problems)} < {p.id for p in guards}
+
+
+def test_what_is_judged_is_no_text_that_anything_is_fitted_to(folder: Path) -> None:
+    config = tiny_run.write_config(folder, "spare", retention=[str(folder / "other.jsonl")])
+    session = OpenRun(load_config(config), RunFolder(folder / "spare"), NoProgress())
+    problems = read_problems(folder / "other.jsonl")
+    fitted = {text.prompt for text in session.retention_texts}
+    judged, reported = judging(problems), halves(problems)[1]
+    assert min(len(fitted), len(judged)) > 5
+    assert not fitted & {session.grader.prompt_ids(problem) for problem in [*judged, *reported]}

@@ -58,6 +58,12 @@ def test_wrong_code_within_its_limits(judge: CodeJudge, code: str) -> None:
     assert time.monotonic() - before < 30
 
 
+def test_only_the_tests_end_proves_that_they_passed(judge: CodeJudge) -> None:
+    """Neither an early exit with status 0 nor anything that the program says wherever it can."""
+    says = "import os\nfor channel in range(64):\n    try: os.write(channel, b'passed' * 6)\n    except OSError: pass\n"
+    assert judge(f"```python\n{GOOD}\n{says}os._exit(0)\n```", TESTS).verdict is WRONG
+
+
 def test_code_runs_in_a_folder_and_environment_of_its_own(
     judge: CodeJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
