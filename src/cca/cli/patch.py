@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cca.cli.asked import layers_of, model_and_patches
+from cca.cli.arguments import layers_of, model_and_patches
 from cca.cli.console import console
 from cca.errors import CcaError
 from cca.patches.patch import Patch

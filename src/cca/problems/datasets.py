@@ -21,13 +21,9 @@ from cca.errors import CcaError
 from cca.files import Row, read_json, read_jsonl
 from cca.problems.judges.statements import boxed
 
-<<<<<<< HEAD
-NEEDS_DATASETS = 'pip install "cca[data]"'
+NEEDS_DATASETS = 'pip install -e ".[data]"'
 LONGEST_FIELD = 1 << 30
 """Characters of a field in a CSV file."""
-=======
-NEEDS_DATASETS = 'pip install -e ".[data]"'
->>>>>>> main
 TARGETS = ("id", "template", "question", "prompt", "answer", "solution")
 _SLOT = re.compile(r"\{([^{}]+)\}")
 _CALCULATION = re.compile(r"<<[^<>]*>>")
