@@ -16,13 +16,17 @@ from cca.problems.judges.judge import Verdict
 from cca.problems.judges.registry import make_judge
 
 RIGHT, WRONG, UNREADABLE = Verdict.RIGHT, Verdict.WRONG, Verdict.UNREADABLE
+try:
+    ISOLATION = CodeJudge().isolation
+except CcaError:
+    ISOLATION = "none"
 TESTS = "assert add(2, 3) == 5\nassert add(-1, 1) == 0"
 GOOD = "def add(a, b):\n    return a + b"
 
 
 @pytest.fixture(scope="module")
 def judge() -> CodeJudge:
-    return CodeJudge(seconds=1, megabytes=256)
+    return CodeJudge(seconds=1, megabytes=256, isolation=ISOLATION)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,7 @@ LAYOUTS = {
     "inside a list": f"1. Here it is:\n   {FENCE}python\n   def add(a, b):\n       return a + b\n   {FENCE}",
     "a helper in a block of its own": f"{FENCE}python\ndef one(x):\n    return x\n{FENCE}\nand\n{FENCE}python\n"
     f"def add(a, b):\n    return one(a) + b\n{FENCE}",
-    "a draft, then the corrected one": f"{FENCE}\ndef add(a, b):\n    return a - b\nassert add(1, 2) == 3\n{FENCE}\nNo:\n"
+    "a draft, then the corrected one": f"{FENCE}\ndef add(a, b):\n    return a - b\nassert add(1, 2) == 3\n{FENCE}\n"
     f"{FENCE}python\n{GOOD}\n{FENCE}",
     "prose after code without a fence": f"{GOOD}\n\nThis adds two numbers.",
     "a title after the language": f'{FENCE}python title="a.py"\n{GOOD}\n{FENCE}',
@@ -124,8 +128,9 @@ def test_only_a_new_turn_finishes_a_completion(judge: CodeJudge) -> None:
 @pytest.mark.parametrize(
     "forgery",
     [
-        "g = sys._getframe(1).f_globals\nfor v in list(g.values()):\n    if isinstance(v, (str, bytes)) and len(v) == 32:\n"
-        "        os.write(g['channel'], v if isinstance(v, bytes) else v.encode())",
+        "g = sys._getframe(1).f_globals\nfor v in list(g.values()):\n"
+        "    if isinstance(v, (str, bytes)) and len(v) == 32:\n"
+        "        os.write(g['channel'], v if type(v) is bytes else v.encode())",
         "for a in open('/proc/self/cmdline').read().split('\\0'):\n    if len(a) == 32: os.write(4, a.encode())",
         "for a in os.environ.values():\n    if len(a) == 32: os.write(4, a.encode())",
         "if os.fork() == 0: sys.exit(0)",
@@ -138,11 +143,8 @@ def test_the_proof_that_the_tests_passed_is_not_lying_about(judge: CodeJudge, fo
     )
 
 
-ISOLATED = CodeJudge(seconds=2).isolation != "none"
-
-
-@pytest.mark.skipif(not ISOLATED, reason="no bubblewrap and no namespaces here")
-def test_isolated_programs_reach_nothing_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(ISOLATION == "none", reason="no bubblewrap and no namespaces here")
+def test_isolated_programs_reach_nothing_outside(tmp_path: Path) -> None:
     judge = CodeJudge(seconds=2, megabytes=512)
     mark = tmp_path / "mark"
     with socket.socket() as server:
@@ -178,11 +180,11 @@ def test_without_isolation_the_judge_refuses_unless_told(monkeypatch: pytest.Mon
 
 def test_golds_and_options_are_checked() -> None:
     with pytest.raises(CcaError, match="Python tests"):
-        make_judge("code", allow_code=True).check_gold("assert (")
+        CodeJudge(isolation="none").check_gold("assert (")
     with pytest.raises(CcaError, match="seconds >= 1"):
         make_judge("code", allow_code=True, seconds=0)
 
 
 def test_a_preamble_comes_first() -> None:
-    judge = make_judge("code", allow_code=True, preamble="import math")
+    judge = make_judge("code", allow_code=True, isolation=ISOLATION, preamble="import math")
     assert judge("def half(): return math.pi / 2", "assert half() < 2").verdict is RIGHT
