@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cca.errors import CcaError
-from cca.problems.judges.judge import Judge, Judgement, Verdict, join_digits
+from cca.problems.judges.judge import Judge, Judgement, StoppingJudge, Verdict, join_digits
 from cca.problems.judges.registry import make_judge
 
 GSM8K = Path(os.environ.get("CCA_GSM8K", ""))
@@ -109,6 +109,50 @@ def test_a_finished_verdict_never_changes_on_random_texts(text: str, name: str) 
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "gold", "verdict"),
+    [
+        ("auto", "So we add 10 to the result: 28 - 2", "2", "unreadable"),
+        ("auto", "They baked 243 - 75 - 66 = 1", "102", "unreadable"),
+        ("auto", "The final answer is no tickets were", "26", "unreadable"),
+        ("auto", "20 + 14 = 34. The final answer is 3", "34", "unreadable"),
+        ("auto", "Answer: 4", "4", "unreadable"),
+        ("auto", "#### 4", "4", "unreadable"),
+        ("auto", "<answer>4", "4", "unreadable"),
+        ("auto", "\\boxed{4", "4", "unreadable"),
+        ("auto", "40 + 2 = 42. Each costs $1,", "1", "unreadable"),
+        ("auto", "I would say Par", "Par", "unreadable"),
+        ("auto", "The answer is 42. Now to check", "42", "right"),
+        ("auto", "So \\boxed{42}", "42", "right"),
+        ("auto", "<answer>42</answer> as", "42", "right"),
+        ("auto", "#### 42\nThen", "42", "right"),
+        ("auto", "Paris. It lies on the Se", "Paris", "right"),
+        ("auto", "42 pens\n\nQ: Tom has", "42", "right"),
+        ("choice", "B", "B", "unreadable"),
+        ("choice", "B) Paris, for it is the", "B", "right"),
+        ("choice", "Perhaps option B", "B", "unreadable"),
+        ("exact", "a b", "a b", "unreadable"),
+        ("exact", "a b\n\nQ: ", "a b", "right"),
+        ("math", "So $x^2$ and then $x", "x^2", "unreadable"),
+        ("math", "So \\boxed{x^2} and", "x^2", "right"),
+        ("tool-call", "I will not call", "[]", "unreadable"),
+        ("tool-call", '{"name": "f", "arguments": {}} and', '{"name": "f", "arguments": {}}', "right"),
+    ],
+)
+def test_a_completion_that_was_cut_off_has_closed_statements_only(
+    name: str, text: str, gold: str, verdict: str
+) -> None:
+    if name == "math":
+        pytest.importorskip("math_verify")
+    assert make_judge(name)(text, gold, cut_off=True).verdict == verdict
+
+
+def test_a_stop_string_ends_a_completion_that_was_cut_off_after_it() -> None:
+    judge = StoppingJudge(make_judge("number"), ["\n\n"])
+    assert judge("42\n\nMore and", "42", cut_off=True).verdict is Verdict.RIGHT
+    assert judge("42", "42", cut_off=True).verdict is Verdict.UNREADABLE
+
+
+@pytest.mark.parametrize(
     ("text", "finished"),
     [
         ("The final answer is 42", False),
@@ -182,7 +226,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", ["number", "text", "choice", "tool-call", "code"])
 def test_100_kilobytes_of_anything_are_judged_at_once(name: str) -> None:
-    judge = make_judge(name, allow_code=True)
+    judge = make_judge(name, allow_code=True, **({"isolation": "none"} if name == "code" else {}))
     gold = {"choice": "B", "tool-call": "[]", "code": ""}.get(name, "1")
     slowest = 0.0
     for piece in HOSTILE:
@@ -245,3 +289,16 @@ def test_faulty_requests_are_refused_in_one_line(name: str, options: dict[str, o
     with pytest.raises(CcaError, match=message.replace("(", r"\(")) as refusal:
         make_judge(name, **options)  # type: ignore[arg-type]
     assert "\n" not in str(refusal.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.one_of(st.sampled_from([*PIECES, *HOSTILE]), st.text(max_size=8)), max_size=10).map("".join),
+    st.sampled_from(["number", "text", "choice", "auto", "exact", "regex", "tool-call"]),
+    st.booleans(),
+)
+def test_no_judge_raises_on_a_text(text: str, name: str, cut_off: bool) -> None:
+    gold = {"choice": "B", "tool-call": '{"name": "f", "arguments": {"x": 1}}'}.get(name, "5")
+    judge = make_judge(name)
+    judge.finished(text)
+    assert judge(text, gold, cut_off=cut_off).verdict in list(Verdict)

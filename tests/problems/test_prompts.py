@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 from chat_tokenizer import ALWAYS_THINKS, NO_SYSTEM, TEMPLATE, chat_tokenizer
 from hypothesis import example, given
@@ -131,3 +133,12 @@ def test_a_completion_ends_at_its_first_stop() -> None:
     assert judge("It is 5. STOP 6 END 7", "5").verdict is Verdict.RIGHT
     assert judge.finished("It is 5. STOP")
     assert not judge.finished("It is 5. STO")
+
+
+def test_the_day_in_a_chat_template_is_given_not_read_from_the_clock() -> None:
+    tokenizer = chat_tokenizer("{{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }}")
+    prompts = make_prompts("chat", tokenizer, today=date(2024, 3, 5))
+    assert prompts.build("q") == "05 Mar 2024 q"
+    assert prompts.date == prompts.described()["date"] == "2024-03-05"
+    assert make_prompts("chat", tokenizer).date == date.today().isoformat()
+    assert make_prompts("chat", chat_tokenizer()).date is None

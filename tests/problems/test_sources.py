@@ -11,10 +11,20 @@ from typing import Any
 import pytest
 
 from cca.errors import CcaError
+from cca.files import read_yaml
 from cca.problems.datasets import NAMED
 from cca.problems.judges.judge import Verdict
+from cca.problems.problem import Problem, read_problems
 from cca.problems.sources import open_task
-from cca.problems.task import check_answers, lm_eval_tasks, task_judge, with_retention
+from cca.problems.task import (
+    Task,
+    check_answers,
+    check_prompts,
+    lm_eval_tasks,
+    overlaps,
+    task_judge,
+    with_retention,
+)
 from cca.problems.task_config import TaskFiles, TaskSource
 
 GSM = {
@@ -292,3 +302,72 @@ def test_sources_that_are_refused(copies: Path, spec: dict[str, Any], message: s
         spec = {**spec, "path": Path(spec["path"].replace("COPIES", str(copies)))}
     with pytest.raises(CcaError, match=message):
         open_task(TaskSource(**spec))
+
+
+ROWS = [{"question": f"What is {n} + 1?", "answer": f"{n + 1}"} for n in range(30)]
+
+
+def test_files_as_people_have_them(tmp_path: Path) -> None:
+    """With a byte-order mark (Notepad, Excel), null for what is absent (pandas), and long fields."""
+    lines = "".join(json.dumps({**row, "template": None, "id": None}) + "\n" for row in ROWS)
+    (tmp_path / "bom.jsonl").write_text(lines, encoding="utf-8-sig")
+    assert [problem.id for problem in read_problems(tmp_path / "bom.jsonl")][:2] == ["0", "1"]
+    table = "question,answer\r\n" + "".join(f"q{n},{n}\r\n" for n in range(20)) + "x" * 140_000 + ",1\r\n"
+    (tmp_path / "bom.csv").write_text(table, encoding="utf-8-sig")
+    task = open_task(TaskSource(source="hf:a/b", path=tmp_path / "bom.csv"))
+    assert sum(map(len, (task.train, task.validation, task.test))) == 21
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "1?", "answer": NaN}', "line 2: expected a JSON object, got NaN"),
+        ('{"question": "1?", "answer": "2", "answer": "3"}', "line 2: .* the key 'answer' twice"),
+    ],
+)
+def test_what_json_leaves_open_is_refused_with_its_line(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "odd.jsonl").write_text('{"question": "0?", "answer": "1"}\n' + line + "\n")
+    with pytest.raises(CcaError, match=message):
+        read_problems(tmp_path / "odd.jsonl")
+
+
+def test_a_key_given_twice_in_yaml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("model: x\nseed: 1\nseed: 2\n")
+    with pytest.raises(CcaError, match="the key 'seed' twice"):
+        read_yaml(tmp_path / "run.yaml")
+
+
+def small_task(**sets: list[str]) -> Task:
+    made = {
+        name: tuple(Problem(f"{name}-{n}", "t", text, "1") for n, text in enumerate(texts))
+        for name, texts in sets.items()
+    }
+    retention = {"other": made.pop("other")} if "other" in made else {}
+    return Task("t", made["train"], made["validation"], made["test"], retention)
+
+
+def test_prompts_in_two_splits_are_noted() -> None:
+    task = small_task(train=["a", "b"], validation=["c"], test=["d", "b", "a"], other=["e", "a"])
+    assert overlaps(task) == [
+        "2 of 3 test prompts are in train too (the first: 'test-1')",
+        "1 of 2 other prompts are in train too (the first: 'other-1')",
+    ]
+    assert overlaps(small_task(train=["a"], validation=["b"], test=["c"])) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("w " * 128, "other, problem 'other-1': its prompt has 128 tokens, the model takes 128"),
+        ("", "other, problem 'other-1': its prompt has 0 tokens"),
+        ("w 99", "other, problem 'other-1': its prompt has the token id 99, the model's embedding has 50"),
+    ],
+)
+def test_prompts_that_the_model_cannot_take_are_named(text: str, message: str) -> None:
+    def encode(problem: Problem) -> list[int]:
+        return [int(word) if word.isdigit() else 1 for word in problem.prompt.split()]
+
+    sets = {"train": ["w"], "validation": ["w 2"], "test": ["w 3"], "other": ["w " * 127]}
+    check_prompts(small_task(**sets), encode, 128, 50)
+    with pytest.raises(CcaError, match=message):
+        check_prompts(small_task(**{**sets, "other": ["w", text]}), encode, 128, 50)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cca.cli.asked import NO_MODEL, asked, model_place
+from cca.cli.arguments import NO_MODEL, model_path, parse_target
 from cca.errors import CcaError
 from cca.evaluation.examination import Answers, Examination, results
 from cca.files import Row, write_json, write_rows
@@ -122,7 +122,7 @@ def _config(wanted: Asked) -> Config:
         raise CcaError(f"--split: expected {', '.join(SPLITS)}, got {wanted.split!r}")
     if wanted.task is None and wanted.seeds:
         raise CcaError("--seeds: lm-eval's tasks have no seeds of ours; they go with --task")
-    config = asked(wanted.task or "none", wanted.overrides, model=wanted.model, device=wanted.device)
+    config = parse_target(wanted.task or "none", wanted.overrides, model=wanted.model, device=wanted.device)
     if config.model == NO_MODEL:
         raise CcaError("evaluate: expected --model, or a run.yaml that names one")
     return config
@@ -166,7 +166,7 @@ def _loaded(config: Config, model: str, place: str, progress: RunProgress) -> Lo
     revision = config.revision if model == config.model else None
     with progress.work(f"loading {model}", None):
         return load_model(
-            model_place(model), revision, config.dtype, place, config.trust_remote_code,
+            model_path(model), revision, config.dtype, place, config.trust_remote_code,
             config.attn_implementation,
         )  # fmt: skip
 

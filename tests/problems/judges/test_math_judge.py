@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -48,6 +50,22 @@ def judge() -> MathJudge:
         ("Thus the sum is $\\dfrac{9}{4}$.", "\\frac{9}{4}", RIGHT),
         ("6 * 7 = 42", "42", RIGHT),
         ("\\boxed{42}\n\nProblem:\nNext. \\boxed{7}", "42", RIGHT),
+        ("\\boxed{\\{3,5\\}}", "\\{5,3\\}", RIGHT),
+        ("\\boxed{3,5}", "5,3", RIGHT),
+        ("\\boxed{\\{3,50\\}}", "\\{3,5\\}", WRONG),
+        ("\\boxed{\\{3,5\\}}", "3.5", WRONG),
+        ("\\boxed{5!}", "5!", RIGHT),
+        ("\\boxed{5!}", "5", WRONG),
+        ("\\boxed{5!}", "120", RIGHT),
+        ("The answer is 42!", "42", RIGHT),
+        ("\\boxed{50\\%}", "0.5", RIGHT),
+        ("\\boxed{0.5}", "50\\%", RIGHT),
+        ("\\boxed{1 - \\frac{1}{\\mathrm{e}}}", "1", WRONG),
+        ("\\boxed{7\\mathrm{e}}", "7", WRONG),
+        ("\\boxed{12,500}", "12, 500", WRONG),
+        ("\\boxed{12\\mathrm{cm}}", "12", RIGHT),
+        ("The answer is 12, since $a = 3$.", "12", RIGHT),
+        ("The final answer is 12 (as $x=2$).", "12", RIGHT),
         ("I do not know.", "42", UNREADABLE),
         ("", "x", UNREADABLE),
     ],
@@ -71,6 +89,25 @@ def test_an_endless_comparison_is_cut_short_and_the_next_one_works() -> None:
     assert time.monotonic() - before < 60
     judge.helper.seconds = 20
     assert judge("\\boxed{y+x}", "x+y").verdict is RIGHT
+
+
+def test_a_helper_that_was_killed_is_asked_again(judge: MathJudge) -> None:
+    """A terminal's Ctrl-C reaches the run's group, not the helper; and its death is no answer."""
+    assert judge("\\boxed{2x}", "x+x").verdict is RIGHT
+    process = judge.helper._process
+    assert process is not None
+    assert os.getpgid(process.pid) != os.getpgid(0)
+    slow = "\\frac{x^{30}-1}{x-1}"
+    gold = "+".join(["1", "x"] + [f"x^{{{k}}}" for k in range(2, 30)])
+    killer = threading.Timer(0.05, process.kill)
+    killer.start()
+    assert judge(f"\\boxed{{{slow}}}", gold).verdict is RIGHT
+    killer.join()
+    process = judge.helper._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    assert judge("\\boxed{3x}", "x+2x").verdict is RIGHT
 
 
 def test_long_texts_are_cheap(judge: MathJudge) -> None:

@@ -41,6 +41,17 @@ GOLD = '{"name": "weather", "arguments": {"city": "Paris", "days": 2}}'
         '<|python_tag|>{"name": "weather", "parameters": {"city": "Paris", "days": 2}}',
         '{"function": {"name": "weather", "arguments": "{\\"days\\": 2, \\"city\\": \\"Paris\\"}"}}',
         '<think>{"name": "other"}</think>{"name": "weather", "arguments": {"city": "Paris ", "days": 2}}',
+        "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n2\n</parameter>\n"
+        "</function>\n</tool_call>",
+        '[TOOL_CALLS]weather[ARGS]{"city": "Paris", "days": 2}',
+        f'{{"tool_calls": [{{"type": "function", "function": {GOLD}}}]}}',
+        "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n<arg_key>days</arg_key>\n"
+        "<arg_value>2</arg_value>\n</tool_call>",
+        '<function=weather>{"city": "Paris", "days": 2}</function>',
+        '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Paris", "days": 2}<|call|>',
+        '<invoke name="weather"><parameter name="city">Paris</parameter><parameter name="days">2</parameter></invoke>',
+        '[weather(city="Paris", days=2)]',
+        "```tool_code\nweather(city='Paris', days=2)\n```",
         'I use {weather}: {"name": "weather", "arguments": {"city": "Paris", "days": 2}}',
         '{"name": "weather", "arguments": {"city": "Paris", "days": 2}}\n\nQ: and Rome?\n{"name": "other"}',
     ],
@@ -125,9 +136,50 @@ def test_faulty_golds_and_tools_are_refused() -> None:
         make_judge("tool-call", tools=[{"parameters": {}}])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>{"name": "weather", "argum',
+        "<function=weather>\n<parameter=city>Par",
+        '[TOOL_CALLS]weather[ARGS]{"city": ',
+        '{"name": "weather", "arguments": {"city": ',
+        "<|python_tag|>weather.call(city)",
+        "```tool_code\nweather('Paris')\n```",
+    ],
+)
+def test_a_call_that_cannot_be_read_is_not_no_call(text: str) -> None:
+    assert make_judge("tool-call")(text, "[]").verdict is UNREADABLE
+    assert make_judge("tool-call")(text, GOLD).verdict is UNREADABLE
+
+
+def test_a_second_call_that_was_cut_off_makes_the_first_no_answer() -> None:
+    assert make_judge("tool-call")(f"<tool_call>{GOLD}</tool_call><tool_call>{{", GOLD).verdict is UNREADABLE
+
+
+def test_an_object_without_arguments_is_no_call_in_prose() -> None:
+    assert make_judge("tool-call")('Tom is {"name": "Tom", "age": 3}.', "[]").verdict is RIGHT
+    assert make_judge("tool-call")('{"name": "now"}', '{"name": "now"}').verdict is RIGHT
+
+
+NESTED = {"$ref": "#/$defs/nested"}
+RECURSIVE = {
+    "name": "weather",
+    "parameters": {"properties": {"x": NESTED}, "$defs": {"nested": {"items": NESTED}}},
+}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ['{"x": ' + "9" * 5000 + "}", '{"x": ' + "[" * 900 + "]" * 900 + "}", '{"x": ' + "[" * 90_000, '{"x": NaN}',
+     '{"x": 1e999}', '{"x": "\\ud800"}'],
+)  # fmt: skip
+def test_no_json_breaks_the_judge(arguments: str) -> None:
+    text = f'{{"name": "weather", "arguments": {arguments}}}'
+    for judge in (make_judge("tool-call"), make_judge("tool-call", tools=[RECURSIVE])):
+        assert judge(text, GOLD).verdict in (WRONG, UNREADABLE)
+        assert judge(text, "[]").verdict in (WRONG, UNREADABLE)
+
+
 def test_calls_are_read_in_order() -> None:
-    assert [call.name for call in read_calls('{"name": "a"} then [{"name": "b"}, {"name": "c"}]')] == [
-        "a",
-        "b",
-        "c",
-    ]
+    text = '{"name": "a", "args": {}} then [{"name": "b", "args": {}}, {"name": "c", "args": {}}]'
+    assert [call.name for call in read_calls(text)] == ["a", "b", "c"]

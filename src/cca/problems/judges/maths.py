@@ -66,7 +66,8 @@ class MathJudge(Reader[str]):
     def read_statement(self, statement: Statement) -> str | None:
         if statement.denies:
             return None
-        return _expression(statement.text)
+        prose = statement.kind not in ("box", "tag")  # where "5!" is a factorial
+        return _expression(statement.text.rstrip("!") if prose else statement.text)
 
     def read_whole(self, text: str, cut_off: bool = False) -> str | None:
         """The last formula of the text, else what its last line says after "="."""
@@ -92,7 +93,7 @@ def _expression(text: str) -> str | None:
     box = boxed(text)
     if box is None:
         formula, head = _INLINE.search(text), _HEAD_NUMERAL.match(text)
-        box = head[1] if head else text.rstrip("!") if formula is None else _inner(formula)
+        box = head[1] if head else text if formula is None else _inner(formula)
     box = box.strip(_OUTER)
     return box or None
 

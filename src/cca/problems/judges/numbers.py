@@ -51,10 +51,9 @@ _MEASURE = re.compile(
 )
 """Before another number of a clause, which is then no second answer: "42 km per 2 hours", "42 out of 50"."""
 _CENTS = re.compile(r"dollars? and \d{1,2} cents?\b", re.IGNORECASE)
-_ALTERNATIVE = re.compile(r"\bor[ ](?:about |approximately |roughly )?[$€£]?\Z", re.IGNORECASE)
-_LIST_ITEM = re.compile(
-    r"(?:(?:and|or)[ ](?:about |approximately |roughly )?)?[-+$€£(]*\d[^=,;\n]*(?:[,;\n]|\Z)"
-)
+_HEDGE = r"(?:about |approximately |roughly |maybe |perhaps |possibly |even )?"
+_ALTERNATIVE = re.compile(rf"\bor[ ]{_HEDGE}[$€£]?\Z", re.IGNORECASE)
+_LIST_ITEM = re.compile(rf"(?:(?:and|or)[ ]{_HEDGE})?[-+$€£(]*\d[^=,;\n]*(?:[,;\n]|\Z)")
 _UNKNOWN = re.compile(r"[a-z][ ]?=[ ]?-?\Z")
 _OTHER_UNKNOWN = re.compile(r"(?:and[ ])?[a-z][ ]?=[ ]?-?\d")
 _BOUND = re.compile(r"[xyznijqruvwae](?![a-z])|\([a-z]|[ ]?_[ ]?\d|[ ]?\(?mod\b|(?:hr?s?|ft)\d+[ ]?[a-z]")
@@ -170,7 +169,7 @@ class _Clause:
                 return Quantity(value)
             return UNCLEAR if _DIGIT.search(self.text) or _EXPRESSION.search(self.text) else None
         if self.direct and not _FILLER.match(self.text[: first.start].rstrip(" -")):
-            return None
+            return UNCLEAR if _RELATION.search(self.text[: first.start]) else None
         end = self._end(first)
         equals = self.text.rfind("=", first.end, end)
         result = next(find_quantities(self.text, equals), None) if equals >= 0 else None
@@ -178,7 +177,7 @@ class _Clause:
             if self.direct and self.leading:
                 return None
             first, end = result, self._end(result)
-        if _is_range(self.text, first) or re.match(r"[ ]\d", self.text[first.end :]):
+        if _is_range(self.text, first) or self._is_split(first):
             return replace(first.quantity, single=False)
         if _JOINED.match(self.text, first.end):
             return self._worked_out(first)
@@ -187,6 +186,10 @@ class _Clause:
     def _end(self, found: Found) -> int:
         clause = _CLAUSE.search(self.text, found.end)
         return clause.start() if clause else len(self.text)
+
+    def _is_split(self, first: Found) -> bool:
+        """True for two numbers side by side: "4 2"."""
+        return FUNCTION not in self.text and re.match(r"[ ]\d", self.text[first.end :]) is not None
 
     def _worked_out(self, first: Found) -> Quantity:
         """The value of an expression ("9 x 2, or 18"); one that was not worked out matches nothing."""

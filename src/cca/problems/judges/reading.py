@@ -59,6 +59,9 @@ _TURN = re.compile(
     )""",
     re.VERBOSE,
 )
+_BEGINS = re.compile(
+    r"<\|?(?:im_start|start|start_of_turn|turn|start_header_id|header_start|start_of_role|endofprompt)\|?>"
+)
 _TURN_HINTS = ("Q", "Problem", "Human", "User", "Instruction", "<", "[")
 _TURN_MARK = re.compile(_SPECIAL_TURN, re.VERBOSE | re.IGNORECASE)
 _MARK_WORD = re.compile(
@@ -114,8 +117,11 @@ def parts(text: str, thinking: bool = False) -> Iterator[Part]:
         elif kind in ("open", "analysis"):
             # The thought leaves a line break behind: what follows it never completes a word begun before.
             kept, inside, analysis = said + "\n", True, kind == "analysis"
-        elif kind == "answer" or (kind == "begin" and not said.strip()):
-            kept, start = f"{said}\n" if said.strip() else "", tag.end()
+        elif kind in ("answer", "begin"):
+            if not said.strip():
+                kept, start = "", tag.end()
+            elif kind == "answer" and not tag[0].startswith("<|start|>"):  # which is a turn of its own
+                kept, start = f"{said}\n", tag.end()
     yield _cut(kept if inside else kept + text[start:], after_thought)
 
 
@@ -135,6 +141,8 @@ def _cut(text: str, after_thought: bool) -> Part:
         return Part(text, False)
     for turn in _TURN.finditer(text):
         before = text[: turn.start()]
+        if not before.strip() and _BEGINS.match(turn[0]):  # the model writes the head of its own turn
+            continue
         restated = turn[0].rstrip().endswith(":") and not before.strip()
         newline = turn[0].startswith("\n") or "\n" in before
         if not (restated and (after_thought or not newline)):
