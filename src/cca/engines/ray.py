@@ -61,7 +61,7 @@ class RayEngine:
     watch: WeightWatch
     tell: Callable[[str], None] = print
     batch_size: int = 64
-    vllm: VLLMConfig = VLLMConfig()
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
     generated_tokens: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:

@@ -55,7 +55,7 @@ class VLLMEngine:
     """
 
     source: ModelSource
-    settings: VLLMConfig = VLLMConfig()
+    settings: VLLMConfig = field(default_factory=VLLMConfig)
     watch: WeightWatch | None = None
     generated_tokens: int = field(default=0, init=False)
     parallel_chunks: int = field(default=1, init=False)
