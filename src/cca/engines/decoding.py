@@ -208,15 +208,9 @@ def expanded(cache: DynamicCache, rows: int) -> DynamicCache:
 
 
 def end_tokens(model: PreTrainedModel) -> frozenset[int]:
-    """The token ids that end a text: those of the generation settings and of the configuration.
-
-    `cca.models.loading` adds those of the tokenizer and its chat template to the generation settings.
-    """
-    found: set[int] = set()
-    for settings in (model.generation_config, model.config, model.config.get_text_config()):
-        ends = getattr(settings, "eos_token_id", None)
-        found |= {ends} if isinstance(ends, int) else set(ends or ())
-    return frozenset(found)
+    """The token ids that end a text, by the generation settings: `cca.models.loading` completes these."""
+    ends = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
+    return frozenset([ends] if isinstance(ends, int) else ends or ())
 
 
 def context_length(model: PreTrainedModel) -> int:

@@ -29,7 +29,7 @@ from cca.engines.decoding import end_tokens as end_tokens
 from cca.engines.engine import Completion, Engine, GreedyPath, Progress, Request, StopRule, Tokens
 from cca.engines.rehearsal import Shortcuts, has_window, rehearse, rope_switch
 from cca.errors import CcaError
-from cca.models.out_of_memory import halving
+from cca.models.out_of_memory import halving, is_out_of_memory
 
 READ_VALUES = 1 << 29
 """Logits that reading may hold at once: a vocabulary's for every token of every text."""
@@ -52,7 +52,12 @@ class HFEngine(Engine):
     @cached_property
     def shortcuts(self) -> Shortcuts:
         """The shortcuts that are exact on this model. Raises CcaError for one that cannot be decoded."""
-        found, note = rehearse(self.model)
+        try:
+            found, note = rehearse(self.model)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            found, note = Shortcuts(share=False), "too little memory for a rehearsal; prefixes are not shared"
         if note:
             self.tell(f"engine: {note}")
         return found
