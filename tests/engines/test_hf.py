@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import tiny_world
+from cca.engines import hf
 from cca.engines.engine import Request, request_seed
 from cca.engines.hf import HFEngine, context_length
 from cca.errors import CcaError
@@ -71,10 +72,10 @@ def test_few_logits_at_once_change_no_path(monkeypatch: pytest.MonkeyPatch) -> N
     engine = HFEngine(tiny_world.model(), batch_size=4)
     texts = [(p, p[::-1]) for p in prompts(9)]
     whole, sizes = engine.greedy_paths(texts), []
-    read = engine._greedy_batch
+    read = hf.read_batch
     monkeypatch.setattr("cca.engines.hf.READ_VALUES", 2 * 64 * max(len(p) for p in prompts(9)))
     monkeypatch.setattr(
-        engine, "_greedy_batch", lambda own, *rest: sizes.append(len(own)) or read(own, *rest)
+        hf, "read_batch", lambda model, own, *rest: sizes.append(len(own)) or read(model, own, *rest)
     )
     split = engine.greedy_paths(texts)
     assert [path.token_ids for path in split] == [path.token_ids for path in whole]

@@ -85,6 +85,37 @@ def test_auto_loads_weights_as_they_are_stored(
     assert load_model(str(folder), dtype="float16").model.dtype == torch.float16
 
 
+TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<pad>\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "template", "expected"),
+    [
+        (None, None, None, [2]),
+        ([5], None, None, [2, 5]),
+        (None, [3, 6], None, [2, 3, 6]),
+        (5, 6, TURNS, [0, 2, 5, 6]),
+        (5, None, "{{ raise_exception('no talks here') }}", [2, 5]),
+        (10**6, None, "{% for m in messages %}{{ m.content }}{% endfor %}", [2]),
+    ],
+)
+def test_texts_end_where_any_file_of_the_model_ends_them(
+    tmp_path: Path, generation: object, config: object, template: str | None, expected: list[int]
+) -> None:
+    folder = saved(tmp_path)
+    tokenizer = tiny_world.tokenizer()
+    tokenizer.chat_template = (
+        None if template is None else template.replace("<pad>", str(tokenizer.pad_token))
+    )
+    tokenizer.save_pretrained(folder)
+    for name, ends in (("config.json", config), ("generation_config.json", generation)):
+        held = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**held, "eos_token_id": ends}))
+    found = load_model(str(folder)).model.generation_config
+    assert found is not None
+    assert found.eos_token_id == expected
+
+
 def test_faults_take_one_line(tmp_path: Path) -> None:
     folder = saved(tmp_path / "torn")
     weights = folder / "model.safetensors"

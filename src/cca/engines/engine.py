@@ -67,7 +67,7 @@ class GreedyPath:
 
 
 class Engine(Protocol):
-    """Makers of completions. Results come in the order of the requests, whatever the batching."""
+    """A maker of completions. Results come in the order of the requests, whatever the batching."""
 
     generated_tokens: int
     """Tokens generated so far, for the report."""

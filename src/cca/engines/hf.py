@@ -6,26 +6,31 @@ Notable decisions:
   is sampled; only the kernels' rounding can.
 * Requests are sorted by length, padded on the left within a batch, and rows that have ended leave the batch.
 * A prefix that all requests share (few-shot examples) is computed once.
+* Cache, batches and shared prefix are used where a rehearsal on the model shows that they change nothing.
+* A model with two sets of rotary factors (longrope) takes the set by the longest text of a batch. So texts on the two
+  sides of the switch are in batches of their own, and one that crosses it is computed again from its beginning.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
-from cca.engines.sampling import choose, uniforms
+from cca.engines.decoding import STOP_EVERY as STOP_EVERY
+from cca.engines.decoding import Decoding, greedy_path, prefill, read_batch
+from cca.engines.decoding import context_length as context_length
+from cca.engines.decoding import end_tokens as end_tokens
+from cca.engines.engine import Completion, Engine, GreedyPath, Progress, Request, StopRule, Tokens
+from cca.engines.rehearsal import Shortcuts, has_window, rehearse, rope_switch
 from cca.errors import CcaError
-from cca.models.memory import halving
+from cca.models.memory import halving, is_out_of_memory
 
-STOP_EVERY = 8
-"""Decoded tokens between two looks at the stop rule of a row; it costs Python time, a late stop a few tokens."""
 READ_VALUES = 1 << 29
 """Logits that reading may hold at once: a vocabulary's for every token of every text."""
 MIN_SHARED = 16
@@ -33,16 +38,29 @@ MIN_SHARED = 16
 
 
 @dataclass
-class HFEngine:
+class HFEngine(Engine):
     model: PreTrainedModel
     batch_size: int = 64
     tell: Callable[[str], None] = warnings.warn
-    """Told when memory ran out and the batch was halved."""
+    """Told when memory ran out and the batch was halved, and which shortcuts the model does not allow."""
     generated_tokens: int = field(default=0, init=False)
     parallel_chunks: int = field(default=1, init=False)
     reads_cheaply: bool = field(default=True, init=False)
     together: ClassVar[bool] = True
-    """Whether all processes of a run, where there are several, decode the same batches side by side."""
+    """True where all processes of a run, if there are several, decode the same batches side by side."""
+
+    @cached_property
+    def shortcuts(self) -> Shortcuts:
+        """The shortcuts that are exact on this model. Raises CcaError for one that cannot be decoded."""
+        try:
+            found, note = rehearse(self.model)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            found, note = Shortcuts(share=False), "too little memory for a rehearsal; prefixes are not shared"
+        if note:
+            self.tell(f"engine: {note}")
+        return found
 
     def complete(
         self,
@@ -57,49 +75,108 @@ class HFEngine:
         ``shared``: tokens at the beginning that all prefixes have in common and that are to be computed once; by
         default `shared_length` of them.
         """
-        limit = context_length(self.model)
+        limit, switch = context_length(self.model), rope_switch(self.model)
         check_room(requests, limit, max_new_tokens)
+        longest = min(max_new_tokens, limit)
+        if switch is None:
+            return self._complete(requests, longest, limit, stop, progress, shared)
+        short = [i for i, request in enumerate(requests) if len(request.prefix) <= switch]
+        own = [requests[i] for i in short]
+        first = dict(zip(short, self._complete(own, longest, switch + 1, stop, None, 0), strict=True))
+        rest: list[int] = []
+        for number, request in enumerate(requests):
+            done = first.get(number)
+            crossed = done and not done.finished and len(done.token_ids) + request.written < longest
+            if done is None or (crossed and len(request.prefix) + len(done.token_ids) < limit):
+                rest.append(number)
+        begun = [first[i].token_ids if i in first else () for i in rest]
+        again = [
+            replace(requests[i], prefix=requests[i].prefix + own, written=requests[i].written + len(own))
+            for i, own in zip(rest, begun, strict=True)
+        ]
+        made = self._complete(again, longest, limit, stop, None, 0, [len(own) for own in begun])
+        for number, own, last in zip(rest, begun, made, strict=True):
+            first[number] = Completion(own + last.token_ids, last.finished)
+        if progress:
+            progress(len(requests))
+        return [first[number] for number in range(len(requests))]
+
+    def greedy_paths(
+        self, texts: Sequence[tuple[Tokens, Tokens]], shared: int | None = None
+    ) -> list[GreedyPath]:
+        switch = rope_switch(self.model)
+        if switch is None:
+            return self._read(texts, shared)
+        cuts = [max(0, switch + 1 - len(prefix)) for prefix, _ in texts]  # tokens told by the short factors
+        short = iter(self._read([(p, t[:c]) for (p, t), c in zip(texts, cuts, strict=True) if t[:c]], 0))
+        long = iter(
+            self._read([(p + t[:c], t[c:]) for (p, t), c in zip(texts, cuts, strict=True) if t[c:]], 0)
+        )
+        return [
+            _joined(next(short) if text[:cut] else GreedyPath((), ()), next(long) if text[cut:] else None)
+            for (_, text), cut in zip(texts, cuts, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def _complete(
+        self,
+        requests: Sequence[Request],
+        longest: int,
+        room: int,
+        stop: StopRule | None,
+        progress: Progress | None,
+        shared: int | None,
+        drawn: Sequence[int] | None = None,
+    ) -> list[Completion]:
+        """Complete the requests up to ``longest`` tokens each, ``room`` with the prefix."""
+        if not requests:
+            return []
         if shared is None:
             shared = shared_length([request.prefix for request in requests], self.model)
+        shared = shared if self.shortcuts.share else 0
         results: dict[int, Completion] = {}
         with torch.inference_mode():
-            prefix_cache = self._prefill(requests[0].prefix[:shared]) if shared else None
-            order = decoding_order(requests)
+            prefix_cache = prefill(self.model, requests[0].prefix[:shared]) if shared else None
 
             def decode(indices: Sequence[int]) -> None:
-                batch = _Decoding(self.model, [requests[index] for index in indices], shared, prefix_cache)
-                made = dict(batch.run(min(max_new_tokens, limit), stop))
+                own = [requests[index] for index in indices]
+                batch = Decoding(self.model, own, shared, prefix_cache, self.shortcuts.cache)
+                budgets = [min(longest, room - len(request.prefix) + request.written) for request in own]
+                used = [drawn[index] if drawn else 0 for index in indices]
+                made = dict(batch.run(budgets, stop, used))
                 results.update((indices[row], completion) for row, completion in made.items())
                 self.generated_tokens += sum(len(completion.token_ids) for completion in made.values())
                 if progress:
                     progress(len(indices))
 
-            self._by_batches("generation", order, decode)
+            self._by_batches("generation", decoding_order(requests), decode)
         return [results[index] for index in range(len(requests))]
 
-    def greedy_paths(
-        self, texts: Sequence[tuple[Tokens, Tokens]], shared: int | None = None
-    ) -> list[GreedyPath]:
+    def _read(self, texts: Sequence[tuple[Tokens, Tokens]], shared: int | None) -> list[GreedyPath]:
+        if not texts:
+            return []
         if shared is None:
             shared = shared_length([prefix for prefix, _ in texts], self.model)
-        order = reading_order(texts)
+        shared = shared if self.shortcuts.share else 0
         paths: dict[int, GreedyPath] = {}
         with torch.inference_mode():
-            prefix_cache = self._prefill(texts[0][0][:shared]) if shared else None
+            prefix_cache = prefill(self.model, texts[0][0][:shared]) if shared else None
 
             def read(indices: Sequence[int]) -> None:
                 longest = max(len(texts[i][1]) for i in indices)
                 size = max(1, READ_VALUES // (longest * self.model.config.get_text_config().vocab_size))
                 for start in range(0, len(indices), size):
-                    own = indices[start : start + size]
-                    batch = self._greedy_batch([texts[i] for i in own], shared, prefix_cache)
-                    paths.update(zip(own, batch, strict=True))
+                    numbers = indices[start : start + size]
+                    own = [texts[i] for i in numbers]
+                    for number, logits in zip(
+                        numbers, read_batch(self.model, own, shared, prefix_cache), strict=True
+                    ):
+                        paths[number] = greedy_path(logits, texts[number][1])
 
-            self._by_batches("reading texts", order, read)
+            self._by_batches("reading texts", reading_order(texts), read)
         return [paths[index] for index in range(len(texts))]
-
-    def close(self) -> None:
-        """Nothing runs beside this process."""
 
     def _by_batches(self, what: str, order: Sequence[int], work: Callable[[Sequence[int]], None]) -> None:
         """``work`` on the indices in ``order``, a batch at a time; batches stay halved once memory ran out."""
@@ -110,123 +187,11 @@ class HFEngine:
                 work(order[start : start + size])
                 return size
 
-            size = min(self.batch_size, len(order) - start)
+            size = min(self.batch_size if self.shortcuts.batch else 1, len(order) - start)
             done = halving(what, size, attempt, self.tell, self.together)
             if done < size:
                 self.batch_size = done
             start += done
-
-    def _greedy_batch(
-        self, texts: Sequence[tuple[Tokens, Tokens]], shared: int, prefix_cache: DynamicCache | None
-    ) -> Iterator[GreedyPath]:
-        rows = [prefix[shared:] + text[:-1] for prefix, text in texts]
-        token_ids, own_mask = _pad_left(rows, self.model.device)
-        attention_mask = torch.cat([own_mask.new_ones(len(rows), shared), own_mask], dim=1)
-        longest = max(len(text) for _, text in texts)
-        logits = self.model(
-            input_ids=token_ids,
-            attention_mask=attention_mask,
-            position_ids=_positions(attention_mask)[:, shared:],
-            past_key_values=_expanded(prefix_cache, len(rows)) if prefix_cache else None,
-            use_cache=prefix_cache is not None,
-            logits_to_keep=longest,
-        ).logits  # (B, longest, V): rows end together, so every text is in the last `longest` positions
-        for row, (_, text) in enumerate(texts):
-            own = _wide(logits[row, longest - len(text) :])  # (T, V), a row at a time: vocabularies are large
-            best, tokens = own.topk(2, dim=-1)
-            taken = own.gather(1, torch.tensor(text, device=own.device)[:, None])[:, 0]
-            log_probs = taken - own.logsumexp(dim=-1)
-            greedy, second = tokens.T.tolist()
-            yield GreedyPath(
-                tuple(greedy),
-                tuple((best[:, 0] - best[:, 1]).tolist()),
-                tuple(second),
-                tuple(log_probs.tolist()),
-            )
-
-    def _prefill(self, prefix: Tokens) -> DynamicCache:
-        cache = DynamicCache(config=self.model.config)
-        token_ids = torch.tensor([prefix], device=self.model.device)
-        self.model(input_ids=token_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache
-
-
-class _Decoding:
-    """The state of one batch while it decodes. Rows that end are handed out and dropped."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        requests: Sequence[Request],
-        shared: int,
-        prefix_cache: DynamicCache | None,
-    ) -> None:
-        self.model = model
-        self.ends = end_tokens(model)
-        self.requests = requests
-        self.cache = (
-            _expanded(prefix_cache, len(requests)) if prefix_cache else DynamicCache(config=model.config)
-        )
-        self.token_ids, own_mask = _pad_left([request.prefix[shared:] for request in requests], model.device)
-        self.mask = torch.cat([own_mask.new_ones(len(requests), shared), own_mask], dim=1)
-        self.positions = _positions(self.mask)[:, shared:]
-        self.temperatures = torch.tensor([request.temperature for request in requests], device=model.device)
-
-    def run(self, max_new_tokens: int, stop: StopRule | None) -> Iterator[tuple[int, Completion]]:
-        limit = context_length(self.model)
-        rows = list(range(len(self.requests)))
-        texts = [list(request.begun(max_new_tokens)) for request in self.requests]
-        written = [request.written for request in self.requests]
-        budgets = [
-            min(max_new_tokens, limit - len(request.prefix) + request.written) for request in self.requests
-        ]
-        longest = max(budget - own for budget, own in zip(budgets, written, strict=True))
-        places = self._places(longest)
-        for step in range(longest):
-            logits = self._forward()
-            chosen = choose(logits, self.temperatures, None if places is None else places[rows, step])
-            keep: list[int] = []
-            for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
-                texts[row].append(token)
-                ended = token in self.ends or (
-                    stop is not None and len(texts[row]) % STOP_EVERY == 0 and stop(texts[row])
-                )
-                if ended or len(texts[row]) >= budgets[row]:
-                    yield row, Completion(tuple(texts[row][written[row] :]), ended)
-                else:
-                    keep.append(place)
-            if not keep:
-                return
-            rows = [rows[place] for place in keep]
-            self._advance(chosen, keep)
-
-    def _places(self, steps: int) -> Tensor | None:
-        """(B, steps) numbers in [0, 1), each row from its request's seed; None when all requests are greedy."""
-        if not any(request.temperature for request in self.requests):
-            return None
-        places = torch.stack([uniforms(request.seed, steps) for request in self.requests])
-        return places if self.model.device.type == "mps" else places.to(self.model.device)  # no float64 there
-
-    def _forward(self) -> Tensor:
-        output = self.model(
-            input_ids=self.token_ids,
-            attention_mask=self.mask,
-            position_ids=self.positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return _wide(output.logits[:, -1])  # (B, V)
-
-    def _advance(self, chosen: Tensor, keep: list[int]) -> None:
-        if len(keep) < len(chosen):
-            places = torch.tensor(keep, device=chosen.device)
-            self.cache.batch_select_indices(places)
-            self.mask, self.positions = self.mask[places], self.positions[places]
-            self.temperatures, chosen = self.temperatures[places], chosen[places]
-        self.token_ids = chosen[:, None]
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
-        self.positions = self.positions[:, -1:] + 1
 
 
 def check_room(requests: Sequence[Request], limit: int, max_new_tokens: int) -> None:
@@ -248,9 +213,8 @@ def reading_order(texts: Sequence[tuple[Tokens, Tokens]]) -> list[int]:
 
 
 def shared_length(prefixes: Sequence[Tokens], model: PreTrainedModel) -> int:
-    """Length of the prefix to compute once; 0 where it is short or padding would upset a sliding window."""
-    config = model.config.get_text_config()
-    if len(prefixes) < 2 or getattr(config, "sliding_window", None):
+    """Length of the prefix to compute once; 0 where it is short or padding would upset a window of attention."""
+    if len(prefixes) < 2 or has_window(model):
         return 0
     first, last = min(prefixes), max(prefixes)
     shortest = min(map(len, prefixes)) - 1  # at least one token stays outside
@@ -258,41 +222,12 @@ def shared_length(prefixes: Sequence[Tokens], model: PreTrainedModel) -> int:
     return shared if shared >= MIN_SHARED else 0
 
 
-def _pad_left(rows: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids (B, T) and the mask (B, T) that is 0 on the padding at the left."""
-    longest = max(map(len, rows))
-    padded = [(0,) * (longest - len(row)) + tuple(row) for row in rows]
-    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """At least float32: ties and margins are not half precision's to decide."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _positions(mask: Tensor) -> Tensor:
-    return (mask.cumsum(dim=-1) - 1).clamp_min(0)
-
-
-def _expanded(cache: DynamicCache, rows: int) -> DynamicCache:
-    """A cache of ``rows`` equal rows; the original is left as it was."""
-    copy = DynamicCache()
-    for layer, (keys, values, *_) in enumerate(cache):
-        assert keys is not None and values is not None, "a prefilled cache holds every layer"  # noqa: PT018
-        copy.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
-    return copy
-
-
-def context_length(model: PreTrainedModel) -> int:
-    """The longest text the model takes, prompt and completion together."""
-    config = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20
-
-
-def end_tokens(model: PreTrainedModel) -> frozenset[int]:
-    """The token ids that end a text, by the model's generation settings."""
-    ends = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
-    if ends is None:
-        return frozenset()
-    return frozenset([ends] if isinstance(ends, int) else ends)
+def _joined(first: GreedyPath, second: GreedyPath | None) -> GreedyPath:
+    if second is None:
+        return first
+    return GreedyPath(
+        first.token_ids + second.token_ids,
+        first.margins + second.margins,
+        first.second + second.second,
+        first.log_probs + second.log_probs,
+    )

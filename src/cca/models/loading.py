@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -185,7 +186,9 @@ def load_model(
     codec = load_codec(name, revision, trust_remote_code)
 
     def read() -> PreTrainedModel:
-        return _from_pretrained("model", name, AutoModelForCausalLM, where, **options, **common)
+        model = _from_pretrained("model", name, AutoModelForCausalLM, where, **options, **common)
+        _complete_ends(model, codec.tokenizer)
+        return model
 
     if sharding == "fsdp":
         from cca.models.sharding import load_sharded  # takes a second to import
@@ -224,6 +227,39 @@ def _model_path(name: str) -> str:
         raise CcaError(f"model {name}: expected a model folder as save_pretrained writes it, got {what}")
     refuse_half_edited(folder)
     return str(folder)
+
+
+def _complete_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let every text end that any of a model's files ends: fine-tunes often leave generation_config.json as it was.
+
+    These are the end tokens of the generation settings, the configuration and the tokenizer, and the token that the
+    chat template writes after an assistant's turn.
+    """
+    if model.generation_config is None:
+        return
+    found: set[int] = set()
+    for settings in (model.generation_config, model.config, model.config.get_text_config(), tokenizer):
+        ends: Any = getattr(settings, "eos_token_id", None)
+        found |= {ends} if isinstance(ends, int) else set(ends or ())
+    turn = _end_of_turn(tokenizer)
+    found |= set() if turn is None else {turn}
+    size = model.get_input_embeddings().weight.shape[0]
+    model.generation_config.eos_token_id = sorted(end for end in found if 0 <= end < size) or None
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the chat template writes after an assistant's turn; None where there is none."""
+    if not tokenizer.chat_template:
+        return None
+    talk = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2 3 2"}]
+    try:
+        text = tokenizer.apply_chat_template(talk, tokenize=False)
+    except (TemplateError, TypeError, ValueError):  # a template that asks for more than a plain talk
+        return None
+    rest = str(text).rpartition("2 3 2")[2].lstrip()
+    tokens = tokenizer.encode(rest, add_special_tokens=False) if rest else []
+    added = set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids)
+    return tokens[0] if tokens and tokens[0] in added else None
 
 
 def _stored_dtype(where: str) -> torch.dtype | str:
