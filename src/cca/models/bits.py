@@ -1,4 +1,4 @@
-"""Tensors compared and hashed as bits, and the one check that rows fit the parameter they name.
+"""Comparison and hashes of tensors as bits, and the check that rows fit the parameter they name.
 
 Equality of values is not enough for a patch: -0.0 == 0.0 although the bytes differ, and a NaN is not even
 itself.
@@ -27,7 +27,7 @@ _AXES = {1: (0,), 2: (0, 1, EACH), 3: (1, 2)}  # rank of the parameter -> axes t
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """The same bytes as integers, on the CPU."""
+    """The same bytes as integers of the same shape, on the CPU."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor.view(_INTEGER[tensor.element_size()])
 
