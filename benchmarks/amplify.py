@@ -14,7 +14,7 @@ from cca.circuits.attribution import attribution_circuit, gate_gradient
 from cca.circuits.circuit import Circuit
 from cca.circuits.random_circuits import whole_model
 from cca.circuits.size import Size
-from cca.gradients.objectives import objective
+from cca.gradients.objectives import OBJECTIVES
 from cca.gradients.pivot_gradient import add_pivot_gradient
 from cca.gradients.trainable_rows import Key, TrainableRows
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of, get_rows
@@ -22,7 +22,7 @@ from cca.pivots.pivot import Pivot
 
 PAIRS = 3
 PIVOTS, SHARED, OWN = 32, 650, 40
-OBJECTIVE = objective("softplus")
+OBJECTIVE = OBJECTIVES["softplus"]
 
 
 def measure() -> list[Row]:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from benchmarks.measuring import Measured, Row, quotients
-from cca.amplify.amplify import Amplified, UpdateSettings, Validation, amplify
+from cca.amplify.amplify import Amplified, Validation, amplify
+from cca.amplify.settings import AmplifyConfig
 from cca.circuits.attribution import attribution_circuit, gate_gradient
 from cca.circuits.size import Size
 from cca.engines.drafts import complete_drafts, make_drafts
@@ -59,7 +60,7 @@ def _edit(model: PreTrainedModel, grader: Grader, engine: HFEngine, problems: Se
     anatomy = anatomy_of(model)
     gradient = gate_gradient(model, anatomy, pivots)
     circuit = attribution_circuit(gradient, anatomy, "absolute", ["neuron"], Size.parse(NEURONS), "paper")
-    settings = UpdateSettings(steps=STEPS, predicted_change=0.2, validate_at=(STEPS,))
+    settings = AmplifyConfig(steps=STEPS, validate_at=(STEPS,))
     return amplify(model, anatomy, circuit, pivots, settings, lambda: Validation(0.0, 0.0, {}, True))
 
 

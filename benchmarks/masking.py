@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
-from cca.circuits.gate_functions import gate_function
 from cca.circuits.masking import learn_mask
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.measuring import Row, quotients, seconds
 from benchmarks.models import random_llama, random_pivots
-from cca.circuits.dcm import MaskSettings
+from cca.circuits.dcm import GATE_FUNCTIONS, learn_mask
+from cca.circuits.settings import CircuitConfig
 from cca.gradients.pivot_forward import PivotForward
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.pivots.pivot import Pivot
@@ -84,10 +84,10 @@ def masking_step(anatomy: Anatomy, gaps_of: Callable[[int, Tensor], Tensor]) -> 
     """One step of DCM training, as `learn_mask` takes it."""
     gates = torch.ones(anatomy.size, requires_grad=True)
     optimiser = torch.optim.Adam([gates], lr=5e-3)
-    function = gate_function("double")
+    factors = GATE_FUNCTIONS["double"]
 
     def step() -> None:
-        loss = 0.01 * gates.abs().sum() - gaps_of(0, function.factor(gates)).mean()
+        loss = 0.01 * gates.abs().sum() - gaps_of(0, factors(gates)).mean()
         (gates.grad,) = torch.autograd.grad(loss, gates)
         optimiser.step()
         with torch.no_grad():
@@ -99,9 +99,10 @@ def masking_step(anatomy: Anatomy, gaps_of: Callable[[int, Tensor], Tensor]) -> 
 def mask_difference(
     model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], batch_size: int
 ) -> float:
-    settings = MaskSettings(epochs=3, batch_size=batch_size)
-    ours = learn_mask(model, anatomy, pivots, settings)
-    naive = learn_mask(model, anatomy, pivots, settings, gaps_of=NaiveGaps(model, anatomy, pivots))
+    settings = CircuitConfig(epochs=3)
+    forward = PivotForward(model, anatomy, pivots, batch_size)
+    ours = learn_mask(forward, settings)
+    naive = learn_mask(forward, settings, gaps_of=NaiveGaps(model, anatomy, pivots))
     return float((ours.gates - naive.gates).abs().max())
 
 

@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 
 from benchmarks.measuring import Measured, Row
 from benchmarks.models import random_llama, random_pivots
-from cca.amplify.amplify import UpdateSettings, Validation, amplify
+from cca.amplify.amplify import Validation, amplify
+from cca.amplify.settings import AmplifyConfig
 from cca.circuits.circuit import Circuit
 from cca.circuits.random_circuits import random_circuit
-from cca.gradients.objectives import objective
+from cca.gradients.objectives import OBJECTIVES
 from cca.gradients.pivot_gradient import add_pivot_gradient
 from cca.gradients.trainable_rows import TrainableRows
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
@@ -32,7 +33,7 @@ SHAPE = {
     "max_position_embeddings": 256,
 }
 BATCH, OWN = 4, 16
-OBJECTIVE = objective("softplus")
+OBJECTIVE = OBJECTIVES["softplus"]
 
 
 def measure() -> list[Row]:
@@ -93,7 +94,7 @@ def one_step(
 
 def four_steps(model: PreTrainedModel, anatomy: Anatomy, circuit: Circuit, pivots: Sequence[Pivot]) -> None:
     accuracies = iter((0.5, 0.6, 0.7, 0.8, 0.9))
-    settings = UpdateSettings(steps=4, batch_size=BATCH)
+    settings = AmplifyConfig(steps=4, batch_size=BATCH)
     amplify(
         model,
         anatomy,

@@ -202,7 +202,13 @@ def test_memory_that_runs_out_halves_the_batch_and_takes_the_same_steps(
     notes: list[str] = []
     settings = AmplifyConfig(predicted_change=0.01, steps=6, patience=99, batch_size=8)
     found = amplify(
-        model, anatomy_of(model), CIRCUIT, PIVOTS, settings, judged(0.5, 0.6, 0.7), note=notes.append
+        model,
+        anatomy_of(model),
+        CIRCUIT,
+        PIVOTS,
+        settings,
+        judged(0.5, 0.5, 0.5, 0.6, 0.7),
+        note=notes.append,
     )
     assert tries[:3] == [8, 4, 2]
     assert notes == [

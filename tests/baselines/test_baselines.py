@@ -15,22 +15,28 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 import tiny_world
-from cca.amplify.amplify import StepRecord, Validation
+from cca.amplify.amplify import StepRecord, Validation, make_gradient
+from cca.amplify.settings import AmplifyConfig
 from cca.baselines.finetune import unfrozen
 from cca.baselines.lora import lora
 from cca.baselines.scaling import scaled, scaled_rows
 from cca.baselines.settings import baseline_settings
 from cca.baselines.texts import TrainingText, batches, completion_loss
-from cca.baselines.tuning import tune
+from cca.baselines.tuning import AsItIs, tune
 from cca.circuits.circuit import Circuit
 from cca.errors import CcaError
-from cca.models.anatomy.anatomy import anatomy_of
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.components import Component
 from cca.models.forward.gates import gated
+from cca.pivots.pivot import Pivot
 
 TOKENS = torch.tensor([[5, 9, 11, 3, 8, 21, 7]])
 Place = Callable[[PreTrainedModel], AbstractContextManager[dict[str, Tensor]]]
 PLACES: dict[str, Place] = {"lora": lambda model: lora(model, 2, None, 0), "finetune": unfrozen}
+
+
+def pivot_gradient(model: PreTrainedModel, anatomy: Anatomy, pivots: list[Pivot]) -> tuple[float, float]:
+    return make_gradient(model, anatomy, pivots, AmplifyConfig(), [], 2)(AsItIs(model))
 
 
 def logits(model: PreTrainedModel) -> Tensor:
@@ -50,7 +56,7 @@ def test_training_moves_the_model_and_leaves_no_trace_afterwards(name: str, how:
             torch.testing.assert_close(logits(model), before, rtol=0, atol=0)
             seen: list[StepRecord] = []
             tune(
-                tensors, lambda: add_gradient_of_pivots(model, anatomy, pivots, "softplus", 2),
+                tensors, lambda: pivot_gradient(model, anatomy, pivots),
                 baseline_settings({"steps": 3, "learning_rate": 0.01}),
                 lambda: Validation(0.5, 0.0, {}, True), seen.append,
             )  # fmt: skip
@@ -79,7 +85,7 @@ def test_lora_gradient_on_pivots_is_that_of_whole_prompts() -> None:
         with torch.no_grad():
             for tensor in tensors.values():
                 tensor += 0.1 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-        loss, _ = add_gradient_of_pivots(model, anatomy, pivots, "softplus", 2)
+        loss, _ = pivot_gradient(model, anatomy, pivots)
         found = {name: tensor.grad for name, tensor in tensors.items()}
         gaps = []
         for pivot in pivots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -10,8 +11,7 @@ import pytest
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 
 HELD = """
-from cca.models.memory import give_back_freed_memory, keep_freed_memory
-from cca.models.memory import held_memory
+from cca.models.memory import give_back_freed_memory, held_memory, keep_freed_memory
 import torch
 done = keep_freed_memory()
 before = held_memory()
@@ -25,6 +25,7 @@ print(done, kept >> 20, (held_memory() - before) >> 20)
 
 def held(**environment: str) -> tuple[str, int, int]:
     command = [sys.executable, "-c", HELD]
+    environment = {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), **environment}
     found = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True
     ).stdout.split()

@@ -1,4 +1,4 @@
-"""The ``amplify`` section of a configuration: what the steps on the circuit's rows minimise, and how they are taken."""
+"""The ``amplify`` section of a configuration: the objective, kind, size and budget of steps on the circuit's rows."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class BudgetConfig(Section):
 
 class AmplifyConfig(Section):
     objective: Literal["softplus", "logit-gap", "cross-entropy", "dpo"] = "softplus"
-    """What the steps minimise: of each logit gap, of the desired token alone, or of the gap against the base's."""
+    """Loss that the steps minimise: of each logit gap, of the desired token alone, or of the gap against the base's."""
     beta: float = Field(default=1.0, gt=0)
     """dpo: how sharply the gap counts against the base's."""
     anchor: float = Field(default=0.0, ge=0)
     """Weight of the token KL from the base added to the objective, on half of the guarding retention problems."""
     optimiser: Literal["gradient-descent", "adam"] = "gradient-descent"
-    """How the rows move."""
+    """Update rule of the rows."""
     whitening: Literal["auto", "fisher", "none"] = "auto"
     """fisher: whiten steps by the Fisher information of retention texts, sparing other skills; auto: where possible."""
     damping: float = Field(default=1e-3, gt=0)
@@ -48,7 +48,7 @@ class AmplifyConfig(Section):
     gradient_checkpointing: bool = False
     """Keep no activations inside layers: less memory, about a third more time per step."""
     budget: BudgetConfig = BudgetConfig()
-    """What an accepted step may cost elsewhere."""
+    """Limits on the cost of an accepted step to other skills."""
 
     @model_validator(mode="before")
     @classmethod

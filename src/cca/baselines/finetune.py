@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight of the model trains, and is put back afterwards.
+"""Full fine-tuning: every weight of the model trains, and is restored afterwards.
 
 Weights train in the model's own dtype: load the model in float32 for a fair comparison.
 """

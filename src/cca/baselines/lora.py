@@ -1,4 +1,4 @@
-"""LoRA on every linear layer, through peft, in place on a loaded model and taken off again."""
+"""LoRA on every linear layer, through peft, put on a loaded model and taken off again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def lora(model: PreTrainedModel, rank: int, alpha: int | None, seed: int) -> Ite
     """Within the block ``model`` computes with fresh adapters, which change nothing until they are trained.
 
     Yields the adapters' tensors, in float32 or wider, the only ones that ask for a gradient. Afterwards the model is as
-    it was. peft draws from torch's global generator: it is seeded for the draw alone.
+    it was. peft samples from torch's global generator, which is seeded for that alone.
     """
     asking = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     config = LoraConfig(

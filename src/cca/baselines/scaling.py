@@ -1,6 +1,6 @@
-"""Scaling a circuit's activations by a constant, without training: what amplifying means taken literally.
+"""Scaling of a circuit's activations by a constant, without training: amplification taken literally.
 
-At every position a neuron's activation times c is its down column times c, and what a V head writes times c is its rows
+At every position a neuron's activation times c is its down column times c, and a V head's output times c is its rows
 (and bias) times c, so the scaling is an edit of weights, exactly. The gates of Q and K heads act after q/k norm and
 rotary embedding; where a model has that norm no scaling of weights equals them, so circuits are of neurons and V heads.
 """
@@ -54,7 +54,7 @@ def scaled_rows(anatomy: Anatomy, circuit: Circuit) -> list[WeightRows]:
 
 @contextmanager
 def scaled(model: PreTrainedModel, anatomy: Anatomy, circuit: Circuit, factor: float) -> Iterator[None]:
-    """Within the block the circuit's activations are ``factor`` times what they were, at every position."""
+    """Within the block the circuit's activations are multiplied by ``factor`` at every position."""
     rows = scaled_rows(anatomy, circuit)
     before = [get_rows(model.get_parameter(row.parameter).detach(), row.axis, row.indices) for row in rows]
     try:

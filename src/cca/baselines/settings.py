@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cca.errors import CcaError
 
 TUNED = ("lora", "finetune")
-"""What is trained: adapters on every linear layer, or every weight."""
+"""Trained tensors: adapters on every linear layer, or every weight."""
 DATA = ("pivots", "gold", "own")
-"""On what: the pivots with their objective, the gold solutions, or the model's own right traces."""
+"""Training data: the pivots with their objective, the gold solutions, or the model's own right traces."""
 BASELINES = (*(f"{how}-{data}" for how in TUNED for data in DATA), "scaling")
 
 
 class BaselineSettings(BaseModel):
-    """What a baseline may be told; the objective on pivots is the run's own (``amplify.objective``)."""
+    """Options of a baseline; the objective on pivots is the run's own (``amplify.objective``)."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
 
@@ -30,13 +30,13 @@ class BaselineSettings(BaseModel):
     steps: int = Field(default=40, ge=1)
     """Most steps to take."""
     texts: int = Field(default=32, ge=1)
-    """gold, own: solutions a step; on pivots every step is over all of them."""
+    """gold, own: solutions per step; on pivots every step is over all of them."""
     validate_every: int = Field(default=1, ge=1)
     """Steps between two validations."""
     patience: int = Field(default=4, ge=1)
     """Stop after this many validations that bring no better step."""
     factors: tuple[float, ...] = (1.1, 1.25, 1.5, 2.0, 3.0)
-    """scaling: what the circuit's activations are multiplied by, one validation each."""
+    """scaling: factors of the circuit's activations, one validation each."""
 
 
 def baseline_settings(given: Mapping[str, Any]) -> BaselineSettings:

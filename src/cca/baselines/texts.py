@@ -23,14 +23,14 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class TrainingText:
-    """A prompt and what is to follow it, the end of the text included."""
+    """A prompt and its completion, the end of the text included."""
 
     prompt: Tokens
     completion: Tokens
 
 
 def gold_texts(problems: Sequence[Problem], grader: Grader, model: PreTrainedModel) -> list[TrainingText]:
-    """The worked solutions. Raises CcaError when there are none."""
+    """The worked solutions of ``problems``. Raises CcaError when there are none."""
     ends = sorted(end_tokens(model))[:1]
     texts = [
         TrainingText(
@@ -47,7 +47,7 @@ def gold_texts(problems: Sequence[Problem], grader: Grader, model: PreTrainedMod
 def own_right_texts(
     problems: Sequence[Problem], traces: Sequence[Sequence[Trace]], grader: Grader
 ) -> list[TrainingText]:
-    """Every right trace that ended by itself, greedy or sampled. Raises CcaError when there is none."""
+    """All right traces that ended by themselves, greedy or sampled. Raises CcaError when there is none."""
     prompts = {problem.id: problem for problem in problems}
     texts = [
         TrainingText(grader.prompt_ids(prompts[trace.problem]), trace.token_ids)
@@ -61,7 +61,7 @@ def own_right_texts(
 
 
 def batches(texts: Sequence[TrainingText], size: int, seed: int) -> Iterator[list[TrainingText]]:
-    """Batches without end: every text once an epoch, in an order that the seed fixes."""
+    """Endless batches of ``size`` texts: every text once per epoch, in an order that the seed fixes."""
     generator = torch.Generator().manual_seed(seed)
     queue: list[int] = []
     while True:
@@ -72,7 +72,7 @@ def batches(texts: Sequence[TrainingText], size: int, seed: int) -> Iterator[lis
 
 
 def completion_loss(model: PreTrainedModel, batch: Sequence[TrainingText]) -> Tensor:
-    """Mean cross-entropy over the completions' tokens, in nats."""
+    """Mean cross-entropy over the completions' tokens, in nats; a differentiable scalar in float32 or wider."""
     token_ids, _ = padded([(*text.prompt, *text.completion)[:-1] for text in batch], model.device)
     labels = torch.full_like(token_ids, IGNORED)
     for row, text in enumerate(batch):

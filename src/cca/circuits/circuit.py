@@ -1,4 +1,4 @@
-"""A Circuit: a set of components of one model, with the scores that chose them, and what share of the model it is."""
+"""A Circuit: a set of components of one model, with the scores that chose them, and its share of the model."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Circuit:
 
 
 def shares(circuit: Circuit, anatomy: Anatomy, rows: str = "paper") -> dict[str, float]:
-    """The share of the model that a circuit is: of components, of heads and neurons apart, of parameters trained."""
+    """A circuit's shares of the model: of all components, of the heads, of the neurons, of the parameters it trains."""
     heads = [kind for kind in KINDS if kind != "neuron"]
     total = {kind: sum(anatomy.count(layer.index, kind) for layer in anatomy.layers) for kind in KINDS}
     head_total = sum(total[kind] for kind in heads)

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 @dataclass
 class Site:
-    """Where circuits are located.
+    """Everything that localisers need: model, pivots and texts, with what they share computed once.
 
     texts: (prompt, solution) tokens of other skills, for localisers that avoid what those depend on. rows: the row mode
     by which parameters are counted. batch_size: pivots per pass, where it does not change the result.

@@ -12,7 +12,7 @@ from cca.models.anatomy.components import KINDS, Component
 
 
 def random_circuit(anatomy: Anatomy, like: Circuit, generator: torch.Generator) -> Circuit:
-    """As many components of each kind as ``like`` has, sampled from the whole model."""
+    """A circuit with as many components of each kind as ``like`` has, sampled from the whole model."""
     components = []
     for kind in KINDS:
         own = list(anatomy.components([kind]))
@@ -22,7 +22,7 @@ def random_circuit(anatomy: Anatomy, like: Circuit, generator: torch.Generator) 
 
 
 def random_circuit_by_layer(anatomy: Anatomy, like: Circuit, generator: torch.Generator) -> Circuit:
-    """As many components of each kind in every layer as ``like`` has.
+    """A circuit with as many components of each kind in every layer as ``like`` has.
 
     Against it a circuit must show that its components matter, not merely the layers they are in. Raises CcaError when
     ``like`` names components that the model lacks.

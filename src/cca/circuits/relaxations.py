@@ -1,7 +1,7 @@
-"""Relaxations: how a yes or no for every component becomes something a gradient can move.
+"""Relaxations of the yes or no for every component to a gate that a gradient can move.
 
-A relaxation owns the trained parameter of each gate, draws gates in [0, 1] for a step, says how large the circuit is
-in expectation, and what the gates come to in the end. A new one is one class and one line.
+A relaxation owns the trained parameter of each gate. It gives gates in [0, 1] for a step, the expected size of the
+circuit, and the final gates. A new one is one class and one line.
 
 * ``clamp`` (the paper): the parameter is the gate, clamped to [0, 1] after each step; size is the sum of the gates.
 * ``hard-concrete`` (L0, arXiv 1712.01312): the gate is a stretched, clamped binary concrete draw; size is the expected
@@ -32,7 +32,7 @@ class Relaxation(Protocol):
         ...
 
     def sizes(self, progress: float) -> Tensor:
-        """What each component counts for in the circuit's size, in [0, 1], differentiable, (size,)."""
+        """The expected contribution of each component to the circuit's size, in [0, 1], differentiable, (size,)."""
         ...
 
     def after_step(self, progress: float) -> None: ...
@@ -51,7 +51,7 @@ class Clamp:
         return self.parameters
 
     def sizes(self, progress: float) -> Tensor:
-        """|m| as published: at 0 it has no gradient, so nothing holds a closed gate down but its own gap."""
+        """|m| as published: at 0 it has no gradient, so only its own gap keeps a closed gate down."""
         del progress
         return self.parameters.abs()
 

@@ -22,7 +22,7 @@ OPERATIONS = ("|", "&", "-")
 
 class CircuitConfig(Section):
     localiser: str = "auto"
-    """What picks the components: auto (natural with retention sets, else attribution) or a localiser."""
+    """The localiser that picks the components; auto: natural with retention sets, else attribution."""
 
     @field_validator("localiser")
     @classmethod

@@ -1,6 +1,6 @@
-"""How large a circuit is asked to be: ``32`` components, ``1% of components``, ``0.5% of parameters``.
+"""The size of a circuit: ``32`` components, ``1% of components`` or ``0.5% of parameters``.
 
-The share asked for is taken of every kind alike: 1 % of components is 1 % of the heads and 1 % of the neurons.
+A share is the same for every kind: 1 % of components is 1 % of the heads and 1 % of the neurons.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Size:
 
     @staticmethod
     def parse(text: str | int) -> Size:
-        """Raises CcaError for a size that is neither a whole number above 0 nor a share between 0 and 100 %."""
+        """Read a size. Raises CcaError unless it is a whole number above 0 or a share between 0 and 100 %."""
         written = str(text).strip()
         if written.isascii() and written.isdigit() and int(written) > 0:
             return Size(int(written), "count")
@@ -32,11 +32,14 @@ class Size:
         if match and 0 < float(match[1]) <= 100:
             return Size(float(match[1]) / 100, match[2] or "components")
         raise CcaError(
-            f"circuit size: expected such as 32, '1% of components' or '0.5% of parameters', got {text!r}"
+            f"circuit size: expected a size such as 32, '1% of components' or '0.5% of parameters', got {text!r}"
         )
 
     def counts(self, anatomy: Anatomy, kinds: Sequence[str], rows: str) -> dict[str, int]:
-        """How many components of each kind; at least one in all."""
+        """The number of components of each kind, at least one in all.
+
+        ``rows`` is the row mode by which parameters are counted. Raises CcaError for kinds that the model lacks.
+        """
         available = {
             kind: sum(anatomy.count(layer.index, kind) for layer in anatomy.layers) for kind in kinds
         }
@@ -52,7 +55,7 @@ class Size:
             fraction = self.amount * anatomy.total_parameters / every
         exact = {kind: min(number, fraction * number) for kind, number in available.items()}
         counts = {kind: int(share + 1e-9) for kind, share in exact.items()}
-        if self.of == "count":  # a number asked for is a number given: what rounding left goes to the nearest
+        if self.of == "count":  # a count is met exactly: what rounding left goes to the nearest
             missing = min(int(self.amount), total) - sum(counts.values())
             for kind in sorted(exact, key=lambda kind: counts[kind] - exact[kind])[:missing]:
                 counts[kind] += 1

@@ -114,7 +114,8 @@ class Decoding:
             uniforms(request.seed, used + steps)[used:]
             for request, used in zip(self.requests, drawn, strict=True)
         ]
-        return torch.stack(rows).to(self.model.device)
+        places = torch.stack(rows)
+        return places if self.model.device.type == "mps" else places.to(self.model.device)  # no float64 there
 
 
 def read_batch(

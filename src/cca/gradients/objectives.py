@@ -39,7 +39,7 @@ OBJECTIVES: dict[str, Objective] = {
     "logit-gap": lambda gaps: -gaps,
     "softplus": lambda gaps: functional.softplus(-gaps),
 }
-"""Those that need the gaps alone."""
+"""Objectives that need the gaps alone."""
 
 
 class CrossEntropy:

@@ -3,13 +3,13 @@
 Each `WeightRows` gets a float32 master copy (half precision drops the update sizes this method uses). While
 `active`, the layers compute with the masters, rounded to the model's dtype:
 
-* output rows of a linear layer (and their bias): their outputs are computed from the master and put in place;
+* output rows of a linear layer (and their bias): their outputs are computed from the master and replace the layer's;
 * input columns: the outputs get ``x[..., columns] @ (master - weight)``;
 * anything else (fused expert stacks): the parameter is replaced by a copy that holds the masters, which costs twice
   that parameter's size, the copy and its gradient, while a graph is alive.
 
 No parameter of the model requires a gradient, so nothing below the lowest trained layer is back-propagated through.
-Beyond the model there are the masters and their gradients; the rows as they were are read off the model itself,
+In addition to the model there are the masters and their gradients; the original rows are read from the model itself,
 and kept apart only while the model holds others.
 """
 
@@ -38,7 +38,7 @@ class TrainableRows:
         self.model = model
         self.rows = {(row.parameter, row.axis): row for row in rows}
         self._own: dict[Key, Tensor] | None = None
-        """The model's own rows, while it holds others."""
+        """The model's original rows, while it holds others."""
         self.masters = {
             key: before.to(torch.promote_types(before.dtype, torch.float32)).requires_grad_()
             for key, before in self.before.items()
@@ -46,7 +46,7 @@ class TrainableRows:
 
     @property
     def before(self) -> Mapping[Key, Tensor]:
-        """Copies of the rows as the untouched model has them, in its dtype."""
+        """Copies of the untouched model's rows, (k, row length) each, in its dtype."""
         return _OwnRows(self) if self._own is None else self._own
 
     @property
@@ -55,26 +55,26 @@ class TrainableRows:
         return list(self.masters.values())
 
     def after(self) -> dict[Key, Tensor]:
-        """Copies of the rows as they stand, in the model's dtype."""
+        """Copies of the current rows, (k, row length) each, in the model's dtype."""
         return {
             key: master.detach().to(self._parameter(key).dtype, copy=True)
             for key, master in self.masters.items()
         }
 
     def finite(self) -> bool:
-        """Whether every row as it stands is a number in the model's dtype."""
+        """True when every current row is finite in the model's dtype."""
         limits = {key: torch.finfo(self._parameter(key).dtype).max for key in self.masters}
         return all(float(master.detach().abs().max()) <= limits[key] for key, master in self.masters.items())
 
     def load(self, after: Mapping[Key, Tensor]) -> None:
-        """Set the masters to given rows."""
+        """Set the masters to ``after``, (k, row length) each."""
         with torch.no_grad():
             for key, rows in after.items():
                 self.masters[key].copy_(rows)
 
     @contextmanager
     def written(self) -> Iterator[None]:
-        """Within the block the model's weights hold the rows as they stand; afterwards what they held before."""
+        """Within the block the model's weights hold the current rows; afterwards those that they held before."""
         assert self._own is None, "these rows are already written into the model"
         self._own = own = dict(self.before)
         try:
@@ -151,7 +151,7 @@ class TrainableRows:
 
 
 class _OwnRows(Mapping[Key, Tensor]):
-    """Reads rows off the model whenever they are asked for."""
+    """Reads rows from the model whenever they are asked for."""
 
     def __init__(self, trained: TrainableRows) -> None:
         self.trained = trained

@@ -1,4 +1,4 @@
-"""Tensors compared and hashed as bits, and the one check that rows fit the parameter they name.
+"""Comparison and hashes of tensors as bits, and the check that rows fit the parameter they name.
 
 Equality of values is not enough for a patch: -0.0 == 0.0 although the bytes differ, and a NaN is not even
 itself.
@@ -25,7 +25,7 @@ _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """The same bytes as integers, on the CPU."""
+    """The same bytes as integers of the same shape, on the CPU."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor.view(_INTEGER[tensor.element_size()])
 

@@ -36,7 +36,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "full": ("q", "k", "v", "o", "up", "gate", "down"),
     "up": ("up",),
 }
-"""Which rows a component owns: the paper's (section 3.3), all of them, or the up rows of neurons alone."""
+"""Row mode -> roles whose rows a component owns: the paper's (section 3.3), all, or the up rows of neurons alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +105,11 @@ class Anatomy:
                     yield Component(layer, kind, index)
 
     def rows(self, components: Iterable[Component] | Tensor, mode: str = "paper") -> tuple[WeightRows, ...]:
-        """The rows that ``components`` own, one entry a parameter and axis, in the order of the layers.
+        """The rows that ``components`` own, one entry per parameter and axis, in the order of the layers.
 
-        ``components`` may also be a flat mask (size,) of bool or flat indices (k,) of int64. In mode ``up``
-        heads own nothing. No row has two owners, so the rows of a union are the union of the rows.
+        ``components`` may also be a flat mask (size,) of bool or flat indices (k,) of int64. In mode ``up`` heads own
+        nothing. No row has two owners, so the rows of a union are the union of the rows. Raises CcaError for an unknown
+        mode or component.
         """
         if mode not in MODES:
             raise CcaError(f"rows: expected one of {', '.join(MODES)}, got {mode!r}")
@@ -233,7 +234,7 @@ def check_anatomy(model: PreTrainedModel, anatomy: Anatomy) -> None:
         id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None
     }
     embedding_names = {name for name, parameter in model.named_parameters() if id(parameter) in embeddings}
-    taken: dict[tuple[str, int], Tensor] = {}
+    owned: dict[tuple[str, int], Tensor] = {}
     for layer in anatomy.layers:
         for pattern in layer.patterns:
             where = f"{anatomy.model_type}, {layer.module}: {pattern.role} in {pattern.weight}"
@@ -247,7 +248,7 @@ def check_anatomy(model: PreTrainedModel, anatomy: Anatomy) -> None:
             indices = pattern.indices(torch.arange(pattern.n)).flatten()
             if indices.min() < 0 or indices.max() >= rows:
                 raise CcaError(f"{where}: expected rows below {rows}, got {int(indices.max())}; {ask}")
-            mask = taken.setdefault((pattern.weight, pattern.axis), torch.zeros(rows, dtype=torch.bool))
+            mask = owned.setdefault((pattern.weight, pattern.axis), torch.zeros(rows, dtype=torch.bool))
             free = int((~mask).sum())
             mask[indices] = True
             if free - int((~mask).sum()) != len(indices):

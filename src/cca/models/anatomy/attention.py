@@ -1,4 +1,4 @@
-"""Where a layer's attention keeps its Q, K and V heads: separate projections, fused, or K and V latent."""
+"""The Q, K and V heads of a layer's attention: separate projections, fused, or K and V latent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class AttentionAnatomy:
 
 @dataclass(frozen=True)
 class Heads:
-    """The counts of an attention module as it states them; K/V heads are stated by fused projections only."""
+    """The counts that an attention module states; only fused projections state K/V heads."""
 
     q: int
     kv: int
@@ -118,7 +118,9 @@ def _fused(reader: LayerReader, attention: nn.Module, heads: Heads) -> tuple[Uni
             f"{heads.q} + 2 x {heads.kv} heads of {heads.dim}, got {width} rows in {name}", "kv_heads"
         )
     if declared.qkv_layout is None:
-        raise reader.fault(f"to be told the order of the rows of {name} (blocks or grouped)", "qkv_layout")
+        raise reader.fault(
+            f"a declaration of the order of the rows of {name} (blocks or grouped)", "qkv_layout"
+        )
     groups = heads.kv if declared.qkv_layout == "grouped" else declared.qkv_blocks
     if heads.q % groups or heads.kv % groups:
         raise reader.fault(f"{heads.q} and {heads.kv} heads to divide into {groups} groups", "qkv_blocks")

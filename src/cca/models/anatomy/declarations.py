@@ -1,6 +1,6 @@
 """Declarations: how an architecture spells its modules, and the table of those that structure cannot tell.
 
-The defaults list the spellings in common use; the first that exists in a layer is taken. So an architecture
+The defaults list the spellings in common use; the first that exists in a layer is used. So an architecture
 with separate projections usually needs no entry. What shapes cannot show, the order of a fused projection,
 must be declared: one line in `DECLARATIONS`, or a declaration given by the user.
 """
@@ -64,13 +64,13 @@ class Declaration:
     gate_up_layout: str | None = None
     """``halves``: all gate rows, then all up rows; ``interleaved``: gate, up, gate, up, ..."""
     experts: Names = ("experts",)
-    """Experts held as 3-D parameters, within the MLP."""
+    """Experts in 3-D parameters, within the MLP."""
     experts_transposed: bool | None = None
     """Experts' weights are (experts, inputs, outputs); transformers marks most experts with it."""
     shared: Names = ("shared_expert", "shared_experts", "shared_mlp")
     """An expert that every token passes, within the MLP or the layer."""
     routers: Names = ("router", "gate", "shared_expert_gate")
-    """What chooses among experts; holds no neurons."""
+    """Modules that choose among experts; they hold no neurons."""
     others: Names = ("rotary_emb",)
     """Any other modules of a layer, outside attention, whose matrices hold no neurons."""
 

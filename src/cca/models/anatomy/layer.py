@@ -12,7 +12,7 @@ from cca.models.anatomy.weight_rows import UnitRows
 
 @dataclass(frozen=True)
 class LayerAnatomy:
-    """Where one layer keeps its heads and neurons. Module names are dotted, from the model."""
+    """The heads and neurons of one layer, and where they are stored. Module names are dotted, from the model."""
 
     index: int
     module: str
@@ -21,7 +21,7 @@ class LayerAnatomy:
     n_heads: int
     n_kv_heads: int
     head_dim: int
-    """Of q and k as attention reads them."""
+    """Features of q and k per head as attention reads them."""
     v_head_dim: int
     interface: bool
     """Attention goes through transformers' AttentionInterface. Where not (Falcon, GPT-J, BLOOM, MPT, ...),

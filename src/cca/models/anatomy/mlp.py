@@ -1,4 +1,4 @@
-"""Where a layer keeps its MLP neurons: gated or plain, gate and up fused or not, experts, a shared expert."""
+"""The MLP neurons of a layer: gated or plain, gate and up fused or not, experts, a shared expert."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _dense(reader: LayerReader, mlp: nn.Module, first: int) -> MlpAnatomy:
         fused = reader.need(mlp, "gate_up")
         name, axis, width, _ = reader.weight(fused, "gate_up")
         if declared.gate_up_layout is None:
-            raise reader.fault(f"to be told the order of the rows of {name}", "gate_up_layout")
+            raise reader.fault(f"a declaration of the order of the rows of {name}", "gate_up_layout")
         patterns += _gate_and_up(name, axis, reader.bias(fused), n, n, declared.gate_up_layout, first)
         widths = [width // 2]
     else:
@@ -77,7 +77,7 @@ def _experts(reader: LayerReader, name: str, experts: nn.Module) -> tuple[Expert
         raise reader.fault(f"a 3-D parameter down_proj in {name}, found {children(experts)}", "experts")
     transposed = getattr(experts, "is_transposed", declared.experts_transposed)
     if transposed is None:
-        raise reader.fault(f"to be told which way the weights of {name} lie", "experts_transposed")
+        raise reader.fault(f"a declaration of the orientation of the weights of {name}", "experts_transposed")
     inner = 1 if transposed else 2  # the axis of down that neurons lie on; in up it is the other
     count, each = down.shape[0], down.shape[inner]
     total = count * each
@@ -88,7 +88,7 @@ def _experts(reader: LayerReader, name: str, experts: nn.Module) -> tuple[Expert
         layout = layouts[getattr(experts, "is_concatenated", None)]
         if layout is None:
             raise reader.fault(
-                f"to be told the order of the rows of gate_up_proj in {name}", "gate_up_layout"
+                f"a declaration of the order of the rows of gate_up_proj in {name}", "gate_up_layout"
             )
         bias = reader.bias(experts, "gate_up_proj_bias")
         patterns = _gate_and_up(reader.parameters[id(fused)], 3 - inner, bias, total, each, layout, 0)

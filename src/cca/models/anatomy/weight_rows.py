@@ -64,13 +64,16 @@ class UnitRows:
 
 
 def get_rows(tensor: Tensor, axis: int, indices: Tensor) -> Tensor:
-    """A copy of the rows, (k, row length); differentiable in ``tensor`` unless it is sharded."""
+    """A copy of the rows with these ``indices`` (k,) along ``axis``, (k, row length).
+
+    Differentiable in ``tensor`` unless it is sharded: then all processes read at once.
+    """
     view = _rows_last(whole(tensor), axis)
     return view[_positions(view, indices)]
 
 
 def set_rows_(tensor: Tensor, axis: int, indices: Tensor, rows: Tensor) -> None:
-    """Write ``rows`` (k, row length) in place, whatever the strides; cast to its dtype and device."""
+    """Write ``rows`` (k, row length) into ``tensor`` in place, whatever its strides, cast to its dtype and device."""
     if in_shards(tensor):
         tensor, indices, rows = own_part(tensor, axis, indices, rows)
     with torch.no_grad():
@@ -79,7 +82,7 @@ def set_rows_(tensor: Tensor, axis: int, indices: Tensor, rows: Tensor) -> None:
 
 
 def with_rows(tensor: Tensor, axis: int, indices: Tensor, rows: Tensor) -> Tensor:
-    """A copy of the tensor that holds ``rows``; differentiable in them."""
+    """A copy of ``tensor`` that holds ``rows`` (k, row length) at ``indices``; differentiable in the rows."""
     view = _rows_last(tensor, axis)
     copy = view.index_put(_positions(view, indices), rows)
     if axis == EACH or tensor.dim() == 1:

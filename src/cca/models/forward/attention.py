@@ -102,7 +102,7 @@ def _attend_with_prefix(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Gate and capture, then attend to the prefixes as well; ``s_aux`` are attention sinks."""
+    """Gate and capture, then attend to the prefixes too; ``s_aux`` are attention sinks."""
     kind = type(module).__name__
     if not isinstance(mask, Window):
         raise CcaError(f"{kind}: expected attention masks made by transformers, got the model's own")

@@ -1,4 +1,4 @@
-"""Gates of routed neurons: what changes in a mixture of experts when neurons are scaled at some tokens.
+"""Gates of routed neurons: the change in a mixture of experts when neurons are scaled at some tokens.
 
 The experts' own forward pass is left as it is, whichever kernel runs it. Its output is linear in the neurons,
 so the effect of factors f at a token is a correction: the sum over its experts e, of weight w_e, of
@@ -23,7 +23,7 @@ def routed_correction(
     at: tuple[Tensor, Tensor] | None,
     shape: tuple[int, int],
 ) -> Tensor:
-    """What to add to the output of ``experts``, called with ``args`` and ``kwargs``; (B * T, C), like it.
+    """The correction to the output of ``experts``, called with ``args`` and ``kwargs``; (B * T, C), like it.
 
     experts: a module that follows transformers' ExpertsInterface.
     factors: (n,) or (B, n) of the routed neurons, expert by expert.
@@ -51,23 +51,26 @@ def routed_correction(
 
 
 def routing(experts: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``experts`` are called with: the tokens (N, C), the experts chosen for each and their weights (N, K)."""
+    """The arguments of ``experts``: the tokens (N, C), the experts chosen for each and their weights (N, K).
+
+    Raises CcaError for experts that are called with others.
+    """
     x, chosen, weights = inspect.signature(experts.forward).bind(*args, **kwargs).arguments.values()
     return x, chosen, weights
 
 
 def inner(experts: Any, x: Tensor, e: int) -> Tensor:
-    """What expert ``e`` makes of the tokens x (n, C) before its activation: (n, N), or (n, 2 N) with gates."""
+    """The output of expert ``e`` for the tokens x (n, C) before its activation: (n, N), or (n, 2 N) with gates."""
     name = "gate_up_proj" if experts.has_gate else "up_proj"
     out = linear(experts, x, getattr(experts, name)[e])
     return out + getattr(experts, f"{name}_bias")[e] if experts.has_bias else out
 
 
 def activated(experts: Any, inner: Tensor) -> Tensor:
-    """The neurons (n, N)."""
+    """The neurons (n, N) after activation, from `inner`."""
     return experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
 
 
 def linear(experts: Any, x: Tensor, weight: Tensor) -> Tensor:
-    """x (n, inputs) through one expert's weight."""
+    """x (n, inputs) times one expert's weight, (n, outputs)."""
     return x @ weight if experts.is_transposed else x @ weight.T

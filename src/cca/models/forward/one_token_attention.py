@@ -1,8 +1,8 @@
-"""Attention of one new token a row to constant prefixes: what a masking step spends its time on, in few operations.
+"""Attention of one new token per row to constant prefixes, in few operations: most of the time of a masking step.
 
 `prefix_attention` serves any number of new tokens and lets gradients into the prefixes. Here there is one token, and
 keys and values of the prefixes are constants: scores need no expanded mask, the backward pass is written out, and
-nothing of the prefixes' length is copied in it but the scores themselves. Same numbers, to rounding.
+only the scores themselves have the prefixes' length. Same numbers, to rounding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Bias = Tensor | None
 
 
 class OneTokenPrefixes(DirectPrefixes):
-    """Prefixes of forward passes of one token a row. May be put in place any number of times."""
+    """Prefixes for forward passes of one token per row; they may be put in place any number of times."""
 
     def __init__(self, model: PreTrainedModel, shared: SharedPrefix | None, own: OwnPrefixes) -> None:
         super().__init__(model, shared, own)
@@ -56,7 +56,7 @@ class OneTokenPrefixes(DirectPrefixes):
         return _Attention.apply(q, k, v, shared, own, biases, scaling, softcap, sinks)
 
     def _biases(self, window: int | None, device: torch.device, dtype: torch.dtype) -> tuple[Bias, Bias]:
-        """For the keys of the shared prefix and of each row's own."""
+        """The biases of the keys of the shared prefix, and of each row's own."""
         hidden = self._hidden(1, window, device)
         if hidden is None:
             return None, None

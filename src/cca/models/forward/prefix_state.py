@@ -1,6 +1,6 @@
-"""Prefixes in place on a model: what new tokens attend to, and how much of it they may see.
+"""Prefixes in place on a model: the keys and values that new tokens attend to, and which of them they may see.
 
-Two routes to the same numbers. `DirectPrefixes` answers inside the attention function, where nothing is
+Two ways to the same numbers. `DirectPrefixes` answers inside the attention function, where nothing is
 copied. `CachedPrefixes` serves architectures that bypass AttentionInterface (Falcon, GPT-J, BLOOM, ...): they
 read a transformers cache, rebuilt for each forward pass with each row's padding at its start,
 so that relative positions (ALiBi, local attention) are right.
@@ -32,7 +32,7 @@ class SharedPrefix:
 
 @dataclass(frozen=True, eq=False)
 class OwnPrefixes:
-    """Keys and values of what each row of a batch has after the shared prefix, right-padded.
+    """Keys and values of each row's own tokens after the shared prefix, right-padded.
 
     keys, values: by layer, (KV, B, S1, D); lengths: (B,) real tokens; rows: which of the sequences given to
     `prefill_own` these are.
@@ -45,7 +45,7 @@ class OwnPrefixes:
 
 
 class Prefixes:
-    """What both routes share: the rows and true positions of new tokens."""
+    """The part common to both ways: the rows and true positions of new tokens."""
 
     def __init__(self, model: PreTrainedModel, shared: SharedPrefix | None, own: OwnPrefixes | None) -> None:
         self.model = model
@@ -123,7 +123,7 @@ class CachedPrefixes(Prefixes):
         if self.model.is_gradient_checkpointing and self.model.training:
             kind = self.model.config.model_type
             raise CcaError(
-                f"{kind}: expected no gradient checkpointing beside prefixes, got it; call model.eval()"
+                f"{kind}: expected no gradient checkpointing next to prefixes, got it; call model.eval()"
             )
         arguments = super().arguments(rows, width, device)
         layers, padding = self._arranged(rows, device)

@@ -1,7 +1,7 @@
-"""Prefix KV: what comes before the tokens that matter is computed once and attended to, never run again.
+"""Prefix KV: the tokens before those that matter are computed once and attended to, never run again.
 
 * `prefill` computes the prefix that all rows share (a task's few-shot examples), with or without gradient.
-* `prefill_own` computes what each row has after it (a pivot's prefix up to its last token), in batches of
+* `prefill_own` computes each row's own part after it (a pivot's prefix up to its last token), in batches of
   rows of similar length, right-padded.
 * `prefixed` puts them in place: a forward pass then takes only the new tokens, at their true positions.
 * `logits_at` runs new tokens and returns each row's logits at its final real token.
@@ -70,7 +70,7 @@ def prefill_own(
 ) -> StoredPrefixes:
     """Compute each sequence's keys and values behind ``shared``, without gradient.
 
-    sequences: what each row has between the shared prefix and its last token; may be empty.
+    sequences: each row's tokens between the shared prefix and its last token; may be empty.
     storage, folder: where they are kept, see `StoredPrefixes`.
     batches: the numbers of the sequences in each batch; None: at most ``batch_size``, bucketed by length.
     Returns a sequence of batches; ``rows`` of each says which sequences are in it.
@@ -103,7 +103,7 @@ def prefixed(
     """Within the block, ``model(input_ids=...)`` takes only the tokens that come after these prefixes.
 
     Tokens are (B, T), right-padded where lengths differ, with no mask, cache or positions given: each row's
-    positions go on from its prefix. Without any prefix this does nothing. Raises CcaError when prefixes are
+    positions continue from its prefix. Without any prefix this does nothing. Raises CcaError when prefixes are
     already in place.
     """
     if shared is None and own is None:
@@ -126,7 +126,7 @@ def logits_at(
     """Logits (B, V) at each row's final real token, after the prefixes given or already in place.
 
     tokens: (B, T), right-padded; lengths: (B,) real tokens, None when all are. The output projection runs on
-    those B positions only, and whatever the model does to its logits is done to them.
+    those B positions only, with whatever the model does to its logits. Raises CcaError for lengths that do not fit.
     """
     B, T = tokens.shape
     if lengths is not None and not (
@@ -176,7 +176,7 @@ def _computed(
             raise CcaError(
                 "prefixes: expected to be computed outside of gated and prefixed blocks, got one open"
             )
-        # the logits are not wanted; project one position a row, the least a model can be asked for
+        # the logits are not needed: project one position per row, the least a model can be asked for
         stack.callback(project_only(model, rows, torch.full_like(rows, T - 1)).remove)
         if not _direct(anatomy):
             prefixes = CachedPrefixes(model, shared, None)
@@ -193,7 +193,7 @@ def _computed(
 def _nothing(
     model: PreTrainedModel, anatomy: Anatomy, rows: int, shared: SharedPrefix | None
 ) -> list[KeysValues]:
-    """What `_computed` would return for no tokens at all."""
+    """The result of `_computed` for no tokens at all."""
     if shared is not None:
         empty = [[x[:, :0].expand(rows, -1, -1, -1) for x in side] for side in (shared.keys, shared.values)]
         return list(zip(*empty, strict=True))
