@@ -1,9 +1,10 @@
-"""`cca`: the commands that run the method. Other groups: `cca patch`, `cca task`, `cca tinymath`."""
+"""`cca`: the commands that run the method. Torch is imported when a command needs a model, not before."""
 
 from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -18,7 +19,7 @@ from cca.models.memory import keep_freed_memory
 
 app = typer.Typer(
     name="cca",
-    help="Raise one skill of an open-weight language model by editing a sliver of its weights.",
+    help="Raise one skill of an open-weight language model by editing few of its weights.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -35,7 +36,7 @@ Where = Annotated[Path, typer.Argument(help="A run folder, or the run.yaml of a 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"), overrides: Set = None
 ) -> None:
-    """The bundled model, the whole pipeline, minutes on a laptop CPU."""
+    """Run the whole pipeline on the bundled model; takes minutes on a laptop CPU."""
     from cca.runs.config.config import config_of
 
     given = {"model": "tinymath", "task": "tinymath", "out": str(out)}
@@ -48,10 +49,10 @@ def run(
     overrides: Set = None,
     fork: Annotated[
         Path | None,
-        typer.Option(help="Go on in this new folder, reusing every stage of 'out' that is still valid."),
+        typer.Option(help="New folder to continue in; it reuses every stage of 'out' that is still valid."),
     ] = None,
 ) -> None:
-    """Everything, from traces to the report. The same command resumes a run that was stopped."""
+    """Run everything, from traces to the report. The same command resumes a stopped run."""
     from cca.runs.config.config import load_config
 
     wanted = load_config(config, overrides or [])
@@ -63,25 +64,25 @@ def run(
 
 @app.command()
 def traces(where: Where, overrides: Set = None) -> None:
-    """Stage 1: a greedy and sampled traces of every training problem."""
+    """Stage 1: greedy and sampled traces of the training problems."""
     _stage(where, overrides, "traces")
 
 
 @app.command()
 def pivots(where: Where, overrides: Set = None) -> None:
-    """Stage 2: the token at which right and wrong traces part."""
+    """Stage 2: the tokens at which right and wrong traces part."""
     _stage(where, overrides, "pivots")
 
 
 @app.command()
 def circuit(where: Where, overrides: Set = None) -> None:
-    """Stage 3: the components that decide there."""
+    """Stage 3: the components that decide between these tokens."""
     _stage(where, overrides, "circuit")
 
 
 @app.command()
 def amplify(where: Where, overrides: Set = None) -> None:
-    """Stage 4: gradient steps on the circuit's rows, and the patch of the best one."""
+    """Stage 4: gradient steps on the circuit's weights, and the patch of the best one."""
     _stage(where, overrides, "amplify")
 
 
@@ -181,7 +182,7 @@ def _add_groups() -> None:
 def main() -> None:
     """Run the command line; bad input ends with one line on standard error and exit code 2.
 
-    Of several processes (`cca.distributed`) the first talks, and the first that fails says why.
+    Of several processes (`cca.distributed`) the first shows progress, and the first that fails shows its error.
     """
     keep_freed_memory()
     _quiet()
@@ -203,10 +204,8 @@ def main() -> None:
 
 
 def _quiet() -> None:
-    """Keep libraries' chatter out of the output; their errors come through as ours."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    """Hide libraries' messages and progress bars; their errors come through as ours. Loads none of them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("filelock").setLevel(logging.WARNING)

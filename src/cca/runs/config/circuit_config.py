@@ -10,7 +10,6 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from cca.circuits.localisers import check_localiser
 from cca.circuits.size import Size
 from cca.section import Section
 
@@ -23,6 +22,8 @@ class CircuitConfig(Section):
     @classmethod
     def _known(cls, localiser: str) -> str:
         if localiser != "auto":
+            from cca.circuits.localisers import check_localiser  # which loads torch
+
             check_localiser(localiser)
         return localiser
 
