@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from cca.cli import processes
-from cca.cli.console import ConsoleProgress, console, fail, stoppable
+from cca.cli.console import ConsoleProgress, console, fail, say, stoppable
 from cca.errors import CcaError
 from cca.models.memory import keep_freed_memory
 
@@ -141,8 +142,8 @@ def evaluate(
     row = measure(wanted, ConsoleProgress())
     console.print(summary_table(row))
     for line in told(row):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{out} is written", highlight=False)
+        say(line)
+    say(f"{out} is written")
 
 
 def _run(config: Any, fork_of: Path | None = None) -> None:
@@ -152,9 +153,7 @@ def _run(config: Any, fork_of: Path | None = None) -> None:
     with stoppable():
         report = run_everything(config, ConsoleProgress(), fork_of)
     console.print(summary_table(report))
-    console.print(
-        f"{config.out / 'report.json'} and {config.out / 'report.html'} are written", highlight=False
-    )
+    say(f"{config.out / 'report.json'} and {config.out / 'report.html'} are written")
 
 
 def _stage(where: Path, overrides: list[str] | None, stage: str) -> None:
@@ -186,6 +185,9 @@ def main() -> None:
     """
     keep_freed_memory()
     _quiet()
+    for stream in (sys.stdout, sys.stderr):  # names outside the terminal's encoding are shown as escapes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     _add_groups()
     try:
         processes.join()
