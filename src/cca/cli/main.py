@@ -209,5 +209,8 @@ def _quiet() -> None:
     """Hide libraries' messages and progress bars; their errors come through as ours. Loads none of them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if (transformers := sys.modules.get("transformers")) is not None:  # imported before: it does not look again
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("filelock").setLevel(logging.WARNING)
