@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
-from cca.circuits.masking import learn_mask
 from torch import Tensor
 from transformers import PreTrainedModel
 

@@ -1,6 +1,6 @@
-"""cca: raise one skill of an open-weight language model by editing a sliver of its weights.
+"""cca: raise one skill of an open-weight language model by editing few of its weights.
 
-The stages are functions, each usable alone on a loaded `transformers` model; docs/python.md walks through them.
+Each stage is a function on a loaded `transformers` model; docs/python.md shows them in order.
 Names are imported on first use, so that ``import cca`` costs nothing.
 """
 

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
-from cca.baselines.pivots import add_gradient_of_pivots
 from cca.compare.edits import Edit
 from doubles import in_double
 from torch import Tensor

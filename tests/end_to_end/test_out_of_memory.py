@@ -13,7 +13,7 @@ from torch import nn
 
 import tiny_run
 from cca.models.loading import LoadedModel, load_model
-from cca.runs import session
+from cca.runs import open as opening
 from cca.runs.config.config import load_config
 from cca.runs.pipeline import run
 from cca.runs.progress.progress import NoProgress
@@ -41,7 +41,7 @@ def test_a_small_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, localis
     circuit = {"localiser": localiser, "size": 6, "epochs": 2, "batch_size": 2}
     path = tiny_run.make(tmp_path, circuit=circuit)
     expected = run(load_config(path), NoProgress())
-    monkeypatch.setattr(session, "load_model", small_device)
+    monkeypatch.setattr(opening, "load_model", small_device)
     small = {**circuit, "batch_size": 4} if localiser == "dcm" else circuit
     path = tiny_run.write_config(tmp_path, circuit=small, out=str(tmp_path / "small"))
     found = run(load_config(path), NoProgress())

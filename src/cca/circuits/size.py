@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cca.errors import CcaError
-from cca.models.anatomy.anatomy import Anatomy
+
+if TYPE_CHECKING:
+    from cca.models.anatomy.anatomy import Anatomy
 
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%(?:\s+of\s+(components|parameters))?", re.ASCII)
 

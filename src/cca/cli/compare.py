@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cca.cli.console import ConsoleProgress, console
+from cca.cli.console import ConsoleProgress, console, stoppable
 
 Config = Annotated[Path, typer.Argument(help="The compare.yaml.")]
 
@@ -19,7 +19,8 @@ def compare(config: Config) -> None:
     from cca.compare.table import terminal_table
 
     wanted = load_compare(config)
-    result = compare_arms(wanted, ConsoleProgress())
+    with stoppable():
+        result = compare_arms(wanted, ConsoleProgress())
     console.print(terminal_table(result))
     console.print(
         f"{wanted.out / 'compare.json'} and {wanted.out / 'compare.html'} are written", highlight=False

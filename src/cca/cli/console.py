@@ -1,4 +1,4 @@
-"""How commands speak: progress on what takes time, plain lines where nobody watches, errors in one line."""
+"""Output of commands: progress bars on a terminal, plain lines elsewhere, errors in one line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ConsoleProgress:
     @contextmanager
     def work(self, what: str, total: int | None) -> Iterator[Tell]:
         began = time.perf_counter()
-        columns = [SpinnerColumn(), TextColumn("{task.description}")]
+        columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
         if total is not None:
             columns += [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -43,7 +43,7 @@ class ConsoleProgress:
             yield lambda done: progress.update(task, advance=done)
         seconds = time.perf_counter() - began
         if seconds >= 0.5:
-            console.print(f"  {what} [dim]{seconds:.1f} s[/dim]", highlight=False)
+            console.print(f"  {escape(what)} [dim]{seconds:.1f} s[/dim]", highlight=False)
 
 
 def say(text: str) -> None:
@@ -53,7 +53,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """A command that goes on where it was stopped: say so, and exit as a process does that a signal ended."""
+    """Report a command that was stopped and can be resumed; exit as a process does that a signal ended."""
     try:
         yield
     except KeyboardInterrupt as stop:

@@ -1,9 +1,11 @@
-"""`cca`: the commands that run the method. Other groups: `cca patch`, `cca task`."""
+"""`cca`: the commands that run the method. Torch is imported when a command needs a model, not before."""
 
 from __future__ import annotations
 
 import errno
+import io
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -12,13 +14,13 @@ from typing import Annotated, Any
 import typer
 
 from cca.cli import processes
-from cca.cli.console import ConsoleProgress, console, fail, stoppable
+from cca.cli.console import ConsoleProgress, console, fail, say, stoppable
 from cca.errors import CcaError
 from cca.models.memory import keep_freed_memory
 
 app = typer.Typer(
     name="cca",
-    help="Raise one skill of an open-weight language model by editing a sliver of its weights.",
+    help="Raise one skill of an open-weight language model by editing few of its weights.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -35,7 +37,7 @@ Where = Annotated[Path, typer.Argument(help="A run folder, or the run.yaml of a 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"), overrides: Set = None
 ) -> None:
-    """The bundled model, the whole pipeline, minutes on a laptop CPU."""
+    """Run the whole pipeline on the bundled model; takes minutes on a laptop CPU."""
     from cca.runs.config.config import config_of
 
     given = {"model": "tinymath", "task": "tinymath", "out": str(out)}
@@ -48,10 +50,10 @@ def run(
     overrides: Set = None,
     fork: Annotated[
         Path | None,
-        typer.Option(help="Go on in this new folder, reusing every stage of 'out' that is still valid."),
+        typer.Option(help="New folder to continue in; it reuses every stage of 'out' that is still valid."),
     ] = None,
 ) -> None:
-    """Everything, from traces to the report. The same command resumes a run that was stopped."""
+    """Run everything, from traces to the report. The same command resumes a stopped run."""
     from cca.runs.config.config import load_config
 
     wanted = load_config(config, overrides or [])
@@ -63,25 +65,25 @@ def run(
 
 @app.command()
 def traces(where: Where, overrides: Set = None) -> None:
-    """Stage 1: a greedy and sampled traces of every training problem."""
+    """Stage 1: greedy and sampled traces of the training problems."""
     _stage(where, overrides, "traces")
 
 
 @app.command()
 def pivots(where: Where, overrides: Set = None) -> None:
-    """Stage 2: the token at which right and wrong traces part."""
+    """Stage 2: the tokens at which right and wrong traces part."""
     _stage(where, overrides, "pivots")
 
 
 @app.command()
 def circuit(where: Where, overrides: Set = None) -> None:
-    """Stage 3: the components that decide there."""
+    """Stage 3: the components that decide between these tokens."""
     _stage(where, overrides, "circuit")
 
 
 @app.command()
 def amplify(where: Where, overrides: Set = None) -> None:
-    """Stage 4: gradient steps on the circuit's rows, and the patch of the best one."""
+    """Stage 4: gradient steps on the circuit's weights, and the patch of the best one."""
     _stage(where, overrides, "amplify")
 
 
@@ -143,8 +145,8 @@ def evaluate(
     row = measure(wanted, ConsoleProgress())
     console.print(summary_table(row))
     for line in told(row):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{out} is written", highlight=False)
+        say(line)
+    say(f"{out} is written")
 
 
 def _run(config: Any, fork_of: Path | None = None) -> None:
@@ -154,9 +156,7 @@ def _run(config: Any, fork_of: Path | None = None) -> None:
     with stoppable():
         report = run_everything(config, ConsoleProgress(), fork_of)
     console.print(summary_table(report))
-    console.print(
-        f"{config.out / 'report.json'} and {config.out / 'report.html'} are written", highlight=False
-    )
+    say(f"{config.out / 'report.json'} and {config.out / 'report.html'} are written")
 
 
 def _stage(where: Path, overrides: list[str] | None, stage: str) -> None:
@@ -182,10 +182,13 @@ def _add_groups() -> None:
 def main() -> None:
     """Run the command line; bad input ends with one line on standard error and exit code 2.
 
-    Of several processes (`cca.distributed`) the first talks, and the first that fails says why.
+    Of several processes (`cca.distributed`) the first shows progress, and the first that fails shows its error.
     """
     keep_freed_memory()
     _quiet()
+    for stream in (sys.stdout, sys.stderr):  # names outside the terminal's encoding are shown as escapes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     _add_groups()
     try:
         processes.join()
@@ -204,10 +207,13 @@ def main() -> None:
 
 
 def _quiet() -> None:
-    """Keep libraries' chatter out of the output; their errors come through as ours."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    """Hide libraries' messages and progress bars; their errors come through as ours. Loads none of them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if (
+        transformers := sys.modules.get("transformers")
+    ) is not None:  # imported before: it does not look again
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("filelock").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""`cca.distributed` for commands: torch is loaded only where a launcher has started several processes."""
+"""`cca.distributed` for commands; imports torch only where a launcher started several processes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def join() -> None:
 
 
 def leads() -> bool:
-    """Whether this process talks."""
+    """True when this process shows progress."""
     return not _several() or os.environ.get("RANK") == "0"
 
 
 def speaks() -> bool:
-    """Whether this process, which has failed, is the one to say why."""
+    """True when this failed process is the one that reports the error."""
     if not _several():
         return True
     from cca import distributed

@@ -192,7 +192,7 @@ def _no_moment(model: PreTrainedModel, key: Key) -> Tensor:
 
 def _factor(block: Block, damping: float) -> Tensor:
     """The lower Cholesky factor of M in float32; in float64 on the way, as M is nearly singular."""
-    fisher, inputs = (_scaled(moment.double()) for moment in (block.fisher, block.inputs))
+    fisher, inputs = (_scaled(in_double(moment)) for moment in (block.fisher, block.inputs))
     identity = torch.eye(len(fisher), dtype=fisher.dtype, device=fisher.device)
     return torch.linalg.cholesky(fisher + INPUTS * inputs + damping * identity).float()
 

@@ -220,6 +220,7 @@ def open_run(config: Config, progress: RunProgress, fork_of: Path | None = None)
         return
     if fork_of is not None:
         _check_fork(fork_of, config.out)
+    _check_not_foreign(config.out)
     with RunFolder(config.out) as folder, Interrupts() as interrupts:
         if folder.begun:
             folder.check_config(config)  # the cheap check first: no model is loaded for it
@@ -271,6 +272,13 @@ def _open_replica(config: Config) -> Iterator[OpenRun]:
         interrupts.check()
         receive_folder(folder, fingerprints)
         yield run
+
+
+def _check_not_foreign(out: Path) -> None:
+    """Refuse a folder of other files before anything is written into it, the lock included."""
+    folder = RunFolder(out)
+    if out.is_dir() and not folder.begun:
+        folder.check_new()
 
 
 def _check_fork(source: Path, target: Path) -> None:

@@ -27,6 +27,12 @@ def leaves(section: type[BaseModel], before: str = "") -> list[str]:
     return found
 
 
+BOMB = "{a0: &a0 [x, x, x, x, x, x, x, x, x, x], " + ", ".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)
+) + "}"  # fmt: skip
+"""Ten billion values on a line of YAML."""
+
+
 @pytest.mark.parametrize(
     ("override", "path", "value"),
     [
@@ -76,6 +82,13 @@ def test_set_goes_over_the_file_and_the_last_one_wins() -> None:
         ("traces.samples=[", ["--set traces.samples", "YAML"]),
         ("seed=2024-99-99", ["--set seed", "YAML"]),
         ("judge={regex: 1}", ["'judge'", "name"]),
+        ("seed=9223372036854775808", ["'seed'", "less than 9223372036854775808"]),
+        ("amplify.predicted_change=.inf", ["'amplify.predicted_change'", "finite number"]),
+        ("judge={name: regex, options: [1, .nan]}", ["'judge.options.1'", "finite number"]),
+        ('out="runs/a\\0b"', ["'out'", "without NUL"]),
+        ('retention=["\\ud800"]', ["'retention.0'", "UTF-8"]),
+        ("anatomy=&a {layers: *a}", ["'anatomy.layers'", "contains itself"]),
+        (f"vllm.options={BOMB}", ["at most 100,000 values", "aliases"]),
     ],
 )
 def test_what_is_refused_names_the_key(override: str, parts: list[str]) -> None:

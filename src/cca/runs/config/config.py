@@ -23,7 +23,7 @@ from cca.pivots.settings import PivotsConfig, TracesConfig
 from cca.problems.task_config import SHAPES, TaskSpec
 from cca.problems.task_config import TaskFiles as TaskFiles
 from cca.runs.config.presets import PRESETS
-from cca.section import Section
+from cca.section import Section, check_plain
 
 
 class Config(Section):
@@ -37,7 +37,7 @@ class Config(Section):
     """Problem files of other skills: half guards the budget, half is reported. lm_eval:TASK is reported alone."""
     preset: Literal["default", "paper"] = "default"
     """Where unset keys take their defaults from; 'paper' is the published settings."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     """Decides everything random."""
     judge: str | dict[str, Any] = "auto"
     """How answers are read and compared: a name, or {name, and options of that judge}; auto: what suits the task."""
@@ -130,6 +130,7 @@ def config_of(given: Mapping[str, Any], overrides: Sequence[str]) -> Config:
 
 def make_config(given: Mapping[str, Any]) -> Config:
     """Build a Config from a mapping, over its preset. Raises CcaError for the first fault, naming the key."""
+    check_plain(given)
     preset = given.get("preset", "default")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise CcaError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
