@@ -95,7 +95,7 @@ def check_gates(model: PreTrainedModel, anatomy: Anatomy) -> None:
         logits = _logits(model, tokens)
         (moved,) = torch.autograd.grad(logits[0, -1].float().logsumexp(-1), factors)
     change = float((logits - plain).detach().abs().max())
-    ask = "set `anatomy` (docs/adding-your-model.md) or `attn_implementation: eager`"
+    ask = "set `anatomy` (docs/how-to/your-model.md) or `attn_implementation: eager`"
     if repeatable and change > 0:
         raise CcaError(
             f"{anatomy.model_type}: expected neutral gates to change no logit, got a change of {change:.3g}; {ask}"
