@@ -79,6 +79,18 @@ def test_probes_of_experts_change_no_bit(name: str) -> None:
     assert sum(len(probe.x) for probe in probes) == layers * each * tokens.numel()
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+def test_layers_that_read_one_input_share_its_second_moment_in_float32(name: str) -> None:
+    model = tiny(name)
+    rows = anatomy_of(model).rows([*anatomy_of(model).components()])
+    blocks = fisher_blocks(model, rows, TEXTS, drawing(), batch_size=2)
+    assert all(block.fisher.dtype == block.inputs.dtype == torch.float32 for block in blocks.values())
+    layers = len(anatomy_of(model).layers)
+    assert len({id(block.inputs) for block in blocks.values()}) == 2 * layers, "of attention and of the MLP"
+    wide = fisher_blocks(tiny(name).double(), rows, TEXTS, drawing(), batch_size=2)
+    assert wide.keys() == blocks.keys()
+
+
 def test_layers_that_no_text_reaches_are_left_out() -> None:
     """An expert without tokens: nothing is known of its rows, and their steps are plain."""
     model = tiny("mixtral")
@@ -138,7 +150,9 @@ def test_steps_cost_other_text_less(model: PreTrainedModel) -> None:
             verdicts.__next__, texts=TEXTS,
         )  # fmt: skip
         moved = {key: done.rows[key].double() - done.trained.before[key].double() for key in done.rows}
-        costs[name] = sum(float((delta @ blocks[key].fisher * delta).sum()) for key, delta in moved.items())
+        costs[name] = sum(
+            float((delta @ blocks[key].fisher.double() * delta).sum()) for key, delta in moved.items()
+        )
     assert 0 < costs["fisher"] < 0.8 * costs["none"]
 
 

@@ -52,7 +52,10 @@ SAMPLES = 4
 
 @dataclass(frozen=True)
 class Block:
-    """Second moments of a layer's inputs x, both (d, d) in float64: F per solution token, E[x x^T] per read."""
+    """Second moments of a layer's inputs x, both (d, d): F per solution token, E[x x^T] per token that is read.
+
+    In float32, or float64 for a float64 model. Layers that read the same input share one tensor E[x x^T].
+    """
 
     fisher: Tensor
     inputs: Tensor
@@ -97,7 +100,7 @@ def measure_whitening(
             "whitening by Fisher information: expected text of other skills, got none; add retention sets"
         )
     blocks = fisher_blocks(model, rows, texts, generator, batch_size)
-    return Whitening({key: _factor(block, damping) for key, block in blocks.items()})
+    return Whitening({key: _factor(blocks.pop(key), damping) for key in list(blocks)})
 
 
 def fisher_blocks(
@@ -116,45 +119,82 @@ def fisher_blocks(
     if not rows:
         return {}
     number = {(row.parameter, row.axis): len(row.indices) for row in rows}
-    reads = dict.fromkeys(number, 0)
-    moments: dict[Key, Tensor] = {}  # (2, d, d): sums of d^2 x x^T and of x x^T
+    fisher: dict[Key, Tensor] = {}  # sums of d^2 x x^T, (d, d)
+    inputs: dict[Key, Tensor] = {}  # sums of x x^T, (d, d), by the first key that reads the input
+    reads: dict[Key, int] = dict.fromkeys(number, 0)
+    first_reader: dict[Key, Key] = {}
     with probed(model, rows) as probes:
         for batch, own_generator, counts in deal_batches(model, texts, batch_size, samples, generator):
             likelihood = sampled_log_likelihood(model, batch, own_generator)
             derivatives = torch.autograd.grad(likelihood, [probe.zero for probe in probes])
-            if counts:
-                for probe, derivative in zip(probes, derivatives, strict=True):
-                    x, weights = _contributing(probe.x, derivative, number[probe.key])
-                    more = torch.stack(((x * weights[:, None]).T @ x, x.T @ x)).double()
-                    moments[probe.key] = moments[probe.key] + more if probe.key in moments else more
-                    reads[probe.key] += len(x)
+            for readers in _by_input(probes, derivatives):
+                first = readers[0][0].key
+                first_reader |= {probe.key: first for probe, _ in readers}
+                if not counts:
+                    continue
+                x, weights = _contributing(readers, number)
+                for (probe, _), own_weights in zip(readers, weights, strict=True):
+                    _add(fisher, probe.key, (x * own_weights[:, None]).T @ x)
+                _add(inputs, first, x.T @ x)
+                reads[first] += len(x)
             probes.clear()
     if distributed.size() > 1:
-        for key in number:
-            d = row_shape(model.get_parameter(key[0]).shape, key[1])[1]
-            nothing = torch.zeros(2, d, d, dtype=torch.float64, device=model.device)
-            distributed.all_reduce_(moments.setdefault(key, nothing))
+        for moments, keys in ((fisher, number), (inputs, set(first_reader.values()))):
+            for key in sorted(keys):
+                moments.setdefault(key, _no_moment(model, key))
+                distributed.all_reduce_(moments[key])
     read_by_all = dict(zip(reads, distributed.all_reduce_sums(*reads.values()), strict=True))
     sampled = samples * sum(len(solution) for _, solution in texts)
+    for moment in fisher.values():
+        moment /= sampled
+    for key, moment in inputs.items():
+        moment /= max(1, read_by_all[key])
     return {
-        key: Block(fisher / sampled, inputs / read_by_all[key])
-        for key, (fisher, inputs) in moments.items()
-        if read_by_all[key]
+        key: Block(moment, inputs[first_reader[key]])
+        for key, moment in fisher.items()
+        if read_by_all[first_reader[key]]
     }
 
 
-def _contributing(x: Tensor, derivative: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """The inputs (n, d) with a non-zero derivative (so no padding), and their mean d^2 over ``rows``, (n,)."""
+def _by_input(probes: Sequence[Probe], derivatives: Sequence[Tensor]) -> list[Readers]:
+    """The probes of one forward pass in groups that read the same tensor, such as those of q, k and v."""
+    groups: dict[tuple[int, ...], Readers] = {}
+    for number, (probe, derivative) in enumerate(zip(probes, derivatives, strict=True)):
+        # tensors without elements, of experts without tokens, have no address of their own
+        address = (probe.x.data_ptr(), *probe.x.shape) if probe.x.numel() else (-1, number)
+        groups.setdefault(address, []).append((probe, derivative))
+    return list(groups.values())
+
+
+def _contributing(readers: Readers, number: Mapping[Key, int]) -> tuple[Tensor, list[Tensor]]:
+    """The inputs (n, d) at which any reader has a derivative (so no padding), and each reader's mean d^2, (n,)."""
+    x = readers[0][0].x
     wide = torch.promote_types(x.dtype, torch.float32)
-    weights = (derivative.to(wide).square().sum(dim=-1) / rows).flatten()
-    chosen = weights > 0
-    return x.to(wide).flatten(0, -2)[chosen], weights[chosen]
+    weights = [
+        (derivative.to(wide).square().sum(dim=-1) / number[probe.key]).flatten()
+        for probe, derivative in readers
+    ]
+    chosen = torch.stack(weights).sum(dim=0) > 0
+    return x.to(wide).flatten(0, -2)[chosen], [own[chosen] for own in weights]
+
+
+def _add(moments: dict[Key, Tensor], key: Key, moment: Tensor) -> None:
+    if key in moments:
+        moments[key] += moment
+    else:
+        moments[key] = moment
+
+
+def _no_moment(model: PreTrainedModel, key: Key) -> Tensor:
+    d = row_shape(model.get_parameter(key[0]).shape, key[1])[1]
+    return torch.zeros(d, d, dtype=torch.promote_types(model.dtype, torch.float32), device=model.device)
 
 
 def _factor(block: Block, damping: float) -> Tensor:
-    identity = torch.eye(len(block.fisher), dtype=block.fisher.dtype, device=block.fisher.device)
-    metric = _scaled(block.fisher) + INPUTS * _scaled(block.inputs) + damping * identity
-    return torch.linalg.cholesky(metric).float()
+    """The lower Cholesky factor of M in float32; in float64 on the way, as M is nearly singular."""
+    fisher, inputs = (_scaled(moment.double()) for moment in (block.fisher, block.inputs))
+    identity = torch.eye(len(fisher), dtype=fisher.dtype, device=fisher.device)
+    return torch.linalg.cholesky(fisher + INPUTS * inputs + damping * identity).float()
 
 
 def _scaled(moment: Tensor) -> Tensor:
@@ -168,6 +208,10 @@ class Probe:
     key: Key
     x: Tensor
     zero: Tensor
+
+
+Readers = list[tuple[Probe, Tensor]]
+"""Probes with the derivatives with respect to their zeros."""
 
 
 def rows_with_input(model: PreTrainedModel, rows: Sequence[WeightRows]) -> list[WeightRows]:
