@@ -1,4 +1,4 @@
-"""The reader printed in docs/reference/patch-format.md, which shares no code with ours, reads and applies our patches."""
+"""The reader in docs/reference/patch-format.md, which shares no code with ours, reads and applies our patches."""
 
 from __future__ import annotations
 
