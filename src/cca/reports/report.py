@@ -1,6 +1,6 @@
 """report.json: everything that a run found, in one file that every later tool works from.
 
-The texts under the fields document the file; docs/write_reference.py writes them into docs/report.md.
+The texts under the fields document the file; docs/write_reference.py writes them into docs/reference/report.md.
 """
 
 from __future__ import annotations
