@@ -6,6 +6,7 @@ from tests.mutants.core import FAULTS as CORE
 from tests.mutants.fault import of
 
 REPORTED = "runs/test_reported.py"
+TRICKY = "problems/test_answers.py::test_tricky_answers"
 
 # fmt: off
 FAULTS = [
@@ -62,7 +63,7 @@ FAULTS = [
         ("a stop string that has begun is judged", "text[: len(text) - self._begun(text)]", "text"),
         ("text after the first stop is judged", "text[: min(found)]", "text[: max(found)]"),
     ),
-    *of("problems.judges.quantities", "problems/judges/test_number_judge.py problems/test_answers.py",
+    *of("problems.judges.quantities", "problems/judges/test_number_judge.py " + TRICKY,
         ("3,5 read as 35", "Fraction(int(whole.replace(\".\", \"\") + part), 10 ** len(part))",
          "Fraction(int(whole.replace(\".\", \"\") + part), 1)"),
         ("1,23 read as 123", "(?P<integer>\\d{1,3}(?:,\\d{3})+(?!\\d) ",
@@ -70,7 +71,7 @@ FAULTS = [
         ("0.5 % equals 50", "return (self.value, self.value / 100)",
          "return (self.value, self.value / 100, self.value * 100)"),
     ),
-    *of("problems.judges.text", "problems/test_answers.py",
+    *of("problems.judges.text", TRICKY,
         ("a hedge between A and C is A", "return letter if second is None or second[1] == letter else UNCLEAR",
          "return letter"),
     ),
