@@ -7,7 +7,8 @@ EXTRAS ?= dev
 # vLLM pins what it is built with, so its tests run in an environment of their own.
 VLLM_VENV ?= .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
-VLLM_CPU := ../shared/tools/install_vllm_cpu.sh
+# A script that puts a CPU build of vLLM into the environment it is given; by default the index has vLLM.
+CCA_VLLM_INSTALLER ?=
 
 .PHONY: demo test check bench unit integration test-vllm clean
 
@@ -47,7 +48,7 @@ $(READY): pyproject.toml constraints.txt
 $(VLLM_READY): pyproject.toml
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet --upgrade pip
-	if test -f $(VLLM_CPU); then bash $(VLLM_CPU) $(VLLM_VENV); else $(VLLM_VENV)/bin/python -m pip install --quiet -e ".[vllm]"; fi
+	if test -n "$(CCA_VLLM_INSTALLER)"; then bash "$(CCA_VLLM_INSTALLER)" $(VLLM_VENV); else $(VLLM_VENV)/bin/python -m pip install --quiet -e ".[vllm]"; fi
 	$(VLLM_VENV)/bin/python -m pip install --quiet -e ".[math]" pytest pytest-timeout hypothesis
 	touch $(VLLM_READY)
 

@@ -22,7 +22,8 @@ from cca.pivots.branching import branching_pivots
 from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
-from cca.problems.judges.judge import Verdict, make_judge
+from cca.problems.judges.judge import Verdict
+from cca.problems.judges.registry import make_judge
 from cca.problems.problem import Problem
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load
@@ -73,7 +74,8 @@ class Naive:
 def measure() -> list[Row]:
     if not BUNDLED_MODEL.exists():
         raise CcaError(
-            f"benchmarks: expected the bundled model in {BUNDLED_MODEL}; cca tinymath train makes it"
+            f"benchmarks: expected the bundled model in {BUNDLED_MODEL}; "
+            "python -m benchmarks.organisms train tinymath makes it"
         )
     loaded = load_model(str(BUNDLED_MODEL), dtype="float32")
     grader = Grader(loaded.codec, make_judge("number"))

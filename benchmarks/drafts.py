@@ -23,7 +23,7 @@ from cca.models.loading import load_model
 from cca.pivots.branching import branching_pivots
 from cca.pivots.grader import Grader
 from cca.pivots.traces import TraceSettings, opposite, paired_traces
-from cca.problems.judges.judge import make_judge
+from cca.problems.judges.registry import make_judge
 from cca.problems.problem import Problem
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load

@@ -33,14 +33,12 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import Measured, Row, table
-from cca.patches.checkpoint import INDEX, open_checkpoint
-from cca.patches.in_place import write_in_place
+from cca.models.checkpoint import INDEX, open_checkpoint
+from cca.patches.apply import verify, write_copy, write_in_place
 from cca.patches.layout import Layout
-from cca.patches.merge import write_copy
 from cca.patches.patch import Patch, TensorEdit
 from cca.patches.patch_file import load_patch, save_patch
 from cca.patches.stored_rows import read_rows, scan
-from cca.patches.verify import verify
 
 HIDDEN, MLP = 2048, 8192
 LAYER = {

@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 import tiny_world
-from cca.amplify.amplify import Amplified, UpdateSettings, Validation, amplify
+from cca.amplify.amplify import Amplified, Validation, amplify
+from cca.amplify.settings import AmplifyConfig
 from cca.circuits.circuit import Circuit
 from cca.gradients.objectives import OBJECTIVES
 from cca.models.anatomy.anatomy import anatomy_of
@@ -35,7 +36,7 @@ def judged(
 def run(
     model: PreTrainedModel, validate: Callable[[], Validation], circuit: Circuit = CIRCUIT, **settings: Any
 ) -> Amplified:
-    wanted = UpdateSettings(**{"predicted_change": 0.01, "steps": 6, "patience": 99, **settings})
+    wanted = AmplifyConfig(**{"predicted_change": 0.01, "steps": 6, "patience": 99, **settings})
     return amplify(model, anatomy_of(model), circuit, PIVOTS, wanted, validate)
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,20 @@ UNSEALED_HEADER = {"format", "version", "made_from", "method"}
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader, or a crash, sees the old file or the new one, never a mix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    # Named as mkstemp would, but made by hand: the mode is the old file's, or what the umask leaves.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        os.chmod(temporary, 0o644)
+        if path.exists():
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -99,18 +103,21 @@ def read_json(path: Path) -> Any:
 def read_yaml(path: Path) -> Any:
     """Parse a YAML file of plain values. Raises CcaError naming the file when it is missing or malformed."""
     try:
-        return yaml.safe_load(_read_text(path))
+        return yaml.load(_read_text(path), _UniqueKeys)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: also dates that are none
         raise CcaError(f"{path}: expected YAML, got {' '.join(str(error).split())[:200]}") from error
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (line number, object) for each non-empty line. Raises CcaError with the line number of a fault."""
+def read_jsonl(path: Path, by_hand: bool = False) -> Iterator[tuple[int, Row]]:
+    """Yield (line number, object) for each non-empty line. Raises CcaError with the line number of a fault.
+
+    ``by_hand``: the file is a user's; a key given twice and NaN are faults too.
+    """
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = _parsed(line)
+            row = _parsed(line, by_hand)
         except (ValueError, RecursionError) as error:
             raise CcaError(f"{path}, line {number}: expected a JSON object, got {error}") from error
         if not isinstance(row, dict):
@@ -140,6 +147,14 @@ def read_rows(path: Path, format: str, version: int) -> tuple[Row, list[Row]]:
     return header, rows
 
 
+def as_json(what: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``value`` as JSON gives it back. Raises CcaError for what JSON cannot hold, NaN included."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise CcaError(f"{what}: expected values that JSON can hold, got others ({error})") from error
+
+
 def check_version(what: str, found: Any, known: int) -> None:
     """Raise CcaError unless ``found`` is a format version this program can read (1 ... ``known``)."""
     if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= known:
@@ -154,10 +169,37 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _parsed(text: str) -> Any:
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a mapping that gives a key twice, where YAML would take the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        given = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for key in given:
+            if given.count(key) > 1:
+                raise ValueError(f"the key {key!r} twice, line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> Row:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(key for key in made if [other for other, _ in pairs].count(key) > 1)
+        raise ValueError(f"the key {twice!r} twice")
+    return made
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name}, which is not JSON")
+
+
+def _parsed(text: str, by_hand: bool = False) -> Any:
     """The JSON value in ``text``. Raises ValueError also for half a surrogate pair, which JSON can spell and no text,
     tokenizer or file can hold."""
-    value = json.loads(text)
+    value = (
+        json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_no_constant)
+        if by_hand
+        else json.loads(text)
+    )
     if "\\u" in text:  # as an escape is the only way in
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -183,7 +225,7 @@ def _flush_folder(folder: Path) -> None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Notepad, Excel and PowerShell write a byte-order mark
     except FileNotFoundError as error:
         raise CcaError(f"{path}: no such file") from error
     except IsADirectoryError as error:

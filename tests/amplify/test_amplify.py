@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import tiny_world
-from cca.amplify.amplify import StepRecord, UpdateSettings, Validation, amplify, better
+from cca.amplify.amplify import StepRecord, Validation, amplify, better
+from cca.amplify.settings import AmplifyConfig
 from cca.circuits.circuit import Circuit
 from cca.errors import CcaError
+from cca.gradients.pivot_gradient import add_pivot_gradient
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.anatomy.components import Component
 from tiny_steps import CIRCUIT, PIVOTS, judged, run
@@ -79,9 +83,9 @@ def test_patience_counts_validations_without_a_better_step(model: PreTrainedMode
 
 def test_only_the_steps_named_are_validated(model: PreTrainedModel) -> None:
     told: list[StepRecord] = []
-    settings = UpdateSettings(steps=6, validate_at=(2, 5, 40), predicted_change=0.01)
+    settings = AmplifyConfig(steps=6, validate_at=(2, 5, 40), predicted_change=0.01)
     validate = judged(0.5, 0.6, 0.7)
-    result = amplify(model, anatomy_of(model), CIRCUIT, PIVOTS, settings, validate, told.append)
+    result = amplify(model, anatomy_of(model), CIRCUIT, PIVOTS, settings, validate, on_step=told.append)
     assert [record.step for record in result.history] == [0, 2, 5]
     assert told == list(result.history)
     losses = [record.objective for record in told[1:]]
@@ -144,19 +148,17 @@ def test_a_zero_gradient_stops_with_a_word(model: PreTrainedModel) -> None:
         (Circuit.of([], "none"), PIVOTS, {}, "expected pivots and a circuit, got 6 pivots and 0 components"),
         (CIRCUIT, [], {}, "got 0 pivots and 3 components"),
         (HEADS, PIVOTS, {"rows": "up"}, "expected components that own rows in mode up"),
-        (CIRCUIT, PIVOTS, {"rows": "all"}, "rows: expected one of"),
-        (CIRCUIT, PIVOTS, {"objective": "hinge"}, "objective: expected one of"),
-        (CIRCUIT, PIVOTS, {"optimiser": "sgd"}, "expected gradient-descent or adam, got 'sgd'"),
         (CIRCUIT, PIVOTS, {"optimiser": "adam"}, "expected a coefficient"),
         (CIRCUIT, PIVOTS, {"predicted_change": None}, "expected predicted_change or coefficient"),
-        (CIRCUIT, PIVOTS, {"batch_size": 0}, "batch size: expected at least 1"),
+        (CIRCUIT, PIVOTS, {"whitening": "fisher"}, "expected text of other skills, got none"),
+        (CIRCUIT, PIVOTS, {"anchor": 1.0}, "expected texts to hold the model to, got none"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
     model: PreTrainedModel, circuit: Circuit, pivots: list, settings: dict, message: str
 ) -> None:
     with pytest.raises(CcaError, match=message):
-        amplify(model, anatomy_of(model), circuit, pivots, UpdateSettings(**settings), judged(0.5))
+        amplify(model, anatomy_of(model), circuit, pivots, AmplifyConfig(**settings), judged(0.5))
 
 
 def test_better() -> None:
@@ -168,3 +170,44 @@ def test_better() -> None:
     assert not better(verdict(0.5), verdict(0.5))
     assert not better(verdict(0.9, in_budget=False), verdict(0.1))
     assert not better(verdict(0.5, math.nan), verdict(0.5, 0.0))
+
+
+def test_settings_that_are_none_are_refused_by_name() -> None:
+    for wrong in ({"rows": "all"}, {"objective": "hinge"}, {"optimiser": "sgd"}, {"batch_size": 0}):
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            AmplifyConfig.model_validate(wrong)
+
+
+def test_the_old_name_of_whitening_is_read_with_a_warning() -> None:
+    with pytest.warns(FutureWarning, match="amplify.precondition is now called amplify.whitening"):
+        assert AmplifyConfig.model_validate({"precondition": "none"}).whitening == "none"
+    with pytest.warns(FutureWarning):
+        merged = AmplifyConfig.model_validate({"whitening": "none", "precondition": "fisher"})
+    assert merged.whitening == "fisher", "what the user says goes over a preset"
+
+
+def test_memory_that_runs_out_halves_the_batch_and_takes_the_same_steps(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(model, judged(0.5, 0.6, 0.7), batch_size=2)
+    tries: list[int] = []
+
+    def greedy(*args: Any, **options: Any) -> tuple[float, float]:
+        tries.append(args[5])
+        if args[5] > 2:
+            raise torch.OutOfMemoryError
+        return add_pivot_gradient(*args, **options)
+
+    monkeypatch.setattr("cca.amplify.amplify.add_pivot_gradient", greedy)
+    notes: list[str] = []
+    settings = AmplifyConfig(predicted_change=0.01, steps=6, patience=99, batch_size=8)
+    found = amplify(
+        model, anatomy_of(model), CIRCUIT, PIVOTS, settings, judged(0.5, 0.6, 0.7), note=notes.append
+    )
+    assert tries[:3] == [8, 4, 2]
+    assert notes == [
+        f"amplify: out of memory with a batch of {size}; going on with {size // 2}" for size in (8, 4)
+    ]
+    assert all(torch.equal(rows, expected.rows[key]) for key, rows in found.rows.items())
+    with pytest.raises(torch.OutOfMemoryError):
+        amplify(model, anatomy_of(model), CIRCUIT, PIVOTS, settings, judged(0.5))

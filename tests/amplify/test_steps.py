@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import tiny_world
-from cca.amplify.amplify import UpdateSettings, Validation, amplify
+from cca.amplify.amplify import Validation, amplify
+from cca.amplify.settings import AmplifyConfig
 from cca.gradients.objectives import OBJECTIVES
 from cca.gradients.pivot_gradient import add_pivot_gradient
 from cca.gradients.trainable_rows import TrainableRows
@@ -84,21 +85,6 @@ def test_bfloat16_updates_smaller_than_half_an_ulp_add_up() -> None:
     assert {master.dtype for master in small.trained.masters.values()} == {torch.float32}
 
 
-def test_a_gradient_of_ones_own_takes_the_place_of_the_objective(model: PreTrainedModel) -> None:
-    def add_gradient(rows: TrainableRows) -> tuple[float, float]:
-        for master in rows.masters.values():
-            master.grad = torch.ones_like(master)
-        return 7.0, -3.0
-
-    settings = UpdateSettings(steps=1, predicted_change=None, coefficient=0.5, objective="unknown here")
-    result = amplify(
-        model, anatomy_of(model), CIRCUIT, PIVOTS, settings, judged(0.5, 0.6), add_gradient=add_gradient
-    )
-    assert (result.history[1].objective, result.history[1].logit_gap) == (7.0, -3.0)
-    for key, rows in result.rows.items():
-        assert torch.equal(rows, result.trained.before[key] - 0.5)
-
-
 def test_checkpointing_takes_the_same_steps(model: PreTrainedModel) -> None:
     plain, lean = (run(model, judged(0.5, 0.6), steps=2, gradient_checkpointing=on) for on in (False, True))
     for key, rows in plain.rows.items():
@@ -115,7 +101,7 @@ def test_a_step_out_of_the_budget_is_halved_until_it_is_inside(model: PreTrained
 
     anatomy = anatomy_of(model)
     result_keys = list(TrainableRows(model, anatomy.rows(CIRCUIT.components)).masters)
-    settings = UpdateSettings(steps=4, predicted_change=0.01, patience=99)
+    settings = AmplifyConfig(steps=4, predicted_change=0.01, patience=99)
     result = amplify(model, anatomy, CIRCUIT, PIVOTS, settings, validate)
     for key in result_keys:
         base, whole, half, quarter, on = (seen[key] for seen in rows)

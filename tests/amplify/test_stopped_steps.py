@@ -9,12 +9,11 @@ import pytest
 import torch
 
 import tiny_world
-from cca.amplify.amplify import Amplified, StepRecord, UpdateSettings, Validation, amplify
-from cca.gradients.objectives import objective
+from cca.amplify.amplify import Amplified, StepRecord, Validation, amplify
+from cca.amplify.settings import AmplifyConfig
 from cca.gradients.pivot_gradient import add_pivot_gradient
-from cca.gradients.trainable_rows import TrainableRows
+from cca.gradients.training_state import TrainingFile
 from cca.models.anatomy.anatomy import anatomy_of
-from cca.runs.folder.training_file import KeptState
 from tiny_steps import CIRCUIT, PIVOTS
 
 VERDICTS = [(0.5, True), (0.6, True), (0.9, False), (0.9, False), (0.8, True), (0.7, True), (0.7, True)]
@@ -35,15 +34,13 @@ class Sitting:
         self.judged, self.calls = judged, calls
         self.told: list[StepRecord] = []
 
-    def __call__(self, keeper: KeptState | None, **settings: Any) -> Amplified:
-        anatomy, wanted = anatomy_of(self.model), UpdateSettings(**settings)
+    def __call__(self, state: TrainingFile | None, **settings: Any) -> Amplified:
+        anatomy, wanted = anatomy_of(self.model), AmplifyConfig(**settings)
         rows = anatomy.rows(CIRCUIT.components)
 
-        def add(trained: TrainableRows) -> tuple[float, float]:
+        def add(*args: Any, **options: Any) -> tuple[float, float]:
             self._live()
-            return add_pivot_gradient(
-                self.model, anatomy, trained, PIVOTS, objective(wanted.objective), wanted.batch_size
-            )
+            return add_pivot_gradient(*args, **options)
 
         def validate() -> Validation:
             self._live()
@@ -52,9 +49,11 @@ class Sitting:
             self.judged.append(weight.numpy().tobytes())
             return Validation(accuracy, 1.0, {"other": 0.25}, in_budget)
 
-        return amplify(
-            self.model, anatomy, CIRCUIT, PIVOTS, wanted, validate, self.told.append, add, keeper=keeper
-        )
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("cca.amplify.amplify.add_pivot_gradient", add)
+            return amplify(
+                self.model, anatomy, CIRCUIT, PIVOTS, wanted, validate, on_step=self.told.append, state=state
+            )
 
     def _live(self) -> None:
         if not self.calls:
@@ -65,7 +64,7 @@ class Sitting:
 @pytest.mark.parametrize(
     ("calls", "settings"),
     [
-        (3, {"predicted_change": 0.01, "steps": 6}),
+        (3, {"predicted_change": 0.01, "steps": 6, "patience": 4}),
         (3, {"predicted_change": 0.01, "steps": 9, "patience": 3}),
         (4, {"optimiser": "adam", "coefficient": 1e-3, "steps": 5}),
         (5, {"coefficient": 1e-2, "steps": 7, "validate_at": (2, 3, 6)}),
@@ -76,13 +75,13 @@ def test_they_go_on_to_the_same_rows(calls: int, settings: dict[str, Any], tmp_p
     unbroken = Sitting([])
     expected = unbroken(None, **settings)
     assert expected.best_step > 0
-    keeper = KeptState(tmp_path / "steps", "these pivots", lambda: None)
+    state = TrainingFile(tmp_path / "steps", "these pivots")
     judged: list[bytes] = []
     deaths, found = 0, None
     while found is None:
         sitting = Sitting(judged, calls)
         try:
-            found = sitting(keeper, **settings)
+            found = sitting(state, **settings)
         except Killed:
             deaths += 1
             assert deaths < 30
@@ -93,5 +92,5 @@ def test_they_go_on_to_the_same_rows(calls: int, settings: dict[str, Any], tmp_p
         assert getattr(found, name) == getattr(expected, name)
     assert found.rows.keys() == expected.rows.keys()
     assert all(torch.equal(found.rows[key], rows) for key, rows in expected.rows.items())
-    again = Sitting(judged, 1)(keeper, **settings)
+    again = Sitting(judged, 1)(state, **settings)
     assert again.history == expected.history, "a finished training has at most an unjudged step left to take"

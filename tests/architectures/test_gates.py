@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 from zoo import TINY, VOCABULARY
 
 from cca.models.anatomy.anatomy import Anatomy, Component, anatomy_of
-from cca.models.forward.gate_check import check_gates
-from cca.models.forward.gates import gated
+from cca.models.forward.gates import check_gates, gated
 
 KINDS = ("q", "k", "v", "neuron")
 TOKENS = torch.randint(3, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(3))

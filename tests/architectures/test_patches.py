@@ -17,10 +17,9 @@ from zoo import TINY
 from cca.errors import CcaError
 from cca.models.anatomy.weight_rows import EACH, get_rows, row_shape
 from cca.models.bits import same_bits
-from cca.patches.merge import write_copy
+from cca.patches.apply import verify, write_copy
 from cca.patches.patch import Patch
 from cca.patches.peft_export import export_lora
-from cca.patches.verify import verify
 
 AXES = {1: (0,), 2: (0, 1), 3: (1, 2)}
 DTYPES = [torch.float32, torch.bfloat16]

@@ -10,7 +10,6 @@ import torch
 
 import tiny_world
 from cca.circuits.circuit import Circuit, load_circuit, save_circuit, shares
-from cca.circuits.gate_functions import GATE_FUNCTIONS
 from cca.circuits.random_circuits import random_circuit, whole_model
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
@@ -79,15 +78,6 @@ def test_a_random_circuit_has_the_same_mix_and_its_own_draw(anatomy: Anatomy) ->
         for c in random_circuit(anatomy, like, torch.Generator().manual_seed(seed)).components
     }
     assert len({c for c in reached if c.kind == "neuron"}) == 96  # the whole model is drawn from
-
-
-def test_the_neutral_gate_changes_nothing_and_one_doubles_or_keeps() -> None:
-    for function in GATE_FUNCTIONS.values():
-        assert float(function.factor(torch.tensor(function.neutral))) == 1.0
-    ends = {
-        name: [float(f.factor(torch.tensor(m))) for m in (0.0, 1.0)] for name, f in GATE_FUNCTIONS.items()
-    }
-    assert ends == {"double": [0.0, 2.0], "amplify": [1.0, 2.0], "ablate": [0.0, 1.0]}
 
 
 def test_a_circuit_reads_back_as_it_was(tmp_path: Path, anatomy: Anatomy) -> None:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
-from typing import Any
+from typing import get_args
 
 import pytest
 import torch
 from doubles import in_double
-from torch.nn import functional
 
 import tiny_world
-from cca.circuits.activation_statistics import importance, specific_circuit
+from cca.circuits.attribution import integrated_gradient
 from cca.circuits.circuit import Circuit
-from cca.circuits.greedy import greedy_circuit
-from cca.circuits.head_gating import HeadGatingSettings, learn_head_gates
-from cca.circuits.integrated import integrated_gradient
-from cca.circuits.layer_control import random_circuit_by_layer
-from cca.circuits.localisers import LOCALISERS, Choice, Site, check_localiser, locate
+from cca.circuits.localisers import LOCALISERS, Site
+from cca.circuits.natural import natural_circuit
+from cca.circuits.random_circuits import random_circuit_by_layer
 from cca.circuits.selective import gate_fisher, selective_scores
+from cca.circuits.settings import CircuitConfig, LocaliserName, check_localiser, resolve_auto
+from cca.circuits.size import Size
 from cca.errors import CcaError
 from cca.gradients.pivot_forward import PivotForward
 from cca.models.anatomy.anatomy import anatomy_of
@@ -121,92 +119,6 @@ def test_selective_divides_by_what_a_gate_costs_elsewhere() -> None:
         gate_fisher(tiny_world.model(), anatomy_of(tiny_world.model()), [], torch.Generator())
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "phi3"])
-def test_importance_is_weights_times_input_norms(name: str) -> None:
-    """The twin reads the inputs of one layer text by text and goes through each component's rows."""
-    model = tiny_world.model(name)
-    anatomy, spoken = anatomy_of(model), [p + s for p, s in texts(3)]
-    scores = importance(model, anatomy, spoken, batch_size=2)
-    layer = anatomy.layers[1]
-    for role, kind in (("q", "q"), ("v", "v"), ("up", "neuron")):
-        pattern = next(p for p in layer.patterns if p.role == role)
-        seen: list[torch.Tensor] = []
-
-        def keep(_: Any, args: tuple[torch.Tensor, ...], seen: list[torch.Tensor] = seen) -> None:
-            seen.append(args[0][0])
-
-        handle = model.get_submodule(pattern.module).register_forward_pre_hook(keep)
-        with torch.no_grad():
-            for text in spoken:
-                model(input_ids=torch.tensor([text]), use_cache=False)
-        handle.remove()
-        norms = torch.cat(seen).square().sum(0).sqrt()
-        weight = model.get_parameter(pattern.weight)
-        for unit in (0, 1):
-            rows = pattern.indices(torch.tensor([unit]))[0]
-            own = weight[rows] if pattern.axis == 0 else weight[:, rows].T
-            expected = float((own.abs() * norms).sum())
-            assert float(scores[anatomy.index(Component(1, kind, unit))]) == pytest.approx(expected, rel=1e-9)
-
-
-def test_specific_components_are_the_tops_difference_for_the_smallest_k() -> None:
-    anatomy = anatomy_of(tiny_world.model())
-    task, other = torch.zeros(anatomy.size), torch.zeros(anatomy.size)
-    neurons = [Component(0, "neuron", index) for index in range(5)]
-    for component, here, there in zip(neurons, (9, 8, 7, 6, 5), (9, 1, 8, 2, 7), strict=True):
-        task[anatomy.index(component)], other[anatomy.index(component)] = here, there
-    # K=2: {0, 1} - {0, 2} = {1}; K=3: {0, 1, 2} - {0, 2, 4} = {1}; K=4: {0, 1, 2, 3} - {0, 2, 4, 3} = {1}
-    assert specific_circuit(task, other, anatomy, {"neuron": 1}).components == (neurons[1],)
-    with pytest.raises(CcaError, match="specific to the task, found at most 0"):
-        specific_circuit(task, task, anatomy, {"neuron": 1})
-
-
-def test_head_gates_find_the_head_that_is_needed_and_the_one_that_harms() -> None:
-    """A stand-in whose gap needs one head, suffers from a second and does not read the others."""
-    model = tiny_world.model()
-    anatomy = anatomy_of(model)
-    needed, harmful = anatomy.index(Component(0, "q", 1)), anatomy.index(Component(1, "v", 0))
-
-    class Gap:
-        def __init__(self) -> None:
-            self.anatomy, self.model, self.batches = anatomy, model, 1
-
-        def gaps(self, batch: int, factors: torch.Tensor) -> torch.Tensor:
-            del batch
-            return (4 * factors[needed] - 4 * factors[harmful])[None]
-
-    forward: Any = Gap()
-    gates = learn_head_gates(forward, ("q", "k", "v"), HeadGatingSettings(epochs=150, push=0.5))
-    both, facilitating = gates.scores("absolute"), gates.scores("signed")
-    assert set(both.topk(2).indices.tolist()) == {needed, harmful}
-    assert int(facilitating.argmax()) == needed
-    assert both.sort(descending=True).values[2] < 0.2
-    assert both[anatomy.span(0, "neuron")].eq(0).all(), "kinds not asked for are not chosen"
-
-
-def test_greedy_takes_the_best_addition_each_time() -> None:
-    forward = forward_of(count=4)
-    anatomy = forward.anatomy
-    gradient = torch.randn(anatomy.size, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    heads = list(anatomy.components(["q"]))
-    found = greedy_circuit(forward, gradient, ["q"], 2, candidates=8)
-
-    def loss(chosen: tuple[Component, ...]) -> float:
-        factors = torch.ones(anatomy.size, dtype=torch.float64)
-        for component in chosen:
-            place = anatomy.index(component)
-            factors[place] += 0.5 * torch.sign(gradient[place])
-        with torch.no_grad():
-            gaps = torch.cat([forward.gaps(batch, factors) for batch in range(forward.batches)])
-        return float(functional.softplus(-gaps).mean())
-
-    first = min(heads, key=lambda c: loss((c,)))
-    second = min((c for c in heads if c != first), key=lambda c: loss((first, c)))
-    assert set(found.components) == {first, second}
-    assert found.scores[first] == pytest.approx(loss(()) - loss((first,)))
-    assert found.scores[second] == pytest.approx(loss((first,)) - loss((first, second)))
-
-
 def test_layer_matched_draws_keep_every_layers_mix() -> None:
     anatomy = anatomy_of(tiny_world.model())
     like = Circuit.of([Component(0, "q", 0), *(Component(1, "neuron", i) for i in range(9))], "test")
@@ -227,10 +139,10 @@ def site() -> Site:
     return Site(model, anatomy_of(model), tiny_world.pivots(4), texts(4))
 
 
-@pytest.mark.parametrize("name", [name for name in LOCALISERS if name not in ("file", "natural")])
+@pytest.mark.parametrize("name", [name for name in LOCALISERS if name != "file"])
 def test_every_localiser_gives_a_circuit_of_the_size_asked_for(name: str, site: Site) -> None:
-    choice = Choice(localiser=name, size=3, kinds=("neuron",), epochs=1, penalty=0.0)
-    circuit = locate(site, choice)
+    settings = CircuitConfig(localiser=name, size=3, kinds=("neuron",), epochs=1, penalty=0.0)
+    circuit = site.locate(settings)
     if name in ("all", "dcm"):
         assert len(circuit) > 3
     else:
@@ -238,18 +150,31 @@ def test_every_localiser_gives_a_circuit_of_the_size_asked_for(name: str, site: 
         assert circuit.count("neuron") == 3
 
 
-def test_natural_asks_the_site(site: Site) -> None:
-    with pytest.raises(CcaError, match="expected a site that knows row gradients"):
-        locate(site, Choice(localiser="natural"))
-    own = locate(site, Choice(localiser="attribution", size=2))
-    asked = replace(site, promising=lambda _: own)
-    assert locate(asked, Choice(localiser="natural")) == own
+def test_every_name_is_a_row_of_the_table() -> None:
+    assert tuple(LOCALISERS) == get_args(LocaliserName)
+
+
+def test_natural_is_the_natural_circuit_of_the_site(site: Site) -> None:
+    own = natural_circuit(
+        site.model, site.anatomy, site.pivots, site.texts, Size.parse(5), ("q", "neuron"), "full", 0, 32
+    )
+    kinds = ("q", "neuron")
+    assert site.with_rows("full").locate(CircuitConfig(localiser="natural", size=5, kinds=kinds)) == own
+
+
+def test_auto_is_natural_with_text_of_other_skills_and_attribution_without(site: Site) -> None:
+    asked = CircuitConfig(size=3)
+    assert site.locate(asked).method == "natural"
+    bare = Site(site.model, site.anatomy, site.pivots)
+    assert bare.locate(asked).method == "attribution-absolute"
+    assert resolve_auto(asked, True).kinds == KINDS
+    assert resolve_auto(asked, False).kinds == ("neuron",)
 
 
 def test_circuits_combine_as_sets(site: Site) -> None:
-    one, other = (locate(site, Choice(localiser=name, size=20)) for name in ("attribution", "random"))
+    one, other = (site.locate(CircuitConfig(localiser=name, size=20)) for name in ("attribution", "random"))
     for sign, expected in (("|", one | other), ("&", one & other), ("-", one - other)):
-        both = locate(site, Choice(localiser=f"attribution {sign} random", size=20))
+        both = site.locate(CircuitConfig(localiser=f"attribution {sign} random", size=20))
         assert both.components == expected.components
 
 

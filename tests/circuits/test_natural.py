@@ -13,7 +13,7 @@ from cca.circuits.circuit import Circuit, shares
 from cca.circuits.natural import DAMPING, natural_circuit
 from cca.circuits.size import Size
 from cca.errors import CcaError
-from cca.gradients.fisher import whitening
+from cca.gradients.fisher import measure_whitening
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.anatomy.components import KINDS, Component
 from cca.models.anatomy.weight_rows import get_rows
@@ -51,7 +51,7 @@ def test_scores_are_what_the_rows_promise_a_parameter(name: str) -> None:
     circuit = located(model, "100% of components")
     assert len(circuit) == anatomy.size
     every = anatomy.rows(circuit.components)
-    whiten = whitening(model, every, TEXTS, DAMPING, torch.Generator().manual_seed(0))
+    whiten = measure_whitening(model, every, TEXTS, DAMPING, torch.Generator().manual_seed(0))
     weights = {row.parameter: model.get_parameter(row.parameter).requires_grad_(True) for row in every}
     dense = dict(zip(weights, torch.autograd.grad(softplus_of(model), list(weights.values())), strict=True))
     assert {

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,13 +77,16 @@ def loaded(path: str) -> PreTrainedModel:
 
 @pytest.mark.usefixtures("folder")
 def test_show_without_and_with_a_report() -> None:
+    Path("report.json").rename("elsewhere.json")
     plain = invoke("show", "a")
     assert "some/model at revision main" in plain
     assert "32 weights in 1 tensors, float32" in plain
     assert "2 neuron" in plain
     assert "up_proj" in plain
     assert "gain" not in plain
-    told = invoke("show", "a", "--report", "report.json")
+    told = invoke("show", "a", "--report", "elsewhere.json")
+    Path("elsewhere.json").rename("report.json")
+    assert invoke("show", "a") == told
     for figure in (
         "+26.0 points [+21.5, +30.2], 52.0% to 78.0%, p = 1e-09",
         "0.460% of parameters, 2.000% of neurons, 0.000% of heads",
@@ -151,8 +157,91 @@ def test_subset() -> None:
     invoke("compose", "a", "b", "--out", "both")
     invoke("subset", "both", "--layers", "1-1", "--kinds", "up_proj", "--out", "one")
     assert load_patch("one").edits == load_patch("b").edits
-    with pytest.raises(CcaError, match="--layers: expected numbers and ranges"):
+    with pytest.raises(CcaError, match="--layers: expected numbers and rising ranges"):
         invoke("subset", "both", "--layers", "1-", "--out", "one")
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("layers", ["5-1", "1-99999999999", "9" * 5000, "a", "-", ",", "1,,2", "١"])
+def test_layers_that_name_no_range_are_refused(layers: str) -> None:
+    with pytest.raises(CcaError, match="--layers: expected numbers and rising ranges") as refusal:
+        invoke("subset", "a", "--layers", layers, "--out", "new")
+    assert len(str(refusal.value)) < 150
+    assert not Path("new").exists()
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("scale", "a", "0.5"),
+        ("subset", "a", "--layers", "0"),
+        ("compose", "a", "b"),
+        ("diff", "base", "base"),
+    ],
+)
+def test_no_command_overwrites_a_file_unasked(command: tuple[str, ...]) -> None:
+    Path("mine").write_text("precious")
+    with pytest.raises(CcaError, match=r"mine: expected a new file, found one; .* --force"):
+        invoke(*command, "--out", "mine")
+    assert Path("mine").read_text() == "precious"
+    invoke(*command, "--out", "mine", "--force")
+    load_patch("mine")
+
+
+def test_showing_a_patch_needs_no_torch(folder: Path) -> None:
+    code = (
+        "import sys; from cca.cli.patch import app; app(['show', 'a'], standalone_mode=False); "
+        "assert not {'torch', 'transformers'} & sys.modules.keys()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert "26.0 points" in done.stdout
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.[/red].weight",
+        "model.layers.0.mlp.[red]up_proj[/x].weight",
+        "model.layers.99999999999999999999.mlp.up_proj.weight",
+        "model.layers." + "9" * 400 + ".mlp.up_proj.weight",
+        "model.layers.\u0661.mlp.up_proj.weight",
+    ],
+)
+def test_a_name_that_is_no_name_of_ours_is_shown_as_it_is(name: str) -> None:
+    patch = load_patch("a")
+    (edit,) = patch.edits
+    renamed = replace(
+        patch,
+        edits=(replace(edit, parameter=name),),
+        base_hashes={name: patch.base_hashes[edit.parameter]},
+        base_shapes={name: patch.base_shapes[edit.parameter]},
+        circuit=["[/red]", "L1.q" + "9" * 18],
+        made_by={"derived": ["[/b]", {"x": 1}]},
+    )
+    save_patch(Path("odd"), renamed)
+    assert "rows edited" in invoke("show", "odd")
+    with pytest.raises(CcaError, match="no layer 5"):
+        invoke("subset", "odd", "--layers", "5", "--out", "x")
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_shown_and_not_written(value: float) -> None:
+    patch = load_patch("a")
+    (edit,) = patch.edits
+    after = edit.after.clone()
+    after[0, 3] = value
+    save_patch(Path("broken"), replace(patch, edits=(replace(edit, after=after),)))
+    assert "1 weights to be written are infinite or NaN" in invoke("show", "broken")
+    for target in (("--out", "merged"), ("--in-place",)):
+        with pytest.raises(CcaError, match="would write weights that are infinite or NaN"):
+            invoke("merge", "base", "broken", *target)
+    assert not Path("merged").exists()
+    assert invoke("verify", "base", "a") == "base: base\n"
 
 
 @pytest.mark.usefixtures("folder")

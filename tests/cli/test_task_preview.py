@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cca.cli.task import app
 from cca.errors import CcaError
-from cca.problems.named_datasets import NAMED
+from cca.problems.datasets import NAMED
 
 RUN = """
 model: {model}

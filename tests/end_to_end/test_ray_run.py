@@ -16,7 +16,7 @@ from cca.engines.ray_cluster import installed
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(not installed(), reason="Ray is not installed: pip install 'cca[ray]'"),
+    pytest.mark.skipif(not installed(), reason='Ray is not installed: pip install -e ".[ray]"'),
 ]
 FILES = ("traces.jsonl", "pivots.jsonl", "circuit.jsonl", "patch.safetensors", "evaluation.json")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -10,23 +10,23 @@ import torch
 
 from cca.engines.engine import Request
 from cca.engines.hf import HFEngine
-from cca.engines.ray import RayEngine, RaySettings
+from cca.engines.ray import RayEngine
 from cca.engines.ray_cluster import installed
-from cca.engines.source import ModelSource
-from cca.engines.weight_sync import WeightWatch
+from cca.engines.settings import RayConfig
+from cca.engines.weight_sync import ModelSource, WeightWatch
 from cca.errors import CcaError
 from cca.models.anatomy.weight_rows import get_rows, set_rows_
 from cca.models.loading import LoadedModel, load_model
 from cca.pivots.branching import branching_pivots
 from cca.pivots.grader import Grader
 from cca.pivots.traces import TraceSettings, opposite, paired_traces
-from cca.problems.judges.judge import make_judge
+from cca.problems.judges.registry import make_judge
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(not installed(), reason="Ray is not installed: pip install 'cca[ray]'"),
+    pytest.mark.skipif(not installed(), reason='Ray is not installed: pip install -e ".[ray]"'),
 ]
 BATCH, LONGEST = 8, 60
 
@@ -43,8 +43,8 @@ def said() -> list[str]:
 
 @pytest.fixture(scope="module")
 def actors(loaded: LoadedModel, said: list[str]) -> Iterator[RayEngine]:
-    settings = RaySettings(actors=2, batch_size=BATCH)
-    engine = RayEngine(ModelSource.of(loaded), settings, WeightWatch(loaded.model), said.append)
+    source, watch = ModelSource.of(loaded), WeightWatch(loaded.model)
+    engine = RayEngine(source, RayConfig(actors=2), watch, said.append, BATCH)
     yield engine
     engine.close()
 
@@ -138,4 +138,4 @@ def test_faults_come_back(
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere:x"])
 def test_no_cluster_there(address: str, loaded: LoadedModel) -> None:
     with pytest.raises(CcaError, match=f"no cluster at {address}"):
-        RayEngine(ModelSource.of(loaded), RaySettings(address), WeightWatch(loaded.model))
+        RayEngine(ModelSource.of(loaded), RayConfig(address=address), WeightWatch(loaded.model))

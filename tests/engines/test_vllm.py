@@ -10,9 +10,9 @@ from agreement import Tell, parting, same_share
 
 from cca.engines.engine import Request, request_seed
 from cca.engines.hf import HFEngine
-from cca.engines.source import ModelSource
-from cca.engines.vllm import VLLMEngine, VLLMSettings
-from cca.engines.weight_sync import WeightWatch
+from cca.engines.settings import VLLMConfig
+from cca.engines.vllm import VLLMEngine
+from cca.engines.weight_sync import ModelSource, WeightWatch
 from cca.errors import CcaError
 from cca.models.anatomy.weight_rows import get_rows
 from cca.models.loading import LoadedModel, load_model
@@ -20,7 +20,7 @@ from cca.patches.patch import Patch
 from cca.pivots.branching import branching_pivots
 from cca.pivots.grader import Grader
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
-from cca.problems.judges.judge import make_judge
+from cca.problems.judges.registry import make_judge
 from cca.problems.problem import Problem
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load
@@ -46,7 +46,7 @@ def hf(loaded: LoadedModel) -> HFEngine:
 @pytest.fixture(scope="module")
 def vllm(loaded: LoadedModel) -> Iterator[VLLMEngine]:
     watch = WeightWatch(loaded.model)
-    engine = VLLMEngine(ModelSource.of(loaded), VLLMSettings(context=256), watch)
+    engine = VLLMEngine(ModelSource.of(loaded), VLLMConfig(context=256), watch)
     yield engine
     engine.close()
 

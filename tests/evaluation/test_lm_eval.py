@@ -85,7 +85,7 @@ def test_unknown_tasks_and_folders_are_named(
 def test_without_lm_eval_the_error_says_what_to_install(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = load_model(str(place / "base"))
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(CcaError, match=r'pip install "cca\[lm-eval\]"'):
+    with pytest.raises(CcaError, match=r'pip install -e "\.\[lm-eval\]"'):
         run_tasks(base.model, base.codec.tokenizer, TASKS)
 
 

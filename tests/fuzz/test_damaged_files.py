@@ -28,7 +28,7 @@ from cca.pivots.pivot import load_pivots
 from cca.pivots.traces import FORMAT as TRACES
 from cca.pivots.traces import VERSION as TRACES_VERSION
 from cca.problems.problem import read_problems
-from cca.problems.templates import Template
+from cca.problems.templates.template import Template
 from cca.reports.page import render_page
 from cca.runs.config.config import load_config
 from cca.runs.folder.measurements import Measurements

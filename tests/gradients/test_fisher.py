@@ -8,12 +8,12 @@ from transformers import PreTrainedModel
 
 import tiny_world
 from architectures.zoo import tiny
-from cca.amplify.amplify import UpdateSettings, Validation, amplify
+from cca.amplify.amplify import Validation, amplify
+from cca.amplify.settings import AmplifyConfig
 from cca.circuits.circuit import Circuit
 from cca.errors import CcaError
-from cca.gradients.fisher import Whitening, fisher_blocks, whitening
-from cca.gradients.probes import probed, readable
-from cca.gradients.sampled_likelihood import drawn_log_likelihood
+from cca.gradients.fisher import Whitening, fisher_blocks, measure_whitening, probed, rows_with_input
+from cca.gradients.sampled_likelihood import sampled_log_likelihood
 from cca.gradients.trainable_rows import Key, TrainableRows
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.anatomy.components import Component
@@ -58,7 +58,7 @@ def test_a_block_of_one_token_is_the_square_of_the_dense_gradients(name: str) ->
         if (row.parameter, row.axis) not in blocks:
             continue
         weight = model.get_parameter(row.parameter).requires_grad_(True)
-        (dense,) = torch.autograd.grad(drawn_log_likelihood(model, text, drawing()), weight)
+        (dense,) = torch.autograd.grad(sampled_log_likelihood(model, text, drawing()), weight)
         gradients = get_rows(dense, row.axis, row.indices)
         block = blocks[row.parameter, row.axis]
         torch.testing.assert_close(
@@ -72,7 +72,7 @@ def test_probes_of_experts_change_no_bit(name: str) -> None:
     model, tokens = tiny(name), torch.tensor([[3, 4, 5, 6], [7, 8, 9, 9]])
     rows = anatomy_of(model).rows([*anatomy_of(model).components(["neuron"])])
     plain = model(tokens).logits
-    with probed(model, readable(model, rows)) as probes:
+    with probed(model, rows_with_input(model, rows)) as probes:
         assert torch.equal(model(tokens).logits, plain)
     layers, experts, each = 2, 4, 2  # each token is routed to 2 of 4 experts
     assert len(probes) == layers * experts
@@ -126,27 +126,30 @@ def test_directions_solve_the_damped_system() -> None:
 
 
 def test_steps_cost_other_text_less(model: PreTrainedModel) -> None:
-    """For the same predicted change of the objective, the Fisher cost on the spared text is smaller."""
+    """For the same predicted change of the objective, the Fisher cost on the other text is smaller."""
     anatomy, rows = anatomy_of(model), anatomy_of(model).rows(NEURONS.components)
-    settings = UpdateSettings(steps=1, predicted_change=0.01)
+    settings = AmplifyConfig(steps=1, predicted_change=0.01)
     blocks = fisher_blocks(model, rows, TEXTS, drawing())
     costs = {}
-    for name, shape in (("plain", None), ("fisher", whitening(model, rows, TEXTS, 1e-3, drawing()))):
+    for name in ("none", "fisher"):
         verdicts = iter([Validation(0.5, 0.0, {}, True), Validation(0.6, 0.0, {}, True)])
-        done = amplify(model, anatomy, NEURONS, PIVOTS, settings, verdicts.__next__, precondition=shape)
+        done = amplify(
+            model, anatomy, NEURONS, PIVOTS, settings.model_copy(update={"whitening": name}),
+            verdicts.__next__, texts=TEXTS,
+        )  # fmt: skip
         moved = {key: done.rows[key].double() - done.trained.before[key].double() for key in done.rows}
         costs[name] = sum(float((delta @ blocks[key].fisher * delta).sum()) for key, delta in moved.items())
-    assert 0 < costs["fisher"] < 0.8 * costs["plain"]
+    assert 0 < costs["fisher"] < 0.8 * costs["none"]
 
 
 def test_what_cannot_be_whitened_is_refused(model: PreTrainedModel) -> None:
     rows = anatomy_of(model).rows(NEURONS.components)
     with pytest.raises(CcaError, match="expected text of other skills"):
-        whitening(model, rows, [((1,), ())], 1e-3, drawing())
+        measure_whitening(model, rows, [((1,), ())], 1e-3, drawing())
     assert TrainableRows(model, rows).masters  # and the model is as it was
-    settings = UpdateSettings(optimiser="adam", coefficient=1e-3)
+    settings = AmplifyConfig(optimiser="adam", coefficient=1e-3, whitening="fisher")
     with pytest.raises(CcaError, match="expected optimiser gradient-descent, got adam"):
         amplify(
             model, anatomy_of(model), NEURONS, PIVOTS, settings,
-            lambda: Validation(0.5, 0.0, {}, True), precondition=Whitening({}),
+            lambda: Validation(0.5, 0.0, {}, True), texts=TEXTS,
         )  # fmt: skip

@@ -12,7 +12,7 @@ import tiny_world
 from cca.gradients.pivot_forward import PivotForward, logit_gaps
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.forward.gates import gated
-from cca.models.forward.prefix_store import Place
+from cca.models.forward.prefix_store import Storage
 from cca.pivots.pivot import Pivot
 
 SHARED = torch.randint(3, VOCABULARY, (12,), generator=torch.Generator().manual_seed(9)).tolist()
@@ -42,7 +42,7 @@ def whole_gaps(anatomy: Anatomy, pivots: list[Pivot], factors: Tensor) -> Tensor
 
 
 @pytest.mark.parametrize("storage", ["device", "memory", "disk", "auto"])
-def test_prefixes_may_be_kept_anywhere(storage: Place) -> None:
+def test_prefixes_may_be_kept_anywhere(storage: Storage) -> None:
     anatomy, pivots = anatomy_of(MODEL), tiny_world.pivots(5, shared=SHARED)
     factors = some_factors(anatomy)
     with in_double():

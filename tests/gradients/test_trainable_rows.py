@@ -11,7 +11,7 @@ import tiny_world
 from cca.gradients.trainable_rows import TrainableRows
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.anatomy.components import Component
-from cca.models.forward.frozen import frozen
+from cca.models.forward.gates import frozen_weights
 
 TOKENS = torch.tensor([[5, 9, 33, 17]])
 SOME = [
@@ -147,9 +147,9 @@ def test_frozen_for_a_while() -> None:
     model = tiny_world.model().requires_grad_(True)
     model.get_input_embeddings().requires_grad_(False)
     asking = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    with frozen(model):
+    with frozen_weights(model):
         assert not any(parameter.requires_grad for parameter in model.parameters())
-    with pytest.raises(ZeroDivisionError), frozen(model):
+    with pytest.raises(ZeroDivisionError), frozen_weights(model):
         raise ZeroDivisionError
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == asking
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import tiny_world
 from cca.errors import CcaError
-from cca.models.loading import Codec, load_model, model_fingerprint
+from cca.models.checkpoint import JOURNALS
+from cca.models.fingerprint import model_fingerprint
+from cca.models.loading import Codec, load_model
 
 
 def saved(folder: Path, architecture: str = "llama") -> Path:
@@ -55,6 +59,30 @@ def test_the_fingerprint_sees_one_weight(tmp_path: Path) -> None:
     with torch.no_grad():
         loaded.model.get_parameter("model.layers.0.mlp.up_proj.weight")[3, 4] += 0.01
     assert model_fingerprint(loaded.model) != loaded.fingerprint
+
+
+@pytest.mark.parametrize("journal", JOURNALS.values())
+def test_a_model_that_an_edit_left_half_way_is_refused(tmp_path: Path, journal: str) -> None:
+    folder = saved(tmp_path)
+    (folder / journal).write_bytes(b"")
+    with pytest.raises(CcaError, match="an edit in place was interrupted"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("said", "stored"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str
+)
+def test_auto_loads_weights_as_they_are_stored(
+    tmp_path: Path, said: torch.dtype, stored: torch.dtype
+) -> None:
+    folder = saved(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": str(said).removeprefix("torch.")}))
+    path = folder / "model.safetensors"
+    weights = {name: tensor.to(stored) for name, tensor in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
+    assert load_model(str(folder)).model.dtype == stored
+    assert load_model(str(folder), dtype="float16").model.dtype == torch.float16
 
 
 def test_faults_take_one_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gl
 
 HELD = """
 from cca.models.memory import give_back_freed_memory, keep_freed_memory
-from cca.runs.progress.memory import held_memory
+from cca.models.memory import held_memory
 import torch
 done = keep_freed_memory()
 before = held_memory()

@@ -11,8 +11,8 @@ from toy import PLACES, SHAPES, patched, read_folder, same, toy_patch, toy_weigh
 from cca.errors import CcaError
 from cca.patches import diff as diff_module
 from cca.patches import stored_rows
+from cca.patches.apply import write_copy
 from cca.patches.diff import diff
-from cca.patches.merge import write_copy
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,10 @@ import pytest
 from toy import patched, read_folder, same, toy_patch, toy_weights, write_folder
 
 from cca.errors import CcaError
+from cca.models.checkpoint import JOURNALS, open_checkpoint
 from cca.patches import stored_rows
-from cca.patches.checkpoint import JOURNALS, open_checkpoint
-from cca.patches.in_place import write_in_place
-from cca.patches.merge import locked, write_copy
+from cca.patches.apply import locked, verify, write_copy, write_in_place
 from cca.patches.patch import Patch
-from cca.patches.verify import verify
 
 WEIGHTS = toy_weights()
 PATCHED = patched(WEIGHTS)

@@ -14,10 +14,10 @@ from cca.errors import CcaError
 from cca.files import write_json
 from cca.models.anatomy.weight_rows import get_rows
 from cca.models.bits import tensor_hash
-from cca.patches.checkpoint import open_checkpoint
+from cca.models.checkpoint import open_checkpoint
+from cca.patches.apply import write_copy
 from cca.patches.diff import diff
-from cca.patches.layout import Layout
-from cca.patches.merge import write_copy
+from cca.patches.layout import Layout, merge_objection
 from cca.patches.patch import Patch
 from cca.patches.stored_rows import scan
 
@@ -140,8 +140,33 @@ def test_tied_weights_that_differ_are_refused_by_diff(tmp_path: Path) -> None:
         copies["lm_head.weight"][2] += number
         save_file({**load_file(path), **copies}, path)
     with pytest.raises(
-        CcaError, match=r"^lm_head\.weight: is tied to transformer\.wte\.weight but was changed otherwise"
+        CcaError, match=r"^lm_head\.weight: is tied to transformer\.wte\.weight but holds other values"
     ):
+        diff(tmp_path / "base", tmp_path / "edited", "tiny")
+
+
+def test_diff_looks_past_a_stored_head_that_is_tied_and_tensors_that_no_loader_reads(tmp_path: Path) -> None:
+    config = LlamaConfig(**SMALL, intermediate_size=24, tie_word_embeddings=True)
+    model = filled(AutoModelForCausalLM.from_config(config))
+    model.save_pretrained(tmp_path / "base")
+    patch = edited(model, "model.layers.0.mlp.up_proj.weight", 0, 3)
+    patch.apply(model)
+    model.save_pretrained(tmp_path / "edited")
+    path = tmp_path / "edited" / "model.safetensors"
+    weights = load_file(path)
+    for name, extra in (
+        ("lm_head.weight", weights["model.embed_tokens.weight"].clone()),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(4)),
+    ):
+        save_file({**weights, name: extra}, path)
+        for one, two in (("base", "edited"), ("edited", "base")):
+            made = diff(tmp_path / one, tmp_path / two, "tiny")
+            assert [(edit.parameter, edit.indices.tolist()) for edit in made.edits] == [
+                ("model.layers.0.mlp.up_proj.weight", [3])
+            ]
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight + 1)
+    save_file({**weights, "lm_head.weight": model.lm_head.weight.detach()}, path)
+    with pytest.raises(CcaError, match=r"^lm_head\.weight: is tied to model\.embed_tokens\.weight"):
         diff(tmp_path / "base", tmp_path / "edited", "tiny")
 
 
@@ -166,6 +191,23 @@ def test_architectures_with_code_of_their_own_keep_names_as_stored(tmp_path: Pat
     patch = diff(tmp_path / "base", tmp_path / "edited", "tiny")
     assert [(edit.parameter, edit.indices.tolist()) for edit in patch.edits] == [("own.name", [2])]
     patch.apply(nn.ModuleDict({"own": nn.ParameterDict({"name": weights["own.name"]})}))
+
+
+def test_a_patch_that_will_not_merge_is_known_from_the_headers(tmp_path: Path) -> None:
+    model = gpt2()
+    for name, held in (("tiny", model), ("experts", mixtral())):
+        held.save_pretrained(tmp_path / name)
+        assert merge_objection(tmp_path / name, held) is None
+    for dtype in (torch.bfloat16, torch.float16):
+        reason = merge_objection(tmp_path / "tiny", gpt2().to(dtype))
+        assert reason is not None
+        assert "as F32; set dtype: float32" in reason
+    weights = load_file(tmp_path / "tiny" / "model.safetensors")
+    (tmp_path / "tiny" / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "tiny" / "pytorch_model.bin")
+    reason = merge_objection(tmp_path / "tiny", model)
+    assert reason is not None
+    assert "save the model again as safetensors" in reason
 
 
 def test_a_configuration_that_builds_no_model_is_refused(tmp_path: Path) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from toy import PLACES, patched, read_folder, same, toy_patch, toy_weights, write_folder
 
 from cca.errors import CcaError
 from cca.patches import stored_rows
-from cca.patches.merge import locked, write_copy
+from cca.patches.apply import locked, verify, write_copy, write_in_place
 from cca.patches.patch import Patch
-from cca.patches.verify import verify
+from cca.patches.patch_file import save_patch
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -52,7 +56,7 @@ def test_verify_tells_base_and_patched_apart(tmp_path: Path) -> None:
 def test_other_files_are_kept_and_other_weights_left_out(tmp_path: Path) -> None:
     base = write_folder(tmp_path / "base", toy_weights())
     written = write_copy(base, toy_patch(toy_weights()), tmp_path / "deep" / "merged")
-    assert written.left_out == ["pytorch_model.bin"]
+    assert written.other_weights == ["pytorch_model.bin"]
     kept = {str(path.relative_to(base)) for path in base.rglob("*")} - {"pytorch_model.bin"}
     assert {str(path.relative_to(written.out)) for path in written.out.rglob("*")} == kept
     assert (written.out / "assets" / "note.txt").read_text() == "kept"
@@ -71,11 +75,81 @@ def test_links_are_only_made_on_request_and_never_of_touched_shards(tmp_path: Pa
     assert same(read_folder(base), toy_weights())
 
 
+def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
+    """But for the weights themselves, which may lie on another disk."""
+    base = write_folder(tmp_path / "base", toy_weights())
+    (tmp_path / "secret").write_text("secret")
+    (base / "notes.txt").symlink_to(tmp_path / "secret")
+    (base / "assets" / "inner").symlink_to(tmp_path / "secret")
+    (base / "all").symlink_to(base)
+    (base / "gone").symlink_to(tmp_path / "nowhere")
+    (base / "within").symlink_to(base / "tokenizer.json")
+    os.mkfifo(base / "pipe")
+    shard = base / "model-00001-of-00004.safetensors"
+    shard.rename(tmp_path / "blob")
+    shard.symlink_to(tmp_path / "blob")
+    written = write_copy(base, toy_patch(toy_weights()), tmp_path / "merged")
+    assert written.outside == ["all", "assets/inner", "gone", "notes.txt", "pipe"]
+    assert same(read_folder(tmp_path / "merged"), patched(toy_weights()))
+    assert (tmp_path / "merged" / "within").read_text() == "{}"
+    assert not any("secret" in str(path.read_bytes()) for path in written.out.rglob("*") if path.is_file())
+
+
+def test_a_stale_index_is_left_out(tmp_path: Path) -> None:
+    """Servers that prefer the index would look for shards that are not there."""
+    base = write_folder(tmp_path / "base", toy_weights())
+    save_file(toy_weights(), base / "model.safetensors", metadata={"format": "pt"})
+    written = write_copy(base, toy_patch(toy_weights()), tmp_path / "merged")
+    assert "model.safetensors.index.json" in written.other_weights
+    assert same(read_folder(tmp_path / "merged"), patched(toy_weights()))
+
+
+def test_modes_are_those_of_the_originals_and_the_umask(tmp_path: Path) -> None:
+    base = write_folder(tmp_path / "base", toy_weights())
+    shard = "model-00001-of-00004.safetensors"
+    (base / shard).chmod(0o600)
+    (base / "tokenizer.json").chmod(0o444)
+    write_copy(base, toy_patch(toy_weights()), tmp_path / "open")
+    before = os.umask(0o077)
+    try:
+        write_copy(base, toy_patch(toy_weights()), tmp_path / "closed")
+        save_patch(tmp_path / "patch", toy_patch(toy_weights()))
+    finally:
+        os.umask(before)
+    os.link(base / shard, tmp_path / "second-name")
+    write_in_place(base, toy_patch(toy_weights()))
+    modes = {path: stat.S_IMODE((tmp_path / path).stat().st_mode) for path in (
+        f"open/{shard}", "open/tokenizer.json", "closed/model-00002-of-00004.safetensors", "patch", f"base/{shard}",
+    )}  # fmt: skip
+    assert list(modes.values()) == [0o600, 0o644, 0o600, 0o600, 0o600]
+
+
+def test_a_copy_is_flushed_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = write_folder(tmp_path / "base", toy_weights())
+    calls: list[str] = []
+    for name in ("fsync", "rename"):
+        original = getattr(os, name)
+
+        def noted(what: Any, *more: Any, name: str = name, original: Any = original) -> Any:
+            path = Path(os.readlink(f"/proc/self/fd/{what}")) if isinstance(what, int) else Path(what)
+            calls.append(f"{name} {path.name}")
+            return original(what, *more)
+
+        monkeypatch.setattr(os, name, noted)
+    written = write_copy(base, toy_patch(toy_weights()), tmp_path / "merged")
+    renamed = calls.index("rename .merged.partial")
+    flushed = {call.removeprefix("fsync ") for call in calls[:renamed]}
+    assert flushed >= {path.name for path in written.out.rglob("*")} | {".merged.partial"}
+    assert calls[renamed + 1 :] == [f"fsync {tmp_path.name}"]
+
+
 def test_a_folder_of_links_such_as_the_hub_cache_is_copied(tmp_path: Path) -> None:
     blobs = write_folder(tmp_path / "blobs", toy_weights())
-    snapshot = tmp_path / "snapshot"
-    snapshot.mkdir()
+    snapshot = tmp_path / "snapshots" / "main"
+    snapshot.mkdir(parents=True)
     for path in blobs.iterdir():
+        if path.is_dir():
+            continue  # the cache links files alone
         (snapshot / path.name).symlink_to(path)
     write_copy(snapshot, toy_patch(toy_weights()), tmp_path / "merged")
     assert same(read_folder(tmp_path / "merged"), patched(toy_weights()))
@@ -170,7 +244,7 @@ def test_a_failed_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def failing(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("cca.patches.merge.write_rows", failing)
+    monkeypatch.setattr("cca.patches.apply.write_rows", failing)
     with pytest.raises(OSError, match="disk full"):
         write_copy(base, toy_patch(toy_weights()), tmp_path / "merged")
     assert [path.name for path in tmp_path.iterdir()] == ["base"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cca.errors import CcaError
 from cca.models.anatomy.weight_rows import EACH, get_rows, set_rows_
 from cca.models.bits import same_bits
-from cca.patches.patch import Patch, TensorEdit, switch
+from cca.patches.patch import Patch, TensorEdit
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 PLACES = [  # one of every rank and axis that a patch can touch
@@ -227,36 +227,6 @@ def test_applied_restores_the_base_also_after_an_error() -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (raised two lines above)
         inside()
     assert same_weights(weights(model), base)
-
-
-def test_switch_exchanges_patches_on_one_model() -> None:
-    model = Toy()
-    base = weights(model)
-    first, second = (
-        patch_of(model),
-        patch_of(model, [("rows.weight", 0, [1, 2]), ("experts", 1, [0])], change=-1),
-    )
-    switch(model, None, first)
-    with_first = weights(model)
-    switch(model, first, second)
-    second.check(model, "after")
-    switch(model, second, first)
-    assert same_weights(weights(model), with_first)
-    switch(model, first, None)
-    assert same_weights(weights(model), base)
-
-
-def test_switch_to_a_patch_of_another_base_keeps_the_old_one() -> None:
-    model, other = Toy(), Toy(seed=1)
-    first = patch_of(model)
-    first.apply(model)
-    held = weights(model)
-    with pytest.raises(CcaError, match="different bases"):
-        switch(model, first, patch_of(other))
-    other_place = patch_of(other, [("other_experts", 1, [0])])
-    with pytest.raises(CcaError, match="other_experts"):
-        switch(model, patch_of(Toy(), [("rows.weight", 0, [1])]), other_place)
-    assert same_weights(weights(model), held)
 
 
 def test_offloaded_weights_are_refused() -> None:

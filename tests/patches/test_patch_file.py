@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from cca.errors import CcaError
 from cca.patches.patch import Patch
-from cca.patches.patch_file import FORMAT, digest, load_patch, save_patch, to_bytes
+from cca.patches.patch_content import FORMAT
+from cca.patches.patch_file import digest, load_patch, save_patch, to_bytes
 
 FILES = Path(__file__).parent / "files"
 
@@ -164,6 +166,12 @@ def test_a_header_that_is_not_one_is_refused(tmp_path: Path, text: str) -> None:
     save_file({}, path, metadata={FORMAT: text})
     with pytest.raises(CcaError, match="header"):
         load_patch(path)
+
+
+def test_numbers_beyond_every_float_are_refused(tmp_path: Path) -> None:
+    patch = replace(small_patch(), made_by={"claims": {"gain": {"points": 10**400}}})
+    with pytest.raises(CcaError, match="expected a JSON header, got a number of 401 digits"):
+        save_patch(tmp_path / "p", patch)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cca.errors import CcaError
-from cca.problems.judges.judge import Judge, Judgement, Verdict, join_digits, make_judge
+from cca.problems.judges.judge import Judge, Judgement, Verdict, join_digits
+from cca.problems.judges.registry import make_judge
 
-GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "test_first_400.jsonl"
+GSM8K = Path(os.environ.get("CCA_GSM8K", ""))
+"""Rows of GSM8K as published, JSON lines."""
 
 TABLES = {"number": NUMBER, "text": TEXT, "choice": CHOICE, "auto": {**NUMBER, **TEXT}}
 SUFFIX = ".5 million</think>5\n\nThe final answer is 9.\n#### 9\n<think>Q: 3</think>\\boxed{8}\nQ: 3\nA: B."
@@ -153,7 +156,9 @@ def test_options_of_reading() -> None:
     assert make_judge("number", thinking=True)("So 42", "42").verdict is Verdict.UNREADABLE
 
 
-@pytest.mark.skipif(not GSM8K.exists(), reason="GSM8K is not here")
+@pytest.mark.skipif(
+    "CCA_GSM8K" not in os.environ, reason="CCA_GSM8K names no file of GSM8K problems (JSON lines)"
+)
 def test_gold_solutions_are_right_against_their_own_answer_only() -> None:
     judge = make_judge("auto")
     solutions = [json.loads(line)["answer"] for line in GSM8K.read_text().splitlines()]

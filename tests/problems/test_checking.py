@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cca.problems.checking import check_file, check_template, distinct_instances, template_generator
-from cca.problems.templates import Template
+from cca.problems.templates.check import check_file, check_template, distinct_instances, template_generator
+from cca.problems.templates.template import Template
 
 
 def template(

@@ -11,8 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cca.errors import CcaError
-from cca.problems.expressions import compiled, evaluate
-from cca.problems.quantities import ExpressionError, Worded
+from cca.problems.templates.exact_numbers import ExpressionError, Worded
+from cca.problems.templates.expressions import compiled, evaluate
 
 HALF = Worded("half", Fraction(1, 2))
 
@@ -28,7 +28,6 @@ HALF = Worded("half", Fraction(1, 2))
         ("-7 // 2", -4),
         ("7 % 4", 3),
         ("2 ** 10", 1024),
-        ("4 ** 0.5", 2),
         ("n * (1 - frac)", 10),
         ("Fraction(frac) * n", 10),
         ("int(n * frac) - 1", 9),
@@ -49,9 +48,8 @@ HALF = Worded("half", Fraction(1, 2))
         ("frac[1]", Fraction(1, 2)),
         ("frac == 'half' and frac == 0.5", True),
         ("[1, 2, 3][:2]", [1, 2]),
-        ("len({1, 1, 2})", 2),
-        ("sum([i * i for i in range(4) if i != 2])", 10),
-        ("max(3, n, 7) - min([4, 5])", 16),
+        ("max(3, n, 7) - min(4, 5)", 16),
+        ("[1, 2] * 2 + [3]", [1, 2, 1, 2, 3]),
         ("list(np.arange(1, 2, 0.25))", [1, Fraction(5, 4), Fraction(3, 2), Fraction(7, 4)]),
         ("math.ceil(7 / 2) + math.floor(7 / 2)", 7),
         ("format_frac(7 / 4)", "1 3/4"),
@@ -79,6 +77,18 @@ def test_a_number_in_words_can_stand_on_either_side() -> None:
     [
         "().__class__",
         "n.real",
+        "n.lower()",
+        "f'{n}'",
+        "{'a': 1}",
+        "{1, 2}",
+        "[i for i in range(3)]",
+        "sum(i for i in range(3))",
+        "len([1])",
+        "np.arange(3) * 2",
+        "np.arange(3) + np.arange(3)",
+        "np.random.randint(1, 3)",
+        "'%d' % n",
+        "n & 1",
         "np.arange",
         "n.__class__()",
         "[].append(1)",
@@ -91,21 +101,13 @@ def test_a_number_in_words_can_stand_on_either_side() -> None:
         "lambda: 1",
         "(x := 5)",
         "{**{'a': 1}}",
-        "f'{n!r}'",
-        "f'{().__class__}'",
         "b'1'",
         "1j",
         "...",
         "None",
-        "'{0.__class__}'.format(n)",
-        "'{:>999999}'.format(n)",
-        "'%d' % (n, n)",
         "~n",
         "n @ n",
         "n << 900",
-        "[[x for x in [1]] for y in [1]]",
-        "[x for y in range(9999) for x in range(9999)]",
-        "np.arange(9999) * 2",
         "round(n, ndigits=2)",
         "max(*[1, 2])",
         "range(3)(1)",
@@ -117,16 +119,12 @@ def test_a_number_in_words_can_stand_on_either_side() -> None:
         "1e400",
         "range(10 ** 12)",
         "list(range(10 ** 6))",
-        "sum(range(10 ** 6))",
         "np.arange(0, 10 ** 9, 0.001)",
         "numbers_within(0, 10 ** 9)",
         "'a' * 10 ** 9",
         "[0] * 10 ** 9",
         "10 ** 9 * [0]",
         "('a' * 9000) + ('a' * 9000)",
-        "'%999999999d' % 5",
-        "math.factorial(10 ** 9)",
-        "[i * i for i in range(10 ** 6)]",
         "(" * 300 + "1" + ")" * 300,
         "-" * 4000 + "1",
         "1" + "+1" * 2400,
@@ -152,10 +150,14 @@ def test_hostile_or_broken_expressions_are_refused_at_once(expression: str) -> N
     [
         ("n / (n - 5)", "division by zero"),
         ("m + 1", "unknown name 'm'"),
-        ("n + 'apples'", "unsupported operand"),
+        ("n + 'apples'", "expected a number for a sum, got 'apples'"),
         ("'apples' / 2", "expected a number for a division"),
         ("[1, 2][7]", "out of range"),
         ("iz_int(3)", "did you mean is_int()"),
+        ("[i for i in [n]]", "a comprehension is not allowed in a template"),
+        ("f'{n}'", "an f-string is not allowed in a template"),
+        ("day.lower()", "unknown function day.lower()"),
+        ("sample([n])", "sample() is only allowed in #init lines"),
     ],
 )
 def test_a_failure_is_told_with_its_expression(expression: str, reason: str) -> None:
@@ -165,7 +167,7 @@ def test_a_failure_is_told_with_its_expression(expression: str, reason: str) -> 
 
 
 def test_names_are_those_read_from_the_values() -> None:
-    assert compiled("sum([i * n for i in range(k)]) + int(m)").names == {"n", "k", "m"}
+    assert compiled("n * k if 'n' in names else int(m)").names == {"n", "k", "m", "names"}
 
 
 NUMBERS = st.one_of(st.integers(-50, 50), st.decimals(-50, 50, places=2))

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from cca.errors import CcaError
 from cca.models.loading import Codec
 from cca.pivots.grader import Grader
-from cca.problems.exemplars import EXEMPLARS
-from cca.problems.judges.judge import Verdict, make_judge
-from cca.problems.judges.stopping import StoppingJudge
+from cca.problems.judges.judge import StoppingJudge, Verdict
+from cca.problems.judges.reading import open_thought
+from cca.problems.judges.registry import make_judge
 from cca.problems.problem import problems_of
-from cca.problems.prompts import ends_inside_thought, make_prompts
+from cca.problems.prompts import EXEMPLARS, make_prompts
 
 
 def test_the_few_shot_prompt_is_the_papers() -> None:
@@ -89,7 +89,7 @@ def test_thoughts_that_the_template_leaves_open(template: str, thinking: bool | 
     ],
 )
 def test_open_thoughts(text: str, inside: bool) -> None:
-    assert ends_inside_thought(text) is inside
+    assert open_thought(text) is inside
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cca.problems.quantities import ExpressionError
-from cca.problems.sections import Sections
+from cca.problems.templates.exact_numbers import ExpressionError
+from cca.problems.templates.text import Sections
 
 
 def test_the_published_form() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cca.problems.expressions import compiled
-from cca.problems.quantities import Worded
-from cca.problems.soundness import disagreement, last_number, negative, untruncated, wrong_step
+from cca.problems.templates.exact_numbers import Worded
+from cca.problems.templates.expressions import compiled
+from cca.problems.templates.soundness import disagreement, last_number, negative, untruncated, wrong_step
 
 
 @pytest.mark.parametrize(

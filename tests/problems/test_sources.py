@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cca.errors import CcaError
+from cca.problems.datasets import NAMED
 from cca.problems.judges.judge import Verdict
-from cca.problems.named_datasets import NAMED
 from cca.problems.sources import open_task
 from cca.problems.task import check_answers, lm_eval_tasks, task_judge, with_retention
 from cca.problems.task_config import TaskFiles, TaskSource

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cca.errors import CcaError
 from cca.problems.problem import Problem
-from cca.problems.splits import Division, divided, drawn
+from cca.problems.splits import Division, divide, draw_some
 
 PAPER = (0.52, 0.08, 0.40)
 
@@ -24,20 +24,20 @@ def problems(templates: int, instances: int, distinct: int | None = None) -> lis
 
 
 def test_the_papers_split_has_26_4_and_20_instances_of_every_template() -> None:
-    parts = divided(problems(7, 50), PAPER)
+    parts = divide(problems(7, 50), PAPER)
     for part, size in zip(parts, (26, 4, 20), strict=True):
         assert Counter(problem.template for problem in part) == {f"t{t}": size for t in range(7)}
 
 
 def test_by_template_no_template_is_in_two_splits() -> None:
-    parts = divided(problems(50, 3), PAPER, Division("by-template"))
+    parts = divide(problems(50, 3), PAPER, Division("by-template"))
     templates = [{problem.template for problem in part} for part in parts]
     assert [len(own) for own in templates] == [26, 4, 20]
     assert sum(map(len, parts)) == 150
 
 
 def test_unseen_templates_are_in_the_last_split_alone() -> None:
-    train, validation, test = divided(problems(10, 10), PAPER, Division(unseen=0.3))
+    train, validation, test = divide(problems(10, 10), PAPER, Division(unseen=0.3))
     seen = {problem.template for problem in train}
     assert len(seen) == 7
     assert {problem.template for problem in validation} <= seen
@@ -48,7 +48,7 @@ def test_unseen_templates_are_in_the_last_split_alone() -> None:
 def test_nothing_is_lost_and_no_question_is_in_two_splits(t: int, i: int, distinct: int, seed: int) -> None:
     given_problems = problems(t, i, distinct)
     try:
-        parts = divided(given_problems, PAPER, Division(seed=seed))
+        parts = divide(given_problems, PAPER, Division(seed=seed))
     except CcaError:
         return  # a part without problems: refused
     assert sorted(p.id for part in parts for p in part) == sorted(p.id for p in given_problems)
@@ -57,16 +57,16 @@ def test_nothing_is_lost_and_no_question_is_in_two_splits(t: int, i: int, distin
 
 
 def test_small_templates_get_their_share_on_average() -> None:
-    parts = divided(problems(200, 5), PAPER)
+    parts = divide(problems(200, 5), PAPER)
     assert [len(part) / 1000 for part in parts] == pytest.approx(PAPER, abs=0.04)
 
 
 def test_the_seed_decides() -> None:
     given_problems = problems(3, 50)
-    assert divided(given_problems, PAPER) == divided(given_problems, PAPER)
-    assert divided(given_problems, PAPER, Division(seed=1)) != divided(given_problems, PAPER)
-    assert drawn(given_problems, 9, 0, "test") == drawn(given_problems, 9, 0, "test")
-    assert len(drawn(given_problems, 9, 0, "test")) == 9
+    assert divide(given_problems, PAPER) == divide(given_problems, PAPER)
+    assert divide(given_problems, PAPER, Division(seed=1)) != divide(given_problems, PAPER)
+    assert draw_some(given_problems, 9, 0, "test") == draw_some(given_problems, 9, 0, "test")
+    assert len(draw_some(given_problems, 9, 0, "test")) == 9
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ def test_the_seed_decides() -> None:
 )
 def test_too_few_to_split(templates: int, instances: int, rule: str, message: str) -> None:
     with pytest.raises(CcaError, match=message):
-        divided(problems(templates, instances), PAPER, Division(rule))
+        divide(problems(templates, instances), PAPER, Division(rule))

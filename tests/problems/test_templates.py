@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cca.errors import CcaError
-from cca.problems.templates import Template, load_templates
+from cca.problems.templates.template import Template, load_templates
 
 QUESTION = """{name,Jerry} has {n,5} {fruit,pear}s and eats {frac,half} of them on {day,Monday}. How many are left?
 
@@ -49,7 +49,7 @@ def test_an_instance() -> None:
         values = instance.values
         assert set(values) == {"name", "fruit", "day", "n", "frac"}
         assert f"{values['name']} has {values['n']} {values['fruit']}s" in instance.question
-        assert instance.answer == str(values["n"] - values["n"] * values["frac"])
+        assert instance.answer == str(values["n"] - values["n"] * values["frac"].value)
         assert instance.solution.endswith(f"\n#### {instance.answer}")
         assert f"= {instance.answer} are left" in instance.solution
         assert not set("{}<>") & set(instance.question + instance.solution)
@@ -73,7 +73,7 @@ def test_keys_of_ours_are_kept_and_rendered_with_the_same_values() -> None:
     assert found.extra == {"planted": planted, "id_orig": 184}
     instance = found.sample(np.random.default_rng(1))
     wrong = found.render(found.extra["planted"][0]["answer_annotated"], instance.values)
-    total = instance.values["n"] * (1 + instance.values["frac"])
+    total = instance.values["n"] * (1 + instance.values["frac"].value)
     assert wrong.endswith(f"= {total}\n#### {total}")
 
 
@@ -137,15 +137,14 @@ def test_faulty_templates_are_named(broken: dict[str, str], fault: str) -> None:
         {"init": "a, " * 2000 + "x x = range(5)"},
         {"init": "\n".join(f"- x{i} = range(5)" for i in range(5000))},
         {"init": "x = range(5)", "question": "{" * 40_000},
-        {"init": "x = range(5)", "conditions": "- sum([i for i in range(9999)]) < x\n" * 60},
-        {"init": "x = range(5)", "conditions": "- sum([i for i in range(9999)]) < x"},
-        {"init": "x = range(5)", "worked": "".join(f"{{sum([i*{k} for i in range(9999)])}}" for k in range(99))},
-        {"init": "x = range(5)", "answer": "+".join(["sum([i for i in range(9999)])"] * 50)},
-        {"init": "x = [sum(range(9999)) for i in range(9999)]"},
-        {"init": "x = range(5)", "answer": "len([[0] * 9000 for i in range(9000)])"},
         {"init": "x = [[[1] * 9999] * 9999] * 9999"},
         {"init": "x = [" + ", ".join(["[1] * 9999"] * 40) + "]"},
-        {"init": "x = range(5)", "answer": "len(sum([[0] * 9999] * 9999, []))"},
+        {"init": "x = range(5)", "answer": "([[0] * 9999] * 9999)[0][0]"},
+        {"init": "x = range(5)", "conditions": "- list(range(9999)) == x\n" * 90},
+        {"init": "x = range(5)", "worked": "".join(f"{{list(range({k}, 9999))[0]}}" for k in range(999))},
+        {"init": "x = range(5)", "answer": "+".join(["list(range(9999))[0]"] * 60)},
+        {"init": "x = sample(list(range(9999))) + " + "+".join(["1"] * 400)},
+        {"init": "x = np.random.randint(1, 10 ** 17, 10 ** 17)"},
     ],
 )  # fmt: skip
 def test_hostile_templates_are_refused_at_once(hostile: dict[str, str]) -> None:

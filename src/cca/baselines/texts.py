@@ -67,7 +67,7 @@ def batches(texts: Sequence[TrainingText], size: int, seed: int) -> Iterator[lis
     while True:
         while len(queue) < min(size, len(texts)):
             queue += torch.randperm(len(texts), generator=generator).tolist()
-        yield [texts[place] for place in queue[:size]]
+        yield [texts[index] for index in queue[:size]]
         queue = queue[size:]
 
 

@@ -1,15 +1,28 @@
-"""Adam on given tensors, validated as it goes: the loop of every baseline that trains."""
+"""Adam on given tensors, validated as it goes: the training loop of all baselines."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from cca.amplify.amplify import StepRecord, Validation, better
 from cca.baselines.settings import BaselineSettings
+
+
+class AsItIs:
+    """The parameters of the model that ask for a gradient: adapters, or all weights."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.leaves = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        yield
 
 
 def tune(

@@ -1,12 +1,19 @@
-"""How a mask trains, whatever its relaxation and penalty: Adam minimises penalty * (expected size) - mean logit gap,
-over batches of pivots in a new order each epoch.
+"""Desiderata-based component masking (DCM, arXiv 2307.03637) as CCA uses it (paper, section 3.2).
 
-All that changes while it trains is one state (`_Training.state`), kept after every epoch: a training that was stopped
-goes on from there to the same gates, to the bit.
+1. One gate m in [0, 1] for every Q, K and V head and every MLP neuron, starting at 1.
+2. At the last position of a pivot's prefix each component's activation is multiplied by a gate function of its m.
+3. Adam maximises the mean logit(desired) - logit(undesired) minus ``penalty`` times the sum of the gates, over batches
+   of pivots of similar length in a new random order each epoch; after each step the gates are clamped to [0, 1].
+4. A component whose gate ends above ``threshold`` is in the circuit.
+
+A step costs a forward and backward pass of one token per pivot (`PivotForward`). Other relaxations than the clamp are
+in `relaxations`; `Penalty` can also aim at a size. The whole training state is kept after every epoch: a training that
+was stopped continues to the same gates, to the bit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,105 +21,131 @@ import torch
 from torch import Tensor
 
 from cca.circuits.circuit import Circuit
-from cca.circuits.gate_functions import gate_function
 from cca.circuits.relaxations import relaxation
-from cca.circuits.target_size import FixedPenalty, Penalty
+from cca.circuits.settings import CircuitConfig
 from cca.engines.engine import Progress
 from cca.errors import CcaError
 from cca.gradients.pivot_forward import PivotForward
-from cca.gradients.training_state import Keeper, TrainingState, optimiser_tensors, restore_optimiser
+from cca.gradients.training_state import TrainingFile, TrainingState, optimiser_tensors, restore_optimiser
 from cca.models.anatomy.anatomy import Anatomy
-from cca.models.forward.frozen import frozen
+from cca.models.forward.gates import frozen_weights
 
 Gaps = Callable[[int, Tensor], Tensor]
-"""(batch, factors of all components) -> the logit gaps of the batch's pivots."""
+"""(batch number, factors (anatomy.size,)) -> the logit gaps (B,) of the batch's pivots."""
+
+GATE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "double": lambda m: 2 * m,  # the paper's: 0 ablates, 1 doubles
+    "amplify": lambda m: 1 + m,  # 0 leaves the activation alone, 1 doubles it
+    "ablate": lambda m: m,  # 0 ablates, 1 leaves the activation alone
+}
+"""From gates m in [0, 1] to the factors of activations, of the same shape. The penalty pulls every gate towards 0."""
 
 
-@dataclass(frozen=True)
-class MaskSettings:
-    """The defaults are the published ones."""
+class Penalty:
+    """The coefficient of the mask's size: fixed, or adapted by dual ascent until the size is ``target``.
 
-    gate: str = "double"
-    learning_rate: float = 5e-3
-    decay_every: int = 5
-    decay: float = 0.9
-    epochs: int = 50
-    batch_size: int = 8
-    penalty: float = 0.01
-    initial: float = 1.0
-    threshold: float = 0.5
-    seed: int = 0
+    With a target the penalty is the multiplier of "the expected size is at most the target": it rises while the circuit
+    is too large and falls while it is too small. The excess, in logarithms of how many times too large the circuit is,
+    drives the penalty's logarithm, so one rate serves targets of ten and of ten thousand and the penalty stays above 0.
+    The sum of excesses (``RATE``) finds the level; the last one (``DAMPING``) keeps gates, which Adam moves with
+    momentum, from swinging about it.
+    """
+
+    RATE, DAMPING, LEAST = 0.02, 1.0, 1e-6
+
+    def __init__(self, start: float, target: int | None = None) -> None:
+        self.start, self.target = start, target
+        self.state: tuple[float, ...] = () if target is None else (math.log(max(start, self.LEAST)), 0.0)
+        """The logarithm of the level and the last excess: all that `update` changes."""
+
+    @property
+    def value(self) -> float:
+        if not self.state:
+            return self.start
+        level, excess = self.state
+        return math.exp(level + self.DAMPING * excess)
+
+    def update(self, size: float) -> None:
+        """Adapt to the expected number of components in the circuit after a step."""
+        if self.target is None:
+            return
+        excess = max(-1.0, min(1.0, math.log(max(size, 0.1) / self.target)))
+        self.state = (self.state[0] + self.RATE * excess, excess)
 
 
 @dataclass(frozen=True)
 class Mask:
-    """``gates`` is (anatomy.size,) in the anatomy's flat order; ``gaps`` the mean logit gap of each epoch."""
+    """``gates`` is (anatomy.size,) in the anatomy's flat order; ``gaps`` is the mean logit gap of each epoch."""
 
     gates: Tensor
     gaps: tuple[float, ...]
 
     def circuit(self, anatomy: Anatomy, threshold: float) -> Circuit:
+        """The components whose gate is above ``threshold``, scored by their gates."""
         chosen = (self.gates > threshold).nonzero().flatten().tolist()
         scores = {anatomy.component(index): float(self.gates[index]) for index in chosen}
         return Circuit.of(scores, "dcm", scores)
 
 
-def train_mask(
+def learn_mask(
     forward: PivotForward,
-    settings: MaskSettings,
-    relaxation_name: str = "clamp",
-    penalty: Penalty | None = None,
+    settings: CircuitConfig,
+    seed: int = 0,
+    target: int | None = None,
     progress: Progress | None = None,
     gaps_of: Gaps | None = None,
-    keeper: Keeper | None = None,
+    state: TrainingFile | None = None,
 ) -> Mask:
-    """Train the gates; the model itself is not changed. ``progress`` counts epochs.
+    """Train the gates of a `PivotForward`'s model, which is not changed itself (paper, equation of section 3.2).
 
-    ``penalty`` is by default fixed at ``settings.penalty``; ``settings.batch_size`` is the forward's and not read.
-    Raises CcaError when the objective stops being finite.
+    target: components that the penalty aims at; None keeps it at ``settings.penalty``. ``progress`` counts epochs.
+    ``gaps_of`` replaces the one-token forward (tests compare it with re-running whole prompts). ``state`` keeps every
+    epoch, so that a training that was stopped continues from its last one. ``settings.batch_size`` is not read: the
+    batches are the forward's. Raises CcaError when the objective stops being finite.
     """
-    training = _Training(forward, settings, relaxation_name, penalty or FixedPenalty(settings.penalty))
-    if keeper and (kept := keeper.load()) is not None:
+    training = _Training(forward, settings, seed, target)
+    if state and (kept := state.load()) is not None:
         training.restore(kept)
         if progress:
             progress(len(training.gaps))
-    with frozen(forward.model):
+    with frozen_weights(forward.model):
         while len(training.gaps) < settings.epochs:
             training.epoch(gaps_of or forward.gaps)
-            if keeper:
-                keeper.save(training.state())
+            if state:
+                state.save(training.state())
             if progress:
                 progress(1)
     return Mask(training.relaxed.final().cpu(), tuple(training.gaps))
 
 
 class _Training:
-    def __init__(
-        self, forward: PivotForward, settings: MaskSettings, relaxation_name: str, penalty: Penalty
-    ) -> None:
-        self.forward, self.penalty = forward, penalty
+    def __init__(self, forward: PivotForward, settings: CircuitConfig, seed: int, target: int | None) -> None:
+        self.forward = forward
         # Gates train in float32 whatever the model's dtype (float64 for a float64 model).
         dtype = torch.promote_types(forward.model.dtype, torch.float32)
         device = forward.model.device
-        self.relaxed = relaxation(relaxation_name, forward.anatomy.size, settings.initial, dtype, device)
-        self.function = gate_function(settings.gate)
+        self.relaxed = relaxation(settings.relaxation, forward.anatomy.size, settings.initial, dtype, device)
+        self.factors = GATE_FUNCTIONS[settings.gate]
+        self.penalty = Penalty(settings.penalty, target)
         self.adam = torch.optim.Adam([self.relaxed.parameters], lr=settings.learning_rate)
         self.schedule = torch.optim.lr_scheduler.StepLR(self.adam, settings.decay_every, settings.decay)
-        self.order = torch.Generator().manual_seed(settings.seed)
-        self.noise = torch.Generator().manual_seed(settings.seed + 1)
+        self.order = torch.Generator().manual_seed(seed)
+        self.noise = torch.Generator().manual_seed(seed + 1)
         self.steps = settings.epochs * forward.batches
         self.gaps: list[float] = []
-        """Of each epoch so far."""
+        """The mean logit gap of each epoch so far."""
 
     def epoch(self, gaps_of: Gaps) -> None:
         relaxed, total = self.relaxed, 0.0
         step = len(self.gaps) * self.forward.batches
         for batch in torch.randperm(self.forward.batches, generator=self.order).tolist():
             done = step / max(1, self.steps - 1)
-            gaps = gaps_of(batch, self.function.factor(relaxed.gates(done, self.noise)))
+            gaps = gaps_of(batch, self.factors(relaxed.gates(done, self.noise)))
             loss = self.penalty.value * relaxed.sizes(done).sum() - gaps.mean()
             if not torch.isfinite(loss):
-                raise CcaError(f"masking: the objective became {loss.item()}; lower circuit.learning_rate")
+                raise CcaError(
+                    f"dcm: expected a finite objective, got {loss.item()}; lower circuit.learning_rate"
+                )
             (relaxed.parameters.grad,) = torch.autograd.grad(loss, relaxed.parameters)
             self.adam.step()
             relaxed.after_step(done)

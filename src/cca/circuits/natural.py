@@ -1,12 +1,12 @@
-"""The natural circuit: the components whose whitened step promises most a parameter.
+"""The natural circuit: the components whose whitened steps promise the largest gain per parameter.
 
-Steps go along d = g F^-1 (`preconditioner`). For a given cost to text of other skills, the gain that a row promises is
-g . d, its squared gradient in the metric of that cost. Components of all kinds are ranked together by the sum over
-their rows, divided by their parameters, and taken until the size asked for is used up. Nothing else decides: where
-heads are worth more than neurons, heads are taken.
+Steps go along d = g F^-1 (`cca.gradients.fisher`). For a given cost to text of other skills, the gain that a row
+promises is g . d, its squared gradient in the metric of that cost. Components of all kinds are ranked together by the
+sum over their rows divided by their parameters, and taken until the requested size is used up. Nothing else decides:
+where heads are worth more than neurons, heads are taken.
 
-Gradients are needed of every row that could be chosen. They are taken a group of layers at a time, so that what is held
-beside the model stays below `HELD` parameters, at one pass over pivots and texts a group.
+Gradients are needed for every row that could be chosen. They are taken for one group of layers at a time, so that the
+gradients held next to the model stay below `HELD` parameters, at one pass over pivots and texts per group.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from transformers import PreTrainedModel
 from cca import distributed
 from cca.circuits.circuit import Circuit
 from cca.circuits.size import Size
+from cca.engines.sampling import in_double
 from cca.errors import CcaError
-from cca.gradients.fisher import whitening
+from cca.gradients.fisher import measure_whitening
 from cca.gradients.objectives import OBJECTIVES
 from cca.gradients.pivot_gradient import add_pivot_gradient
 from cca.gradients.sampled_likelihood import MOST_TEXTS, Text
@@ -29,9 +30,10 @@ from cca.gradients.trainable_rows import TrainableRows
 from cca.models.anatomy.anatomy import Anatomy
 from cca.pivots.pivot import Pivot
 
+OBJECTIVE = OBJECTIVES["softplus"]
 DAMPING = 1e-3
 HELD = 1 << 28
-"""Parameters whose gradients are held at a time; one layer's at least."""
+"""Parameters whose gradients are held at a time; those of one layer at least."""
 
 
 def natural_circuit(
@@ -45,19 +47,22 @@ def natural_circuit(
     seed: int,
     batch_size: int,
 ) -> Circuit:
-    """The circuit of at most ``size``, and at least one component; scores are the gain promised a parameter.
+    """The circuit of at most ``size``, and at least one component; scores are the promised gain per parameter.
 
-    batch_size: pivots of one forward and backward pass, and texts where it is below `MOST_TEXTS`. Raises CcaError
+    batch_size: pivots per forward and backward pass, and texts where it is below `MOST_TEXTS`. The gradient is always
+    that of `OBJECTIVE` with damping `DAMPING`, whatever objective, anchor and damping the steps are trained with later.
+    Gains are compared across layers although each layer's F is divided by its own mean diagonal
+    (`cca.gradients.fisher`): the cost is on one scale within a layer only. Raises CcaError
     without texts of other skills, and for kinds that the model lacks.
     """
     promised = torch.zeros(anatomy.size, dtype=torch.float64)
     parameters = torch.zeros(anatomy.size, dtype=torch.int64)
     for group in layer_groups(anatomy, kinds, rows):
         trained = TrainableRows(model, anatomy.rows(group, rows))
-        add_pivot_gradient(model, anatomy, trained, pivots, OBJECTIVES["softplus"], batch_size)
+        add_pivot_gradient(model, anatomy, trained, pivots, OBJECTIVE, batch_size)
         gradients = {key: leaf.grad for key, leaf in trained.masters.items() if leaf.grad is not None}
         generator = torch.Generator().manual_seed(seed)
-        whiten = whitening(
+        whiten = measure_whitening(
             model, list(trained.rows.values()), texts, DAMPING, generator, min(MOST_TEXTS, batch_size)
         )
         directions = whiten(gradients)
@@ -65,7 +70,7 @@ def natural_circuit(
             owners = anatomy.owners(row)
             parameters.index_add_(0, owners, torch.full_like(owners, trained.masters[key].shape[1]))
             if key in gradients:
-                gain = (gradients[key] * directions[key]).double().sum(dim=1).cpu()
+                gain = in_double(gradients[key] * directions[key]).sum(dim=1).cpu()
                 promised.index_add_(0, owners, gain)
     if not parameters.any():
         raise CcaError(
@@ -83,7 +88,7 @@ def natural_circuit(
 
 
 def layer_groups(anatomy: Anatomy, kinds: Sequence[str], rows: str) -> Iterator[Tensor]:
-    """The components that own rows, as masks (anatomy.size,): layer by layer, several together while they are small."""
+    """Masks (anatomy.size,) of the components that own rows: layer by layer, several together while they are small."""
     group = torch.zeros(anatomy.size, dtype=torch.bool)
     held = 0
     for layer in anatomy.layers:
@@ -101,7 +106,10 @@ def layer_groups(anatomy: Anatomy, kinds: Sequence[str], rows: str) -> Iterator[
 
 
 def _fitting(scores: Tensor, parameters: Tensor, size: Size, anatomy: Anatomy) -> list[int]:
-    """The best components that fit, by flat index: what is too large for what is left is passed over."""
+    """Flat indices of the best components that fit; those too large for what is left are skipped.
+
+    scores, parameters: (anatomy.size,); components without parameters own no rows.
+    """
     candidates = parameters.nonzero().squeeze(1)
     ranked = candidates[scores[candidates].argsort(descending=True, stable=True)]
     if size.of == "parameters":

@@ -9,8 +9,6 @@ from typing import Any
 from cca.errors import CcaError
 from cca.files import read_yaml
 from cca.models.loading import Codec, load_codec
-from cca.patches.patch import Patch
-from cca.patches.patch_file import load_patch
 from cca.runs.config.config import Config, config_of
 from cca.tinymath import BUNDLED_MODEL
 
@@ -41,29 +39,6 @@ def codec_of(config: Config) -> Codec | None:
     if config.model == NO_MODEL:
         return None
     return load_codec(model_place(config.model), config.revision, config.trust_remote_code)
-
-
-def model_and_patches(first: str, others: Sequence[Path]) -> tuple[str, list[Patch]]:
-    """MODEL and PATCH..., whichever way round they were given: a patch is a file, a model a folder or a hub id."""
-    given = [Path(first), *others]
-    if _is_patch(given[0]) and not _is_patch(given[-1]):
-        return str(given[-1]), [load_patch(path) for path in given[:-1]]
-    return first, [load_patch(path) for path in others]
-
-
-def layers_of(text: str) -> list[int]:
-    """The numbers in a list such as 3,5-7."""
-    layers: list[int] = []
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise CcaError(f"--layers: expected numbers and ranges as 3,5-7, got {part!r}")
-        layers += range(int(first), int(last if dash else first) + 1)
-    return layers
-
-
-def _is_patch(given: Path) -> bool:
-    return not given.is_dir() and (given.is_file() or given.suffix == ".safetensors")
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from cca.cli.asked import NO_MODEL, asked, model_place
 from cca.errors import CcaError
 from cca.evaluation.examination import Answers, Examination, results
 from cca.files import Row, write_json, write_rows
-from cca.models.loading import LoadedModel, load_model
+from cca.models.loading import LoadedModel, choose_device, load_model
 from cca.patches.patch_file import digest, load_patch
 from cca.problems.sources import open_task, whole_file
 from cca.problems.task import Task, lm_eval_tasks, task_judge, with_retention
@@ -38,6 +38,7 @@ class Asked:
     lm_eval: tuple[str, ...] = ()
     include_path: Path | None = None
     limit: int | None = None
+    device: str | None = None
     overrides: tuple[str, ...] = ()
     out: Path = Path("results.json")
 
@@ -50,13 +51,15 @@ def evaluate(wanted: Asked, narrator: Narrator) -> Row:
     config = _config(wanted)
     examination = _examination(wanted, config)
     patch = None if wanted.patch is None else load_patch(wanted.patch)
-    models = [_loaded(config, config.model, narrator)]
+    place = config.device_map or choose_device(config.device)
+    narrator.say(f"device: {place}")
+    models = [_loaded(config, config.model, place, narrator)]
     sides = {"base": _about(models[0])}
     measured = [examination.of(models[0], "base", narrator.work, _harness_folder(wanted, "base"))]
     if patch is not None or wanted.against is not None:
         if wanted.against is not None:
             models.clear()  # one model in memory at a time
-            models.append(_loaded(config, wanted.against, narrator))
+            models.append(_loaded(config, wanted.against, place, narrator))
         sides["patched"] = _about(models[0])
         with nullcontext() if patch is None else patch.applied(models[0].model):
             measured.append(
@@ -72,6 +75,7 @@ def evaluate(wanted: Asked, narrator: Narrator) -> Row:
         "split": examination.split,
         "seeds": sorted(measured[0].task),
         **results(measured[0], measured[1] if len(measured) > 1 else None, config.seed),
+        "device": place,
         "versions": versions(),
     }
     write_json(wanted.out, row)
@@ -118,7 +122,7 @@ def _config(wanted: Asked) -> Config:
         raise CcaError(f"--split: expected {', '.join(SPLITS)}, got {wanted.split!r}")
     if wanted.task is None and wanted.seeds:
         raise CcaError("--seeds: lm-eval's tasks have no seeds of ours; they go with --task")
-    config = asked(wanted.task or "none", wanted.overrides, model=wanted.model)
+    config = asked(wanted.task or "none", wanted.overrides, model=wanted.model, device=wanted.device)
     if config.model == NO_MODEL:
         raise CcaError("evaluate: expected --model, or a run.yaml that names one")
     return config
@@ -158,11 +162,11 @@ def _examination(wanted: Asked, config: Config) -> Examination:
     )
 
 
-def _loaded(config: Config, model: str, narrator: Narrator) -> LoadedModel:
+def _loaded(config: Config, model: str, place: str, narrator: Narrator) -> LoadedModel:
     revision = config.revision if model == config.model else None
     with narrator.work(f"loading {model}", None):
         return load_model(
-            model_place(model), revision, config.dtype, config.device_map, config.trust_remote_code,
+            model_place(model), revision, config.dtype, place, config.trust_remote_code,
             config.attn_implementation,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""`cca`: the commands that run the method. Other groups: `cca patch`, `cca task`, `cca tinymath`."""
+"""`cca`: the commands that run the method. Other groups: `cca patch`, `cca task`."""
 
 from __future__ import annotations
 
@@ -119,6 +119,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Results of models measured without a run.")] = Path(
         "results.json"
     ),
+    device: Annotated[
+        str | None, typer.Option(help="cuda, cuda:1, mps or cpu; by default the first there is.")
+    ] = None,
     overrides: Set = None,
 ) -> None:
     """Stage 5 of a run; or with --model any model, patch or pair of models, without a run folder."""
@@ -127,7 +130,7 @@ def evaluate(
             raise CcaError(
                 "evaluate: a run has its own model and task; leave the run folder or the options out"
             )
-        _stage(where, overrides, "evaluate")
+        _stage(where, [*(overrides or ()), *([f"device={device}"] if device else ())], "evaluate")
         return
     from cca.cli.evaluate import Asked, listed, numbers, told
     from cca.cli.evaluate import evaluate as measure
@@ -135,7 +138,7 @@ def evaluate(
 
     wanted = Asked(
         task, model, patch, against, split, numbers("--seeds", seeds), max_new_tokens, listed(lm_eval), include_path,
-        limit, tuple(overrides or ()), out,
+        limit, device, tuple(overrides or ()), out,
     )  # fmt: skip
     row = measure(wanted, ConsoleNarrator())
     console.print(summary_table(row))
@@ -169,13 +172,11 @@ def _add_groups() -> None:
     from cca.cli.patch import app as patch
     from cca.cli.runs import app as runs
     from cca.cli.task import app as task
-    from cca.cli.tinymath import app as tinymath
 
     app.add_typer(runs)
     app.command()(compare)
     app.add_typer(patch, name="patch")
     app.add_typer(task, name="task")
-    app.add_typer(tinymath, name="tinymath")
 
 
 def main() -> None:

@@ -1,23 +1,24 @@
-"""``cca patch``: look at patches, put them into models and take them out, compute with them, ship them."""
+"""``cca patch``: look at patches, put them into models and take them out, compute with them, share them."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from cca.cli.asked import layers_of, model_and_patches
-from cca.cli.console import console
+from cca.cli.console import say
+from cca.cli.patch_show import PatchFile, show
 from cca.errors import CcaError
-from cca.patches.patch import Patch
-from cca.patches.patch_file import digest, load_patch, save_patch
+
+if TYPE_CHECKING:  # it needs torch, and `cca patch show` must start at once
+    from cca.patches.patch import Patch
 
 app = typer.Typer(help="Apply, revert, verify, compute with, export and share patches.", no_args_is_help=True)
 
-PatchFile = Annotated[Path, typer.Argument(metavar="PATCH", help="A patch file.")]
 Model = Annotated[str, typer.Argument(help="A model folder, a hub id, or tinymath.")]
 Revision = Annotated[
     str | None, typer.Option(help="Revision of a hub model; default: the one the patch names.")
@@ -28,6 +29,7 @@ Link = Annotated[
     bool, typer.Option("--link", help="Hard-link the files that do not change instead of copying them.")
 ]
 NewPatch = Annotated[Path, typer.Option("--out", help="The patch file to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file at --out.")]
 AllowSum = Annotated[
     bool, typer.Option("--allow-sum", help="Add the changes of rows that both patches edit.")
 ]
@@ -39,57 +41,22 @@ class Target(StrEnum):
     merged = "merged"
 
 
-@app.command()
-def show(
-    patch: PatchFile,
-    report: Annotated[
-        Path | None, typer.Option(help="Figures of this report.json instead of the patch's own.")
-    ] = None,
-) -> None:
-    """What it touches, by layer and kind; what share that is; the gain it claims and how it was measured."""
-    from cca.patches.claims import MEASURED, figures, read_report, with_claims
-    from cca.patches.summary import summarise
-
-    loaded = load_patch(patch)
-    if report is not None:
-        loaded = with_claims(loaded, read_report(report))
-    found = summarise(loaded)
-    _line("base", loaded.base)
-    _line("digest", digest(loaded))
-    _line(
-        "edits", f"{found.weights:,} weights in {found.tensors} tensors, {', '.join(found.dtypes) or 'none'}"
-    )
-    _line("file", f"{found.bytes:,} bytes")
-    if found.components:
-        _line("circuit", ", ".join(f"{count} {kind}" for kind, count in found.components.items()))
-    if "derived" in loaded.made_by:
-        _line("derived by", f"{loaded.made_by['derived']}; no gain was measured for the result")
-    claimed = figures(loaded)
-    for what, figure in claimed:
-        _line(what, figure)
-    if claimed:
-        _line("measured", MEASURED)
-    table = Table("layer", *found.kinds, title="rows edited")
-    for layer in found.layers:
-        cells = [str(found.rows.get((layer, kind), "")) for kind in found.kinds]
-        table.add_row("-" if layer is None else str(layer), *cells)
-    if found.rows:
-        console.print(table)
+app.command()(show)
 
 
 @app.command()
 def verify(model: Model, patch: PatchFile, revision: Revision = None) -> None:
     """Say whether a model is the patch's base or is patched with it; read the touched tensors only."""
+    from cca.patches.apply import verify as verify_folder
     from cca.patches.hub import local_folder, verify_on_hub
-    from cca.patches.verify import verify as verify_folder
 
-    model, (loaded,) = model_and_patches(model, [patch])
+    model, (loaded,) = _model_and_patches(model, [patch])
     folder = local_folder(model)
     if folder is not None:
         state = verify_folder(folder, loaded)
     else:
         state = verify_on_hub(model, loaded, revision or loaded.base_revision)
-    _say(f"{model}: {state}")
+    say(f"{model}: {state}")
 
 
 @app.command()
@@ -102,7 +69,7 @@ def apply(
     revision: Revision = None,
 ) -> None:
     """Write a model with the patch, to a new folder or in place."""
-    model, (loaded,) = model_and_patches(model, [patch])
+    model, (loaded,) = _model_and_patches(model, [patch])
     _write(model, loaded, "after", out, in_place, link, revision)
 
 
@@ -116,7 +83,7 @@ def revert(
     revision: Revision = None,
 ) -> None:
     """Write a patched model without the patch: its base, to the bit."""
-    model, (loaded,) = model_and_patches(model, [patch])
+    model, (loaded,) = _model_and_patches(model, [patch])
     _write(model, loaded, "before", out, in_place, link, revision)
 
 
@@ -133,7 +100,7 @@ def merge(
     """Write a model with one or more patches: a plain checkpoint that any server loads."""
     from cca.patches.algebra import compose as compose_patches
 
-    model, (first, *others) = model_and_patches(model, patches)
+    model, (first, *others) = _model_and_patches(model, patches)
     for other in others:
         first = compose_patches(first, other, allow_sum)
     _write(model, first, "after", out, in_place, link, revision)
@@ -148,8 +115,10 @@ def diff(
         str | None, typer.Option(help="Name the base goes by, as a hub id; default: BASE.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Its revision.")] = None,
+    force: Force = False,
 ) -> None:
     """Make a patch of two checkpoints of one model."""
+    _check_new(out, force)
     from cca.patches.diff import diff as diff_folders
 
     made_by = {"derived": "diff", "from": [str(base), str(edited)]}
@@ -157,9 +126,13 @@ def diff(
 
 
 @app.command()
-def compose(first: PatchFile, second: PatchFile, out: NewPatch, allow_sum: AllowSum = False) -> None:
+def compose(
+    first: PatchFile, second: PatchFile, out: NewPatch, allow_sum: AllowSum = False, force: Force = False
+) -> None:
     """Join two patches on one base; a row that both edit is named."""
+    _check_new(out, force)
     from cca.patches.algebra import compose as compose_patches
+    from cca.patches.patch_file import load_patch
 
     _save(out, compose_patches(load_patch(first), load_patch(second), allow_sum))
 
@@ -169,9 +142,12 @@ def scale(
     patch: PatchFile,
     factor: Annotated[float, typer.Argument(help="0 to 2: how much of the edit.")],
     out: NewPatch,
+    force: Force = False,
 ) -> None:
     """Take a part, or up to twice, of the edit."""
+    _check_new(out, force)
     from cca.patches.algebra import scale as scale_patch
+    from cca.patches.patch_file import load_patch
 
     _save(out, scale_patch(load_patch(patch), factor))
 
@@ -182,12 +158,16 @@ def subset(
     out: NewPatch,
     layers: Annotated[str, typer.Option(help="Layers to keep, as 3,5-7; default: all.")] = "",
     kinds: Annotated[str, typer.Option(help="Kinds to keep, as up_proj,q_proj; default: all.")] = "",
+    force: Force = False,
 ) -> None:
     """Keep only the edits of some layers or kinds of weights; `show` lists both."""
+    numbers = _layers(layers)
+    _check_new(out, force)
     from cca.patches.algebra import subset as subset_patch
+    from cca.patches.patch_file import load_patch
 
     wanted = [kind.strip() for kind in kinds.split(",") if kind.strip()]
-    _save(out, subset_patch(load_patch(patch), layers_of(layers), wanted))
+    _save(out, subset_patch(load_patch(patch), numbers, wanted))
 
 
 @app.command()
@@ -208,6 +188,7 @@ def export(
 ) -> None:
     """Write the patch as a stock PEFT adapter, or merged into its base."""
     from cca.patches.hub import model_config
+    from cca.patches.patch_file import load_patch
     from cca.patches.peft_export import export_lora, export_shira
 
     loaded = load_patch(patch)
@@ -222,7 +203,7 @@ def export(
         rank = export_lora(loaded, out, config, pad_ranks, nearest)
     else:
         rank = export_shira(loaded, out, config, nearest)
-    _say(f"{out}: {to.value} adapter, rank {rank}, for {loaded.base}")
+    say(f"{out}: {to.value} adapter, rank {rank}, for {loaded.base}")
 
 
 @app.command()
@@ -236,8 +217,9 @@ def push(
 ) -> None:
     """Publish the patch on the hub with a model card."""
     from cca.patches.hub import push as push_patch
+    from cca.patches.patch_file import load_patch
 
-    _say(push_patch(load_patch(patch), repo, report, private))
+    say(push_patch(load_patch(patch), repo, report, private))
 
 
 @app.command()
@@ -250,15 +232,14 @@ def pull(
     from cca.patches.hub import pull as pull_patch
 
     loaded = pull_patch(repo, out, revision)
-    _say(f"{out}: a patch for {loaded.base}")
+    say(f"{out}: a patch for {loaded.base}")
 
 
 def _write(
     model: str, patch: Patch, side: str, out: Path | None, in_place: bool, link: bool, revision: str | None
 ) -> None:
+    from cca.patches.apply import write_copy, write_in_place
     from cca.patches.hub import model_folder
-    from cca.patches.in_place import write_in_place
-    from cca.patches.merge import write_copy
 
     if in_place == (out is not None):
         raise CcaError(
@@ -268,24 +249,50 @@ def _write(
         done = write_in_place(Path(model), patch, side)
         verb = "patched" if side == "after" else "reverted"
         how = {"finished": "; an interrupted edit was finished", "already": " already; nothing was written"}
-        _say(f"{model}: {verb}{how.get(done, '')}")
+        say(f"{model}: {verb}{how.get(done, '')}")
         return
     assert out is not None
     written = write_copy(model_folder(model, revision or patch.base_revision), patch, out, side, link)
-    _say(f"{out}: {len(written.rewritten)} shards with edits, {len(written.kept)} without")
-    if written.left_out:
-        _say(f"left out, for the patch is not in them: {', '.join(written.left_out)}")
+    say(f"{out}: {len(written.rewritten)} shards with edits, {len(written.kept)} without")
+    if written.other_weights:
+        say(f"left out, for the patch is not in them: {', '.join(written.other_weights)}")
+    if written.outside:
+        say(f"left out, for they are no files of the model folder itself: {', '.join(written.outside)}")
+
+
+def _check_new(out: Path, force: bool) -> None:
+    if out.is_dir() or (out.exists() and not force):
+        raise CcaError(f"{out}: expected a new file, found one; name another, or replace a file with --force")
 
 
 def _save(out: Path, patch: Patch) -> None:
+    from cca.patches.patch_file import save_patch
+
     save_patch(out, patch)
-    _say(f"{out}: {patch.parameters_changed:,} weights in {len(patch.edits)} tensors of {patch.base}")
+    say(f"{out}: {patch.parameters_changed:,} weights in {len(patch.edits)} tensors of {patch.base}")
 
 
-def _line(what: str, text: str) -> None:
-    printable = "".join(sign if sign.isprintable() else " " for sign in text)
-    console.print(f"{what:<15} {printable}", markup=False, highlight=False, soft_wrap=True)
+def _model_and_patches(first: str, others: Sequence[Path]) -> tuple[str, list[Patch]]:
+    """MODEL and PATCH..., whichever way round they were given: a patch is a file, a model a folder or a hub id."""
+    from cca.patches.patch_file import load_patch
+
+    given = [Path(first), *others]
+    if _is_patch(given[0]) and not _is_patch(given[-1]):
+        return str(given[-1]), [load_patch(path) for path in given[:-1]]
+    return first, [load_patch(path) for path in others]
 
 
-def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+def _is_patch(given: Path) -> bool:
+    return not given.is_dir() and (given.is_file() or given.suffix == ".safetensors")
+
+
+def _layers(text: str) -> list[int]:
+    """The numbers in a list such as 3,5-7. Raises CcaError for ranges that fall or are beyond every model."""
+    layers: list[int] = []
+    for part in (piece.strip() for piece in text.split(",") if text.strip()):
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise CcaError(f"--layers: expected numbers and rising ranges as 3,5-7, got {part[:40]!r}")
+        layers += range(first, last + 1)
+    return layers

@@ -10,8 +10,8 @@ import typer
 
 from cca.errors import CcaError
 from cca.files import Row, write_text
-from cca.problems.checking import Check, check_file, distinct_instances, remarks, template_generator
-from cca.problems.templates import Template, read_template, template_files
+from cca.problems.templates.check import Check, check_file, distinct_instances, remarks, template_generator
+from cca.problems.templates.template import Template, read_template, template_files
 
 app = typer.Typer(
     help="See which tasks there are and what a model sees of them; check and sample templates.",

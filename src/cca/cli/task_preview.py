@@ -8,8 +8,9 @@ from cca.cli.asked import asked, codec_of
 from cca.errors import CcaError
 from cca.models.loading import Codec
 from cca.pivots.grader import Grader
-from cca.problems.judges.judge import JUDGES, Judge
-from cca.problems.named_datasets import NAMED
+from cca.problems.datasets import NAMED
+from cca.problems.judges.judge import Judge
+from cca.problems.judges.registry import JUDGES
 from cca.problems.problem import Problem
 from cca.problems.prompts import STYLES
 from cca.problems.sources import BUILT_IN, open_task

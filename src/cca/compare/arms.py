@@ -9,17 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from cca.amplify.amplify import StepRecord, UpdateSettings, amplify
+from cca.amplify.amplify import StepRecord, amplify, make_gradient
 from cca.baselines.finetune import unfrozen
 from cca.baselines.lora import lora
-from cca.baselines.pivots import AsItIs, add_gradient_of_pivots
 from cca.baselines.scaling import scaled, scaled_rows
 from cca.baselines.settings import BaselineSettings, baseline_settings
 from cca.baselines.texts import TrainingText, batches, completion_loss, gold_texts, own_right_texts
-from cca.baselines.tuning import tune
+from cca.baselines.tuning import AsItIs, tune
 from cca.circuits.circuit import Circuit, shares
 from cca.compare.config import Arm
 from cca.compare.shared_work import Located, SharedWork
@@ -31,7 +30,6 @@ from cca.models.anatomy.weight_rows import WeightRows, row_shape
 from cca.pivots.pivot import Pivot
 from cca.runs.config.config import Config
 from cca.runs.stages import stages
-from cca.runs.stages.objectives import AddGradient, preconditioner, special_gradient
 
 
 @dataclass(frozen=True)
@@ -109,17 +107,10 @@ class ArmRun:
     def _trained(self, circuit: Circuit, pivots: list[Pivot], judge: StepTracker) -> float | None:
         """One round; returns the coefficient of its steps."""
         session, settings = self.session, self.run.amplify
-        wanted = UpdateSettings(
-            **{f.name: getattr(settings, f.name) for f in fields(UpdateSettings) if hasattr(settings, f.name)}
-        )
-        special = self._special_gradient(pivots)
         self._starts(sum(len(pivot.tokens) for pivot in pivots))
         done = amplify(
-            session.model, session.anatomy, circuit, pivots, wanted, judge,
-            on_step=lambda record: self._step(record, judge), add_gradient=special,
-            precondition=preconditioner(
-                session.model, session.anatomy, circuit, settings, lambda: self.shared.spared, self.run.seed
-            ),
+            session.model, session.anatomy, circuit, pivots, settings, judge, texts=self.shared.spared,
+            seed=self.run.seed, on_step=lambda record: self._step(record, judge),
         )  # fmt: skip
         return done.coefficient
 
@@ -242,24 +233,11 @@ class ArmRun:
 
     def _pivot_gradient(self, pivots: list[Pivot]) -> Callable[[], tuple[float, float | None]]:
         self.step_tokens = sum(len(pivot.tokens) for pivot in pivots)
-        settings = self.run.amplify
-        special = self._special_gradient(pivots)
-        if special is not None:
-            return lambda: special(AsItIs(self.session.model))
-        return lambda: add_gradient_of_pivots(
-            self.session.model, self.session.anatomy, pivots, settings.objective, settings.batch_size
+        session, settings = self.session, self.run.amplify
+        add_gradient = make_gradient(
+            session.model, session.anatomy, pivots, settings, self.shared.spared, settings.batch_size
         )
-
-    def _special_gradient(self, pivots: list[Pivot]) -> AddGradient | None:
-        settings = self.run.amplify
-        return special_gradient(
-            self.session.model,
-            self.session.anatomy,
-            pivots,
-            settings,
-            lambda: self.shared.spared,
-            settings.batch_size,
-        )
+        return lambda: add_gradient(AsItIs(session.model))
 
 
 def _size(shared: SharedWork, row: Any) -> int:

@@ -48,7 +48,7 @@ class Cell:
     def key(self) -> str:
         """Hash of all that decides the row; names and folders do not."""
         run: dict[str, Any] = self.run.model_dump(mode="json")
-        for name in ("out", "preset", "evaluate"):
+        for name in ("out", "preset", "evaluate", "device"):
             run.pop(name, None)
         control = None if self.control is None else [self.control.kind, self.control.draw]
         arm: list[Any] = [self.arm.pivots, self.arm.balance, self.arm.baseline, self.arm.options]

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from cca.circuits.circuit import Circuit, load_circuit, save_circuit
-from cca.circuits.layer_control import random_circuit_by_layer
-from cca.circuits.localisers import Choice, Site, locate
-from cca.circuits.random_circuits import random_circuit
+from cca.circuits.localisers import Site
+from cca.circuits.random_circuits import random_circuit, random_circuit_by_layer
+from cca.circuits.settings import CircuitConfig, resolve_auto
 from cca.compare.config import Arm, CompareConfig
 from cca.compare.step_scores import StepScores
 from cca.engines.engine import request_seed
@@ -33,7 +33,6 @@ from cca.runs.open import open_session
 from cca.runs.session import Session
 from cca.runs.stages import stages
 from cca.runs.stages.answers import answering
-from cca.runs.stages.circuit import promising, settled
 from cca.runs.stages.retention_texts import spared_texts
 
 CONTROLS = {"random": random_circuit, "random-layers": random_circuit_by_layer}
@@ -93,11 +92,11 @@ class SharedWork:
 
     def fresh_circuit(self, run: Config, pivots: Sequence[Pivot]) -> Circuit:
         """As `circuit`, but in the model as it stands; nothing is kept."""
-        return locate(self._new_site(run, pivots), Choice.of(settled(run.circuit, self.session)))
+        return self._new_site(run, pivots).locate(self._settings(run))
 
     def circuit(self, run: Config, pivots: Sequence[Pivot]) -> Located:
         """The circuit of an arm, from its file when it was located before."""
-        settings = settled(run.circuit, self.session)
+        settings = self._settings(run)
         known = settings.model_dump(mode="json")
         made_from = fingerprint([known, run.amplify.rows, run.seed, [p.to_row() for p in pivots]])
         path = self.session.folder / "circuits" / f"{made_from}.jsonl"
@@ -105,7 +104,7 @@ class SharedWork:
         if not seconds.exists():
             began = time.perf_counter()
             with self.session.narrator.work(f"locating: {settings.localiser}", None):
-                found = locate(self._site(run, pivots), Choice.of(settings))
+                found = self._site(run, pivots).locate(settings)
             save_circuit(path, found, made_from=made_from)
             write_json(seconds, {"seconds": time.perf_counter() - began})
         return Located(load_circuit(path), float(read_json(seconds)["seconds"]))
@@ -121,15 +120,14 @@ class SharedWork:
         if key not in self._sites:
             self._sites = {}  # prefix KV is large: keep those of one set of pivots
             self._sites[key] = self._new_site(run, pivots)
-        return self._for_rows(self._sites[key], run.amplify.rows)
+        return self._sites[key].with_rows(run.amplify.rows)
 
     def _new_site(self, run: Config, pivots: Sequence[Pivot]) -> Site:
-        site = Site(self.session.model, self.session.anatomy, pivots, self.spared, seed=run.seed)
-        return self._for_rows(site, run.amplify.rows)
+        model, anatomy = self.session.model, self.session.anatomy
+        return Site(model, anatomy, pivots, self.spared, run.amplify.rows, run.seed)
 
-    def _for_rows(self, site: Site, rows: str) -> Site:
-        of_rows = promising(self.session, site.pivots, self.spared, rows, site.batch_size)
-        return replace(site.with_rows(rows), promising=of_rows)
+    def _settings(self, run: Config) -> CircuitConfig:
+        return resolve_auto(run.circuit, bool(self.session.task.retention))
 
     def _found(self, run: Config) -> list[Pivot]:
         if run.pivots == self.session.config.pivots:

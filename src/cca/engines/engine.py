@@ -73,7 +73,7 @@ class Engine(Protocol):
     """Tokens generated so far, for the report."""
 
     @property
-    def lanes(self) -> int:
+    def parallel_chunks(self) -> int:
         """How many calls from different threads it serves side by side."""
         ...
 

@@ -22,7 +22,7 @@ from transformers import DynamicCache, PreTrainedModel
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
 from cca.engines.sampling import choose, uniforms
 from cca.errors import CcaError
-from cca.models.out_of_memory import halving
+from cca.models.memory import halving
 
 STOP_EVERY = 8
 """Decoded tokens between two looks at the stop rule of a row; it costs Python time, a late stop a few tokens."""
@@ -39,7 +39,7 @@ class HFEngine:
     tell: Callable[[str], None] = warnings.warn
     """Told when memory ran out and the batch was halved."""
     generated_tokens: int = field(default=0, init=False)
-    lanes: int = field(default=1, init=False)
+    parallel_chunks: int = field(default=1, init=False)
     reads_cheaply: bool = field(default=True, init=False)
     together: ClassVar[bool] = True
     """Whether all processes of a run, where there are several, decode the same batches side by side."""
@@ -204,7 +204,8 @@ class _Decoding:
         """(B, steps) numbers in [0, 1), each row from its request's seed; None when all requests are greedy."""
         if not any(request.temperature for request in self.requests):
             return None
-        return torch.stack([uniforms(request.seed, steps) for request in self.requests]).to(self.model.device)
+        places = torch.stack([uniforms(request.seed, steps) for request in self.requests])
+        return places if self.model.device.type == "mps" else places.to(self.model.device)  # no float64 there
 
     def _forward(self) -> Tensor:
         output = self.model(

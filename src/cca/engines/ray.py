@@ -29,25 +29,14 @@ from torch import Tensor
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
 from cca.engines.hf import HFEngine, decoding_order, reading_order, shared_length
 from cca.engines.ray_cluster import connected
-from cca.engines.source import ModelSource
-from cca.engines.vllm import VLLMEngine, VLLMSettings
-from cca.engines.weight_sync import WeightWatch, checkpoint_tensors
+from cca.engines.settings import RayConfig, VLLMConfig
+from cca.engines.vllm import VLLMEngine
+from cca.engines.weight_sync import ModelSource, WeightWatch, checkpoint_tensors
 from cca.errors import CcaError
 from cca.models.loading import load_model
 
 TRIES = 3
 """Actors that one unit may outlive before the fault is taken to be its own."""
-
-
-@dataclass(frozen=True)
-class RaySettings:
-    address: str | None = None
-    actors: int = 2
-    engine: Literal["hf", "vllm"] = "hf"
-    cpus: float = 1.0
-    gpus: float = 0.0
-    batch_size: int = 64
-    vllm: VLLMSettings = field(default_factory=VLLMSettings)
 
 
 @dataclass(frozen=True)
@@ -68,15 +57,17 @@ class RayEngine:
     """Raises CcaError where Ray is missing or its cluster cannot be reached. Calls may come from several threads."""
 
     source: ModelSource
-    settings: RaySettings
+    settings: RayConfig
     watch: WeightWatch
     tell: Callable[[str], None] = print
+    batch_size: int = 64
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
     generated_tokens: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         wanted = self.settings
         self._ray, self._ours = connected(wanted.address, wanted.actors, wanted.cpus, wanted.gpus, self.tell)
-        self.lanes = self.settings.actors
+        self.parallel_chunks = self.settings.actors
         self.reads_cheaply = self.settings.engine == "hf"
         self._lock = Lock()
         self._idle: Queue[Any] = Queue()
@@ -118,7 +109,7 @@ class RayEngine:
         return self._done(units, batches, None)
 
     def _batches(self, order: Sequence[int]) -> list[Sequence[int]]:
-        size = self.settings.batch_size
+        size = self.batch_size
         return [order[start : start + size] for start in range(0, len(order), size)]
 
     def _shared(self, prefixes: Sequence[Tokens]) -> int | None:
@@ -169,7 +160,7 @@ class RayEngine:
     def _new_actor(self) -> Any:
         settings = self.settings
         made = self._ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus)(_Actor)
-        return made.remote(self.source, settings, torch.get_num_threads())
+        return made.remote(self.source, settings, self.vllm, self.batch_size, torch.get_num_threads())
 
     def _weights(self) -> tuple[int, tuple[Any, ...]]:
         """The state of the weights, and where the tensors are that make it out of the source's."""
@@ -197,8 +188,11 @@ class RayEngine:
 class _Actor:
     """Runs in a process of Ray's. The model is loaded with the first unit, so that faults come as answers."""
 
-    def __init__(self, source: ModelSource, settings: RaySettings, threads: int) -> None:
-        self.source, self.settings, self.threads = source, settings, threads
+    def __init__(
+        self, source: ModelSource, settings: RayConfig, vllm: VLLMConfig, batch_size: int, threads: int
+    ) -> None:
+        self.source, self.settings, self.vllm = source, settings, vllm
+        self.batch_size, self.threads = batch_size, threads
         self.engine: HFEngine | VLLMEngine | None = None
         self.state = 0
         self.rules: dict[Any, StopRule] = {}
@@ -221,9 +215,9 @@ class _Actor:
 
     def _start(self) -> HFEngine | VLLMEngine:
         if self.settings.engine == "vllm":
-            return VLLMEngine(self.source, self.settings.vllm)
+            return VLLMEngine(self.source, self.vllm)
         torch.set_num_threads(self.threads)
-        place = None if not self.settings.gpus else "cuda:0" if self.settings.gpus <= 1 else "auto"
+        place = "cpu" if not self.settings.gpus else "cuda:0" if self.settings.gpus <= 1 else "auto"
         source = self.source
         loaded = load_model(source.name, source.revision, source.dtype, place, source.trust_remote_code)
         if loaded.fingerprint != source.fingerprint:
@@ -231,7 +225,7 @@ class _Actor:
                 f"engine ray: {source.name} is another model on {os.uname().nodename} than where the run was started; "
                 "give every node the same files"
             )
-        return HFEngine(loaded.model, self.settings.batch_size, self.notes.append)
+        return HFEngine(loaded.model, self.batch_size, self.notes.append)
 
     def _take(self, tensors: Mapping[str, Tensor]) -> None:
         if isinstance(self.engine, VLLMEngine):

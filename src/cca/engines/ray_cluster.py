@@ -26,7 +26,7 @@ def connected(
     or the cluster is not there; says so where the cluster has less than the actors ask for.
     """
     if not installed():
-        raise CcaError("engine ray: Ray is not installed; pip install 'cca[ray]', or set engine: hf")
+        raise CcaError('engine ray: Ray is not installed; pip install -e ".[ray]", or set engine: hf')
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray

@@ -15,6 +15,11 @@ def uniforms(seed: int, steps: int) -> Tensor:
     return torch.rand(steps, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+def in_double(x: Tensor) -> Tensor:
+    """``x`` in float64, on its device; on the CPU where that has no float64 (MPS)."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 def choose(logits: Tensor, temperatures: Tensor, places: Tensor | None) -> Tensor:
     """(B, V) -> (B,): the greedy token where the temperature is 0, else the one at its place (B,) in the CDF.
 
@@ -23,7 +28,9 @@ def choose(logits: Tensor, temperatures: Tensor, places: Tensor | None) -> Tenso
     greedy = logits.argmax(dim=-1)
     if places is None:
         return greedy
-    scaled = logits.double() / temperatures.clamp_min(1e-6)[:, None]
+    wide = in_double(logits)
+    scaled = wide / temperatures.to(wide.device).clamp_min(1e-6)[:, None]
     cumulative = scaled.softmax(dim=-1).cumsum(dim=-1)
     sampled = torch.searchsorted(cumulative, places[:, None] * cumulative[:, -1:], right=True)[:, 0]
-    return torch.where(temperatures > 0, sampled.clamp_max(logits.shape[-1] - 1), greedy)
+    sampled = sampled.clamp_max(logits.shape[-1] - 1).to(greedy.device)
+    return torch.where(temperatures > 0, sampled, greedy)

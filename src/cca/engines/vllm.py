@@ -30,8 +30,8 @@ from torch import Tensor
 
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
 from cca.engines.hf import STOP_EVERY
-from cca.engines.source import ModelSource
-from cca.engines.weight_sync import WeightWatch, checkpoint_tensors
+from cca.engines.settings import VLLMConfig
+from cca.engines.weight_sync import ModelSource, WeightWatch, checkpoint_tensors
 from cca.errors import CcaError
 
 ENVIRONMENT = {
@@ -47,14 +47,6 @@ SHARE = 0.5
 """Of the memory that is free: the transformers model and its gradients need the rest."""
 
 
-@dataclass(frozen=True)
-class VLLMSettings:
-    tensor_parallel: int = 1
-    memory: float | None = None
-    context: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
 @dataclass
 class VLLMEngine:
     """Raises CcaError where vLLM is missing or cannot start the model.
@@ -63,10 +55,10 @@ class VLLMEngine:
     """
 
     source: ModelSource
-    settings: VLLMSettings = VLLMSettings()
+    settings: VLLMConfig = field(default_factory=VLLMConfig)
     watch: WeightWatch | None = None
     generated_tokens: int = field(default=0, init=False)
-    lanes: int = field(default=1, init=False)
+    parallel_chunks: int = field(default=1, init=False)
     reads_cheaply: bool = field(default=False, init=False)
     """Prompt log-probabilities are computed without the prefix cache, few-shot examples and all."""
     _held: int = field(default=0, init=False)
@@ -212,9 +204,9 @@ def installed() -> bool:
     return find_spec("vllm") is not None
 
 
-def _start(source: ModelSource, settings: VLLMSettings, context: int) -> Any:
+def _start(source: ModelSource, settings: VLLMConfig, context: int) -> Any:
     if not installed():
-        raise CcaError("engine vllm: vLLM is not installed; pip install 'cca[vllm]', or set engine: hf")
+        raise CcaError('engine vllm: vLLM is not installed; pip install -e ".[vllm]", or set engine: hf')
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from vllm import LLM  # pyright: ignore[reportMissingImports]
@@ -256,7 +248,7 @@ def _deaf_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _memory(settings: VLLMSettings) -> dict[str, Any]:
+def _memory(settings: VLLMConfig) -> dict[str, Any]:
     if not torch.cuda.is_available():
         # Compiling for a CPU takes longer than most runs, and its kernels round otherwise.
         own = {} if settings.memory is None else {"gpu_memory_utilization": settings.memory}

@@ -1,4 +1,4 @@
-"""Watching a model's weights, so that an engine in another process can be given those that changed.
+"""The model of this process for engines in other processes: where they find it, and which weights changed since.
 
 torch counts the in-place writes to each tensor; comparing those counts costs nothing. Rows written by a patch or by
 training rows (`cca.models.anatomy.weight_rows.set_rows_`) and optimizer steps are all counted.
@@ -12,9 +12,40 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cca.engines.hf import context_length, end_tokens
 from cca.errors import CcaError
+from cca.models.loading import LoadedModel
 
 Seen = dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """``dtype`` is what the model was loaded in, never 'auto': engines choose differently."""
+
+    name: str
+    revision: str | None
+    dtype: str
+    trust_remote_code: bool
+    fingerprint: str
+    ends: frozenset[int]
+    """Token ids that end a text."""
+    context: int
+    """The longest text the model takes."""
+
+    @staticmethod
+    def of(loaded: LoadedModel, trust_remote_code: bool = False) -> ModelSource:
+        """Of a model as it was loaded; what was written into it since is not there to be found."""
+        model = loaded.model
+        return ModelSource(
+            loaded.name,
+            loaded.revision,
+            str(model.dtype).removeprefix("torch."),
+            trust_remote_code,
+            loaded.fingerprint,
+            end_tokens(model),
+            context_length(model),
+        )
 
 
 @dataclass

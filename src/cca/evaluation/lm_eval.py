@@ -25,7 +25,7 @@ from cca.evaluation.settings import LmEvalConfig
 from cca.evaluation.significance import mcnemar_p, paired_gain_interval
 from cca.files import Row
 
-NEEDS = 'lm-evaluation-harness is needed: pip install "cca[lm-eval]"'
+NEEDS = 'lm-evaluation-harness is needed: pip install -e ".[lm-eval]"'
 MODULES = ("lm_eval", "lm_eval.loggers", "lm_eval.models.huggingface")
 PREFERRED = ("acc", "exact_match", "em", "f1")
 """Metrics that speak for a task, best first; else its first one."""

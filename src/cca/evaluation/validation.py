@@ -5,35 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from cca.amplify.amplify import Validation
+from cca.amplify.settings import BudgetConfig
 from cca.evaluation.answers import UNTOUCHED, Answering, weights_key
 from cca.evaluation.drift import DriftProbe
 from cca.evaluation.retention import halves, judging, solution_texts
 from cca.models.anatomy.weight_rows import WeightRows, get_rows
-from cca.models.out_of_memory import halving
+from cca.models.memory import halving
 from cca.pivots.grader import Grader
 from cca.problems.problem import Problem
 
 PROBE_BATCH = 32
-
-
-class Budget(Protocol):
-    """How much a step may cost other skills."""
-
-    @property
-    def points(self) -> float:
-        """Most points that a retention set's guarding half may lose."""
-        ...
-
-    @property
-    def drift(self) -> float:
-        """Most nats per token."""
-        ...
 
 
 class Validator:
@@ -49,7 +35,7 @@ class Validator:
         answering: Answering,
         validation: Sequence[Problem],
         retention: Mapping[str, Sequence[Problem]],
-        budget: Budget,
+        budget: BudgetConfig,
         max_new_tokens: int,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:

@@ -1,60 +1,69 @@
-"""Steps that keep away from what other skills rest on: row gradients whitened by the Fisher information of other text.
+"""Whitened steps: row gradients divided by the Fisher information of text of other skills.
 
 Moving a row by dw moves its output by dw . x at a token with input x, which costs about (d dw . x)^2 / 2 nats there,
-where d is the derivative of a drawn token's log-probability with respect to that output. On text of other skills the
+where d is the derivative of a sampled token's log-probability with respect to that output. On text of other skills the
 expected cost is dw F dw^T / 2 with F = E[d^2 x x^T], the row's block of the Fisher information. For a given cost, the
-direction that lowers the pivot objective most is g F^-1: what retention text reads and rests on is left alone, and
-the directions it hardly uses carry the step.
+direction that lowers the pivot objective most is g F^-1: it avoids the directions that the text depends on.
 
-One F is kept a layer, the mean over its rows in the circuit. That lies between K-FAC (Martens and Grosse, 2015, arXiv
+One F is kept per layer, the mean over its rows in the circuit. That lies between K-FAC (Martens and Grosse, 2015, arXiv
 1503.05671), which averages d^2 and x x^T apart, and a block for every row. F of a few hundred texts knows little of
-texts like them, so a share of E[x x^T] is added, which needs no draws (ROME writes with it alone: arXiv 2202.05262,
-eq. 2), and a damping. Each is divided by its mean diagonal, so that every layer keeps its share of the step. Sampled
-once, on the model as it is before the first step, the texts shared out over the processes of a run (`cca.distributed`).
+texts like them, so a share of E[x x^T] is added, which needs no sampling (ROME writes with it alone: arXiv 2202.05262,
+eq. 2), and a damping. Each is divided by its mean diagonal, so that every layer keeps its share of the step. F is
+sampled once, on the model before the first step; the processes of a run share the texts (`cca.distributed`).
 
 The fused experts of a layer are one layer here: a token costs nothing in the rows of experts that it is not routed to,
-so F is the mean over the rows of all experts in the circuit, each over the tokens that reach it. Rows with no input
+so F is the mean over the rows of all experts in the circuit, each over the tokens that reach it. Rows without an input
 vector of their own (biases, input columns) step along their plain gradients.
+
+A `Probe` is a zero added to the outputs of some rows of a layer. The derivative with respect to it is the derivative
+with respect to those outputs, token by token, where the gradient of the weights has only their sum.
+
+* Rows of linear layers: the zero is added to the layer's output.
+* Rows of fused experts (transformers' ExpertsInterface): the experts' own forward pass is left as it is, whichever
+  kernel runs it. Their output gets the change that the zero makes there, so again zero: for each expert with rows
+  among them, down(neurons(inner + probe)) - down(neurons(inner)) at the tokens routed to it, times their weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from cca import distributed
+from cca.engines.sampling import in_double
 from cca.errors import CcaError
-from cca.gradients.probes import probed, readable
-from cca.gradients.sampled_likelihood import MOST_TEXTS, Text, dealt, drawn_log_likelihood
+from cca.gradients.sampled_likelihood import MOST_TEXTS, Text, deal_batches, sampled_log_likelihood
 from cca.gradients.trainable_rows import Key
 from cca.models.anatomy.weight_rows import WeightRows, row_shape
-
-Precondition = Callable[[Mapping[Key, Tensor]], dict[Key, Tensor]]
-"""From the gradients of the masters, (k, row length) each, to the directions to step along, of the same shapes."""
-
+from cca.models.forward.expert_gates import activated, inner, linear, routing
+from cca.models.forward.gates import frozen_weights
 
 INPUTS = 0.1
-"""Weight of E[x x^T] beside F, both in units of their mean diagonal."""
+"""Weight of E[x x^T] next to F, both in units of their mean diagonal."""
 SAMPLES = 4
-"""Times each text's tokens are drawn."""
+"""Times that the tokens of each text are sampled."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """What is known of a layer's rows on given text, both (d, d) in float64: F a solution token, E[x x^T] a read."""
+    """Second moments of a layer's inputs x, both (d, d) in float64: F per solution token, E[x x^T] per read."""
 
     fisher: Tensor
     inputs: Tensor
 
 
 class Whitening:
-    """Maps a row gradient g, (k, d), to g M^-1; a `Precondition`.
+    """Maps the gradients g of rows, (k, d), to the directions g M^-1 with M = F + INPUTS * E[x x^T] + damping.
 
-    ``factors``: the lower Cholesky factor of M, (d, d), on the parameter's device, for each key that has one.
+    ``factors``: the lower Cholesky factor of M, (d, d) in float32, on the parameter's device, for each key that has
+    one; other gradients are returned as they are.
     """
 
     def __init__(self, factors: Mapping[Key, Tensor]) -> None:
@@ -67,10 +76,10 @@ class Whitening:
         factor = self.factors.get(key)
         if factor is None:
             return gradient
-        return torch.cholesky_solve(gradient.T.to(factor.dtype), factor).T.to(gradient.dtype)
+        return torch.cholesky_solve(gradient.T.to(factor), factor).T.to(gradient)
 
 
-def whitening(
+def measure_whitening(
     model: PreTrainedModel,
     rows: Sequence[WeightRows],
     texts: Sequence[Text],
@@ -78,14 +87,15 @@ def whitening(
     generator: torch.Generator,
     batch_size: int = MOST_TEXTS,
 ) -> Whitening:
-    """Sample F at every layer that owns some of ``rows``, on all tokens of ``texts``.
+    """Measure the `Whitening` of every layer that owns some of ``rows``, on the solution tokens of ``texts``.
 
-    damping: added to the diagonal of both parts, in units of its mean; > 0. Raises CcaError without texts.
+    damping: added to the diagonal of M, in units of its mean; > 0. batch_size: texts per pass. Raises CcaError without
+    texts.
     """
     texts = [text for text in texts if text[0] and text[1]]
     if not texts:
         raise CcaError(
-            "amplify.precondition: fisher: expected text of other skills to spare, got none; add retention sets"
+            "whitening by Fisher information: expected text of other skills, got none; add retention sets"
         )
     blocks = fisher_blocks(model, rows, texts, generator, batch_size)
     return Whitening({key: _factor(block, damping) for key, block in blocks.items()})
@@ -99,24 +109,24 @@ def fisher_blocks(
     batch_size: int = MOST_TEXTS,
     samples: int = SAMPLES,
 ) -> dict[Key, Block]:
-    """The `Block` of each layer of ``rows``; F is averaged over the layer's rows among them.
+    """The `Block` of each layer of ``rows``, keyed like `TrainableRows.masters`; F is the mean over the layer's rows.
 
-    Keyed like `TrainableRows.masters`; left out are rows that read no vector, and layers that no text reaches.
+    Rows that read no vector and layers that no text reaches are left out.
     """
-    rows = readable(model, rows)
+    rows = rows_with_input(model, rows)
     if not rows:
         return {}
     number = {(row.parameter, row.axis): len(row.indices) for row in rows}
     reads = dict.fromkeys(number, 0)
     moments: dict[Key, Tensor] = {}  # (2, d, d): sums of d^2 x x^T and of x x^T
     with probed(model, rows) as probes:
-        for batch, drawing, counts in dealt(model, texts, batch_size, samples, generator):
-            likelihood = drawn_log_likelihood(model, batch, drawing)
+        for batch, own_generator, counts in deal_batches(model, texts, batch_size, samples, generator):
+            likelihood = sampled_log_likelihood(model, batch, own_generator)
             derivatives = torch.autograd.grad(likelihood, [probe.zero for probe in probes])
             if counts:
                 for probe, derivative in zip(probes, derivatives, strict=True):
-                    x, weights = _rested_on(probe.x, derivative, number[probe.key])
-                    more = torch.stack(((x * weights[:, None]).T @ x, x.T @ x)).double()
+                    x, weights = _contributing(probe.x, derivative, number[probe.key])
+                    more = in_double(torch.stack(((x * weights[:, None]).T @ x, x.T @ x)))
                     moments[probe.key] = moments[probe.key] + more if probe.key in moments else more
                     reads[probe.key] += len(x)
             probes.clear()
@@ -126,16 +136,16 @@ def fisher_blocks(
             nothing = torch.zeros(2, d, d, dtype=torch.float64, device=model.device)
             distributed.all_reduce_(moments.setdefault(key, nothing))
     read_by_all = dict(zip(reads, distributed.all_reduce_sums(*reads.values()), strict=True))
-    drawn = samples * sum(len(solution) for _, solution in texts)
+    sampled = samples * sum(len(solution) for _, solution in texts)
     return {
-        key: Block(fisher / drawn, inputs / read_by_all[key])
+        key: Block(fisher / sampled, inputs / read_by_all[key])
         for key, (fisher, inputs) in moments.items()
         if read_by_all[key]
     }
 
 
-def _rested_on(x: Tensor, derivative: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """The tokens that a drawn token rests on, which no padding is: (n, d), and their mean d^2 over ``rows``, (n,)."""
+def _contributing(x: Tensor, derivative: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """The inputs (n, d) with a non-zero derivative (so no padding), and their mean d^2 over ``rows``, (n,)."""
     wide = torch.promote_types(x.dtype, torch.float32)
     weights = (derivative.to(wide).square().sum(dim=-1) / rows).flatten()
     chosen = weights > 0
@@ -150,3 +160,79 @@ def _factor(block: Block, damping: float) -> Tensor:
 
 def _scaled(moment: Tensor) -> Tensor:
     return moment / moment.diagonal().mean().clamp_min(torch.finfo(moment.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """``x`` (..., d): the input of the rows of ``key``; ``zero`` (..., k): part of the output of k of them, a leaf."""
+
+    key: Key
+    x: Tensor
+    zero: Tensor
+
+
+def rows_with_input(model: PreTrainedModel, rows: Sequence[WeightRows]) -> list[WeightRows]:
+    """The ``rows`` that multiply an input vector: neither biases nor input columns."""
+    return [row for row in rows if _hook(_module(model, row), row, []) is not None]
+
+
+@contextmanager
+def probed(model: PreTrainedModel, rows: Sequence[WeightRows]) -> Iterator[list[Probe]]:
+    """Within the block every forward pass appends its probes of ``rows``, which must be `rows_with_input`."""
+    probes: list[Probe] = []
+    with ExitStack() as stack:
+        stack.enter_context(frozen_weights(model))
+        for row in rows:
+            module = _module(model, row)
+            hook = _hook(module, row, probes)
+            assert hook is not None, f"{row.parameter}: rows along axis {row.axis} read no vector"
+            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+        yield probes
+
+
+def _module(model: PreTrainedModel, row: WeightRows) -> nn.Module:
+    return model.get_submodule(row.parameter.rpartition(".")[0])
+
+
+def _hook(module: Any, row: WeightRows, probes: list[Probe]) -> Callable[..., Tensor] | None:
+    """The forward hook that probes ``row``; None for a row without an input vector of its own."""
+    name = row.parameter.rpartition(".")[2]
+    if isinstance(module, nn.Linear | Conv1D):
+        out_axis = 1 if isinstance(module, Conv1D) else 0
+        return _linear_hook(row, probes) if name == "weight" and row.axis == out_axis else None
+    if hasattr(module, "has_gate") and name in ("gate_up_proj", "up_proj"):
+        return _expert_hook(row, probes) if row.axis == (2 if module.is_transposed else 1) else None
+    return None
+
+
+def _linear_hook(row: WeightRows, probes: list[Probe]) -> Callable[..., Tensor]:
+    def hook(_module: nn.Module, args: tuple[Tensor, ...], _kwargs: dict[str, Any], out: Tensor) -> Tensor:
+        indices = row.indices.to(out.device)
+        zero = out.new_zeros(*out.shape[:-1], len(indices)).requires_grad_()
+        probes.append(Probe((row.parameter, row.axis), args[0].detach(), zero))
+        return out.index_add(-1, indices, zero)
+
+    return hook
+
+
+def _expert_hook(row: WeightRows, probes: list[Probe]) -> Callable[..., Tensor]:
+    def hook(experts: Any, args: tuple, kwargs: dict[str, Any], out: Tensor) -> Tensor:
+        x, chosen, weights = (
+            part.detach() for part in routing(experts, args, kwargs)
+        )  # (N, C), (N, K), (N, K)
+        each = getattr(experts, row.parameter.rpartition(".")[2]).shape[row.axis]
+        owner, within = row.indices // each, row.indices % each
+        # also for an expert without tokens, so that there is always a backward pass, which all processes make at once
+        for e in owner.unique().tolist():
+            own = within[owner == e].to(x.device)
+            here, slot = torch.where(chosen == e)
+            read = inner(experts, x[here], e)  # (n, rows of one expert)
+            zero = read.new_zeros(len(here), len(own)).requires_grad_()
+            probes.append(Probe((row.parameter, row.axis), x[here], zero))
+            down = experts.down_proj[e]
+            moved = linear(experts, activated(experts, read.index_add(-1, own, zero)), down)
+            change = moved - linear(experts, activated(experts, read), down)
+            out = out.index_add(0, here, (change * weights[here, slot, None]).to(out.dtype))
+        return out
+
+    return hook

@@ -1,13 +1,13 @@
-"""The KL anchor: what holds the model to its own words while the pivots pull.
+"""The KL anchor: a penalty on moving away from the base model's predictions.
 
-The mean over solution tokens of KL(base || now) on given texts (retention text, or the model's own right traces),
-times a weight, is added to the pivot objective. Its gradient is zero at the untouched model: it does not change the
-first step, and resists those after it.
+weight * mean over solution tokens of KL(base || now), on given texts (retention texts, or the model's own right
+traces), is added to the pivot objective. Its gradient is zero at the untouched model: it does not change the first
+step, and resists those after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional
@@ -15,19 +15,13 @@ from transformers import PreTrainedModel
 
 from cca import distributed
 from cca.errors import CcaError
-from cca.gradients.objectives import LogitObjective, Objective
-from cca.gradients.pivot_gradient import Trained, add_pivot_gradient
+from cca.gradients.pivot_gradient import Trained
 from cca.gradients.sampled_likelihood import Text, solution_log_probabilities
-from cca.models.anatomy.anatomy import Anatomy
 from cca.models.forward.prefixes import buckets
-from cca.pivots.pivot import Pivot
-
-AddGradient = Callable[[Trained], tuple[float, float]]
-"""Adds the gradient of an objective to what is trained; returns (objective, mean logit gap)."""
 
 
 class KLAnchor:
-    """Remembers what the model says of ``texts`` when it is made. Raises CcaError without texts."""
+    """Remembers the model's predictions on ``texts`` as it is now. Raises CcaError without texts."""
 
     def __init__(
         self, model: PreTrainedModel, texts: Sequence[Text], weight: float, batch_size: int = 16
@@ -57,23 +51,3 @@ class KLAnchor:
                 loss.backward()
                 total += float(loss.detach())
         return distributed.all_reduce_sums(total)[0]
-
-
-def gradient_of(
-    model: PreTrainedModel,
-    anatomy: Anatomy,
-    pivots: Sequence[Pivot],
-    objective: Objective | LogitObjective,
-    batch_size: int,
-    anchor: KLAnchor | None = None,
-    checkpointing: bool = False,
-) -> AddGradient:
-    """What adds the gradient of the objective, and of the anchor where there is one, to what is trained."""
-
-    def add(trained: Trained) -> tuple[float, float]:
-        loss, gap = add_pivot_gradient(
-            model, anatomy, trained, pivots, objective, batch_size, checkpointing=checkpointing
-        )
-        return loss + (anchor.add_gradient(trained) if anchor else 0.0), gap
-
-    return add

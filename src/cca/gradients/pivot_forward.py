@@ -1,10 +1,10 @@
 """Pivots as one-token problems: everything before a pivot's last token is constant under gates, so it is run once.
 
-What all pivots share (few-shot examples) is computed for one row; the rest of each pivot's prefix for its own row.
-After that a forward pass takes one token per pivot, whatever the prompt's length (DESIGN: stage 2).
+The prefix that all pivots share (few-shot examples) is computed for one row; the rest of each pivot's prefix for its
+own row. After that a forward pass takes one token per pivot, whatever the prompt's length.
 
-Among several processes (`cca.distributed`) each keeps the prefixes of its share of every batch and computes their
-gaps; all get all gaps, and the gradient of factors is that of all pivots. Who asks for gaps need not know how many there are.
+With several processes (`cca.distributed`) each keeps the prefixes of its share of every batch and computes their gaps;
+all get all gaps, and the gradient of factors is that of all pivots. Callers need not know how many processes there are.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cca import distributed
+from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy
-from cca.models.forward.attention_hooks import routed
+from cca.models.forward.attention_hooks import hooked_attention
 from cca.models.forward.gates import gated
 from cca.models.forward.one_token_attention import OneTokenPrefixes
-from cca.models.forward.prefix_store import Place
+from cca.models.forward.prefix_store import Storage
 from cca.models.forward.prefixes import buckets, common_prefix, logits_at, prefill, prefill_own
 from cca.pivots.pivot import Pivot
 
@@ -30,7 +31,8 @@ from cca.pivots.pivot import Pivot
 class PivotForward:
     """Logit gaps of pivots under gate factors, by batches of pivots of similar length.
 
-    storage: where the prefixes are kept between steps; "auto" is the first place with room for them.
+    storage: where the prefixes are kept between steps; "auto" is the first storage with room for them. Raises CcaError
+    without pivots.
     """
 
     def __init__(
@@ -39,15 +41,17 @@ class PivotForward:
         anatomy: Anatomy,
         pivots: Sequence[Pivot],
         batch_size: int,
-        storage: Place | Literal["auto"] = "auto",
+        storage: Storage | Literal["auto"] = "auto",
     ) -> None:
+        if not pivots:
+            raise CcaError("pivots: expected at least one, got none; sample more traces (traces.samples)")
         self.model, self.anatomy = model, anatomy
         tokens = [pivot.tokens for pivot in pivots]
         shared = common_prefix(tokens)
         self.shared = prefill(model, anatomy, tokens[0][:shared]) if shared else None
         between = [row[shared:-1] for row in tokens]
         batches = buckets(list(map(len, between)), batch_size)
-        own = [[rows[place] for place, _ in distributed.my_share(len(rows))] for rows in batches]
+        own = [[rows[index] for index, _ in distributed.my_share(len(rows))] for rows in batches]
         self.own = prefill_own(model, anatomy, between, self.shared, storage=storage, batches=own)
         device = model.device
         self.last = torch.tensor([[row[-1]] for row in tokens], device=device)  # (P, 1)
@@ -56,7 +60,7 @@ class PivotForward:
         self._batches = [torch.tensor(rows, device=device) for rows in batches]
         self._own_rows = [torch.tensor(rows, device=device) for rows in own]
         self._direct = all(parts.interface for parts in anatomy.layers)
-        # prefixes that are kept elsewhere, as the device has no room for all of them, are fetched for each step
+        # prefixes that do not fit on the device are fetched from their storage for each step
         self._in_place = self._prefixes if self.own.moves else cache(self._prefixes)
 
     @property
@@ -64,13 +68,14 @@ class PivotForward:
         return len(self.own)
 
     def gaps(self, batch: int, factors: Tensor) -> Tensor:
-        """logit(desired) - logit(undesired), (B,), of one batch with components scaled by ``factors``.
+        """logit(desired) - logit(undesired) of one batch with components scaled by ``factors`` (paper, section 3.2).
 
-        ``factors`` are (size,) or one row a pivot, (B, size).
+        factors: (anatomy.size,), or one row per pivot, (B, anatomy.size). Returns (B,) in float32 or wider,
+        differentiable with respect to the factors.
         """
         rows, factors = self._own_rows[batch], distributed.sum_gradients(factors)
         if factors.dim() == 2:
-            factors = factors[[place for place, _ in distributed.my_share(len(factors))]]
+            factors = factors[[index for index, _ in distributed.my_share(len(factors))]]
         gaps = logit_gaps(self._logits(batch, factors), self.desired[rows], self.undesired[rows])
         return distributed.all_gather_shares(gaps, len(self.rows(batch)))
 
@@ -80,11 +85,11 @@ class PivotForward:
         with gated(self.model, self.anatomy, factors):
             if not self._direct:
                 return logits_at(self.model, self.anatomy, last, shared=self.shared, own=self.own[batch])
-            with routed(self.model, self.anatomy, prefixes=self._in_place(batch)):
+            with hooked_attention(self.model, self.anatomy, prefixes=self._in_place(batch)):
                 return logits_at(self.model, self.anatomy, last)
 
     def rows(self, batch: int) -> Tensor:
-        """Which pivots are in one batch, (B,)."""
+        """Numbers of the pivots in one batch, (B,)."""
         return self._batches[batch]
 
     def _prefixes(self, batch: int) -> OneTokenPrefixes:

@@ -1,24 +1,25 @@
 """The gradient of the pivot objective with respect to the rows being trained.
 
-The prefix that all pivots share is run once a step, with gradient, as a batch of one. Micro-batches of pivots attend to
-its keys and values as leaves; their summed gradient then flows back through the one prefix graph. That is the gradient
-of running every full prompt, for a fraction of the work. Among several processes (`cca.distributed`) each takes its share
-of the micro-batches, and the gradients are summed at the end of the step.
+The prefix that all pivots share is run once per step, with gradient, as a batch of one. Micro-batches of pivots attend
+to its keys and values as leaves; their summed gradient then flows back through the one prefix graph. That is the
+gradient of running every full prompt, for a fraction of the work. With several processes (`cca.distributed`) each takes
+its share of the micro-batches, and the gradients are summed at the end of the step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cca import distributed
 from cca.engines.engine import Progress
-from cca.gradients.checkpointing import checkpointed
+from cca.errors import CcaError
 from cca.gradients.objectives import LogitObjective, Objective
 from cca.gradients.pivot_forward import logit_gaps
 from cca.models.anatomy.anatomy import Anatomy
@@ -26,41 +27,46 @@ from cca.models.forward.prefixes import SharedPrefix, buckets, common_prefix, lo
 from cca.pivots.pivot import Pivot
 
 MIN_SHARED = 16
-"""Tokens from which on a shared prefix pays for its own forward pass."""
+"""Shortest shared prefix, in tokens, that is worth a forward pass of its own."""
 
 
 class Trained(Protocol):
-    """What is trained (`TrainableRows`, adapters): while `active`, the model computes with it."""
+    """Tensors in training (`TrainableRows`, adapters): while `active`, the model computes with them."""
 
     @property
     def leaves(self) -> Sequence[Tensor]:
-        """What collects gradients."""
+        """The tensors that collect gradients."""
         ...
 
     def active(self) -> AbstractContextManager[None]: ...
 
 
+AddGradient = Callable[[Trained], tuple[float, float]]
+"""Adds the gradient of an objective to the leaves of what is trained; returns (objective, mean logit gap)."""
+
+
 def add_pivot_gradient(
     model: PreTrainedModel,
     anatomy: Anatomy,
-    rows: Trained,
+    trained: Trained,
     pivots: Sequence[Pivot],
     objective: Objective | LogitObjective,
     batch_size: int,
     progress: Progress | None = None,
     checkpointing: bool = False,
 ) -> tuple[float, float]:
-    """Add the gradient of the mean objective to what ``rows`` train; returns (mean objective, mean logit gap).
+    """Add the gradient of the mean objective (paper, section 3.3) to the leaves of ``trained``.
 
-    batch_size: pivots of one forward and backward pass; ``progress`` counts pivots. checkpointing: keep no
-    activations inside layers, for a second forward pass of each.
+    Returns (mean objective, mean logit gap). batch_size: pivots per forward and backward pass; ``progress`` counts
+    pivots. checkpointing: keep no activations inside layers, at the cost of a second forward pass of each. Raises
+    CcaError where the model cannot be checkpointed.
     """
     tokens = [pivot.tokens for pivot in pivots]
     shared_length = common_prefix(tokens)
     shared_length = shared_length if shared_length >= MIN_SHARED else 0
     loss_sum = gap_sum = 0.0
     context = checkpointed(model, anatomy) if checkpointing else nullcontext()
-    with distributed.summed_gradients(rows.leaves), context, rows.active():
+    with distributed.summed_gradients(trained.leaves), context, trained.active():
         graph = prefill(model, anatomy, tokens[0][:shared_length], with_grad=True) if shared_length else None
         shared = _as_leaves(graph) if graph else None
         batches = buckets([len(row) for row in tokens], distributed.even_batch_size(len(tokens), batch_size))
@@ -90,7 +96,7 @@ def _pair(pivots: Sequence[Pivot], batch: Sequence[int], device: torch.device) -
 
 
 def _as_leaves(prefix: SharedPrefix) -> SharedPrefix:
-    """The same keys and values cut off from their graph, collecting gradients of their own."""
+    """The same keys and values detached from their graph, collecting their own gradients."""
     keys, values = (
         tuple(x.detach().requires_grad_(x.requires_grad) for x in side)
         for side in (prefix.keys, prefix.values)
@@ -99,8 +105,46 @@ def _as_leaves(prefix: SharedPrefix) -> SharedPrefix:
 
 
 def _through_prefix(graph: SharedPrefix, leaves: SharedPrefix) -> None:
-    """Send what the leaves collected back through the prefix's own forward pass."""
+    """Propagate the gradients of the leaves back through the prefix's own forward pass."""
     pairs = zip((*graph.keys, *graph.values), (*leaves.keys, *leaves.values), strict=True)
     reached = [(ours, leaf.grad) for ours, leaf in pairs if leaf.grad is not None]
     if reached:
         torch.autograd.backward([ours for ours, _ in reached], [grad for _, grad in reached])
+
+
+@contextmanager
+def checkpointed(model: PreTrainedModel, anatomy: Anatomy) -> Iterator[None]:
+    """Within the block activations inside layers are computed again in the backward pass instead of being kept.
+
+    transformers checkpoints a layer only in training mode, which would also switch its dropout on. Here a layer is in
+    training mode just until its checkpoint is entered, so the forward pass stays that of ``model.eval()``. Run backward
+    passes inside the block too. Raises CcaError for a model that transformers cannot checkpoint, or whose attention
+    reads prefixes from a cache.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    cached = not all(parts.interface for parts in anatomy.layers if parts.attention is not None)
+    if cached or not layers or not model.supports_gradient_checkpointing:
+        raise CcaError(
+            f"{anatomy.model_type}: expected an architecture that can be checkpointed next to prefixes, "
+            "got one that cannot; set gradient_checkpointing to false"
+        )
+    with ExitStack() as stack:
+        if not model.is_gradient_checkpointing:
+            stack.callback(model.gradient_checkpointing_disable)
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.disable_input_require_grads()  # or gradients would flow below the lowest layer that trains
+        for module in (model, *layers):
+            stack.callback(setattr, module, "training", module.training)
+            module.training = True
+        for layer in layers:
+            stack.callback(layer.register_forward_pre_hook(_to_eval, prepend=True).remove)
+            stack.callback(layer.register_forward_hook(_to_train, always_call=True).remove)
+        yield
+
+
+def _to_eval(layer: nn.Module, _: object) -> None:
+    layer.training = False
+
+
+def _to_train(layer: nn.Module, _args: object, _out: object) -> None:
+    layer.training = True

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from cca.models.anatomy.weight_rows import WeightRows, get_rows, set_rows_, with_rows
-from cca.models.forward.frozen import frozen
+from cca.models.forward.gates import frozen_weights
 from cca.models.sharded_tensors import whole
 
 Key = tuple[str, int]  # parameter name, axis
@@ -92,7 +92,7 @@ class TrainableRows:
         """
         assert self._own is None, "the rows are written into the model: it computes with them as it is"
         with ExitStack() as stack:
-            stack.enter_context(frozen(self.model))
+            stack.enter_context(frozen_weights(self.model))
             for name, keys in self._by_module().items():
                 module = self.model.get_submodule(name)
                 if isinstance(module, nn.Linear | Conv1D):
@@ -107,18 +107,18 @@ class TrainableRows:
         rows, columns, biases = (self._rounded(by_role.get(role)) for role in ("out", "in", "bias"))
         if columns is not None:
             columns = columns - self.before[by_role["in"]]
-        place = {role: self.rows[key].indices.to(module.weight.device) for role, key in by_role.items()}
+        index = {role: self.rows[key].indices.to(module.weight.device) for role, key in by_role.items()}
         if biases is not None:
             biases = biases.squeeze(1)
         elif rows is not None and module.bias is not None:
-            biases = whole(module.bias.detach())[place["out"]]
+            biases = whole(module.bias.detach())[index["out"]]
 
         def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
             x = args[0]
             if columns is not None:
-                out = out + x[..., place["in"]] @ columns
+                out = out + x[..., index["in"]] @ columns
             if rows is not None:
-                out = out.index_copy(-1, place["out"], nn.functional.linear(x, rows, biases))
+                out = out.index_copy(-1, index["out"], nn.functional.linear(x, rows, biases))
             return out
 
         return hook

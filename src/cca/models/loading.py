@@ -6,13 +6,14 @@ text becomes token ids and back: prompts are encoded once, completions are decod
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -22,16 +23,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from cca import distributed
 from cca.errors import CcaError
+from cca.models.checkpoint import open_checkpoint, refuse_half_edited
+from cca.models.fingerprint import files_state, loaded_fingerprint
 from cca.problems.judges.judge import join_digits
+from cca.problems.judges.reading import ends_turn, is_mark
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LOADING_FAULTS = (
     OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError,
 )  # fmt: skip
 """What transformers raises for files that are missing, damaged or not what they say."""
-HASHED_VALUES = 4096
-"""Values of each weight that enter the fingerprint of a model; the patch hashes whole tensors."""
 
 
 class Codec:
@@ -41,7 +44,12 @@ class Codec:
         self.tokenizer = tokenizer
         self._ends_texts = self._last_special("1")
         unknown: Any = tokenizer.unk_token_id
-        self._ends = set(tokenizer.all_special_ids) - {unknown}
+        added = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special = {*tokenizer.all_special_ids, *added}
+        self._marks = {i for i, token in added.items() if is_mark(token.content)}
+        end: Any = tokenizer.eos_token_id
+        self._turn_ends = {end, *(i for i, token in added.items() if ends_turn(token.content))}
+        self._ends = self._special - {unknown} - (self._marks - self._turn_ends)
         # Word-level tokenizers without a decoder give "4 2 ." for "42."; judges need the text as it was.
         self._splits_digits = self._plain_decode(self._plain_encode("12")).strip() == "1 2"
 
@@ -53,6 +61,9 @@ class Codec:
         if not special_tokens:
             return tuple(self._plain_encode(text))
         token_ids = self.tokenizer.encode(text)
+        begin = self.tokenizer.bos_token_id
+        if begin is not None and token_ids[:2] == [begin, begin]:  # the text brought its own
+            token_ids = token_ids[1:]
         if self._ends_texts and token_ids[-1] == self.tokenizer.eos_token_id:
             token_ids = token_ids[:-1]
         return tuple(token_ids)
@@ -62,11 +73,15 @@ class Codec:
         return tuple(self._plain_encode(text))
 
     def decode(self, token_ids: Sequence[int]) -> str:
+        """The text for judges and people: of special tokens only the marks that part turns, thoughts and tool calls.
+
+        Those that end the whole text are left out.
+        """
         text = self._plain_decode(token_ids)
         return join_digits(text) if self._splits_digits else text
 
     def ends_text(self, token_id: int) -> bool:
-        """Whether nothing of a completion can follow this token: end of text or turn, or another special token."""
+        """True for a token that nothing of a completion can follow: end of text or turn, or another special token."""
         return token_id in self._ends
 
     def token_text(self, token_id: int) -> str:
@@ -76,7 +91,13 @@ class Codec:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _plain_decode(self, token_ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        kept = list(token_ids)
+        while kept and kept[-1] in self._turn_ends:
+            kept.pop()
+        if self._marks.isdisjoint(kept):
+            return str(self.tokenizer.decode(kept, skip_special_tokens=True))
+        kept = [token_id for token_id in kept if token_id in self._marks or token_id not in self._special]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=False))
 
     def _last_special(self, probe: str) -> bool:
         token_ids = self.tokenizer.encode(probe)
@@ -90,6 +111,46 @@ class LoadedModel:
     name: str
     revision: str | None
     fingerprint: str
+    folder: Path | None = None
+    """The files it was loaded from: its own folder or the hub's cache of it; None where unknown."""
+
+
+def choose_device(asked: str | None = None) -> str:
+    """Name the device to put a model on: ``asked``, by default CUDA, then MPS, then the CPU.
+
+    Each of several processes has a device of its own, which nobody may ask to change. Raises CcaError for that, and for
+    a device that is not there.
+    """
+    if distributed.size() > 1:
+        if asked is not None:
+            raise CcaError(
+                f"device: expected none among several processes, each on its own device, got {asked!r}; "
+                "leave it out, or start one process"
+            )
+        return distributed.device_map() or "cpu"
+    if asked is None:
+        return next(kind for kind in ("cuda", "mps", "cpu") if _devices(kind))
+    try:
+        device = torch.device(asked)
+    except RuntimeError:  # no name of a device
+        device = None
+    if device is None or (device.index or 0) >= _devices(device.type):
+        present = {kind: _devices(kind) for kind in ("cuda", "mps", "cpu")}
+        names = [kind if n == 1 else f"{kind}:{i}" for kind, n in present.items() for i in range(n)]
+        raise CcaError(
+            f"device: expected one that is here ({', '.join(names)}), got {asked!r}; name one of these, or leave it out"
+        )
+    return asked
+
+
+def _devices(kind: str) -> int:
+    """How many devices of this kind torch can use."""
+    if kind == "cpu":
+        return 1
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    module: Any = getattr(torch, kind, None)
+    return module.device_count() if hasattr(module, "device_count") and module.is_available() else 0
 
 
 def load_model(
@@ -103,20 +164,22 @@ def load_model(
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer for evaluation.
 
-    ``name`` is a local folder in ``save_pretrained`` layout or a hub id. ``sharding`` fsdp spreads the weights over the
-    processes of a run, which all load it at once. Raises CcaError when there is no such model,
-    it cannot be loaded, or it comes without a tokenizer.
+    ``name`` is a local folder in ``save_pretrained`` layout or a hub id. ``device_map`` is a device, or what
+    transformers takes by that name; by default the model is put where `choose_device` says. ``sharding`` fsdp spreads
+    the weights over the processes of a run, which all load it at once. Raises CcaError when there is no such model, it
+    cannot be loaded, or it comes without a tokenizer.
     """
     if dtype not in DTYPES:
         raise CcaError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    where = _place(name)
+    where = _model_path(name)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = _from_pretrained("configuration", name, AutoConfig, where, **common)
     # sdpa leaves a soft cap out without a word
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    place = device_map or choose_device()
     options = {
-        "dtype": DTYPES[dtype],
-        "device_map": device_map,
+        "dtype": _stored_dtype(where) if dtype == "auto" else DTYPES[dtype],
+        "device_map": None if place == "cpu" or sharding == "fsdp" else place,
         "attn_implementation": attn_implementation or ("eager" if capped else None),
     }
     codec = load_codec(name, revision, trust_remote_code)
@@ -133,42 +196,51 @@ def load_model(
             return AutoModelForCausalLM.from_config(config, **own)
 
         model, fingerprint = load_sharded(read, bare)
-        return LoadedModel(model, codec, name, revision, fingerprint)
+        return LoadedModel(model, codec, name, revision, fingerprint, _files(where, config))
+    folder = _files(where, config)
+    before = files_state(folder)
     model = read().eval().requires_grad_(False)
-    return LoadedModel(model, codec, name, revision, model_fingerprint(model))
+    return LoadedModel(model, codec, name, revision, loaded_fingerprint(model, folder, before), folder)
 
 
 def load_codec(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Codec:
     """The codec of a model's tokenizer, without its weights. Raises CcaError when there is none."""
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    tokenizer = _from_pretrained("tokenizer", name, AutoTokenizer, _place(name), **options)
+    tokenizer = _from_pretrained("tokenizer", name, AutoTokenizer, _model_path(name), **options)
     if len(tokenizer) == 0 or not tokenizer.encode("a 1"):
         raise CcaError(
-            f"model {name}: expected a tokenizer beside the weights, got none; save it into the same folder"
+            f"model {name}: expected a tokenizer next to the weights, got none; save it into the same folder"
         )
     return Codec(tokenizer)
 
 
-def model_fingerprint(model: PreTrainedModel) -> str:
-    """16 hex digits over the names, shapes, dtypes and a spread of values of every weight."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        flat = parameter.detach().reshape(-1)
-        spread = flat[:: max(1, flat.numel() // HASHED_VALUES)].to("cpu", torch.float32)
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(spread.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _place(name: str) -> str:
-    """Where to load from: a folder's path, or a hub id as it is. Raises CcaError for a folder that is no model's."""
+def _model_path(name: str) -> str:
+    """The path of a model folder, or a hub id unchanged. Raises CcaError for a folder without a model."""
     folder = Path(name).expanduser()
     if not (folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1):
         return name
     if not (folder / "config.json").is_file():
         what = "a folder without config.json" if folder.is_dir() else "no such folder"
         raise CcaError(f"model {name}: expected a model folder as save_pretrained writes it, got {what}")
+    refuse_half_edited(folder)
     return str(folder)
+
+
+def _stored_dtype(where: str) -> torch.dtype | str:
+    """The one dtype that a model folder's weights are stored in, whatever its config.json says; else "auto"."""
+    with suppress(CcaError):  # not safetensors: as transformers decides
+        stored = list(open_checkpoint(where).dtypes())
+        if len(stored) == 1 and isinstance(DTYPES.get(stored[0]), torch.dtype):
+            return DTYPES[stored[0]]
+    return "auto"
+
+
+def _files(where: str, config: Any) -> Path | None:
+    """The folder that a model was loaded from: itself, or the hub's cache of it; None where neither is there."""
+    if Path(where).is_dir():
+        return Path(where)
+    cached = try_to_load_from_cache(where, "config.json", revision=getattr(config, "_commit_hash", None))
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def _from_pretrained(what: str, name: str, loader: Any, where: str, **options: Any) -> Any:

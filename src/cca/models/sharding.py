@@ -18,13 +18,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from transformers import GenerationConfig, PreTrainedModel
 
 from cca import distributed
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import anatomy_of
-from cca.models.loading import model_fingerprint
+from cca.models.fingerprint import model_fingerprint
 from cca.models.sharded_tensors import in_shards
 
 
@@ -73,10 +73,6 @@ def shard(model: PreTrainedModel) -> PreTrainedModel:
             f"sharding fsdp: {type(model).__name__} keeps {left[0]} outside of its weights and buffers"
         )
     return model
-
-
-def is_sharded(model: nn.Module) -> bool:
-    return isinstance(model, FSDPModule)
 
 
 def _deliver(module: nn.Module, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Which edits one addition makes: adapters are merged as W + delta, with delta in float32 whatever W is.
+"""Edits that one addition reaches: adapters are merged as W + delta, with delta in float32 whatever W is.
 
 In half precision a float32 delta gives nearly every wanted weight. In float32 some are out of reach: where a weight
 crossed zero or shrank much, no float32 added to the old value rounds to the new one. After some steps of training

@@ -17,9 +17,8 @@ from torch import Tensor
 from cca.errors import CcaError
 from cca.models.bits import bits, dtype_name
 from cca.patches.patch import Patch, TensorEdit
+from cca.patches.patch_content import kind_of, layer_of
 from cca.patches.patch_file import digest
-
-_LAYER = re.compile(r"\.(\d+)\.")
 
 
 def compose(first: Patch, second: Patch, allow_sum: bool = False) -> Patch:
@@ -83,21 +82,6 @@ def subset(patch: Patch, layers: Collection[int] = (), kinds: Collection[str] = 
     circuit = [name for name in patch.circuit if not layers or _layer_of_component(name) in layers]
     how = {"derived": "subset", "layers": sorted(layers), "kinds": sorted(kinds)}
     return _derived(patch, edits, circuit, [patch], how)
-
-
-def layer_of(parameter: str) -> int | None:
-    """The layer number in a parameter's name; None outside the layers."""
-    match = _LAYER.search(parameter)
-    return int(match.group(1)) if match else None
-
-
-def kind_of(parameter: str) -> str:
-    """What a weight is called inside its layer: ``q_proj``, ``c_attn``, ``gate_up_proj``, ``up_proj.bias``."""
-    stem, _, leaf = parameter.rpartition(".")
-    if leaf in ("weight", "bias"):
-        kind = stem.rpartition(".")[2]
-        return kind if leaf == "weight" else f"{kind}.bias"
-    return leaf
 
 
 def _join(first: TensorEdit, second: TensorEdit, allow_sum: bool) -> TensorEdit:

@@ -6,13 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cca.errors import CcaError
-from cca.files import read_json
-from cca.patches.patch import Patch, as_json
-from cca.patches.patch_file import digest
+from cca.files import as_json, read_json
 
+if TYPE_CHECKING:
+    from cca.patches.patch import Patch
+    from cca.patches.patch_content import PatchContent
+
+AnyPatch = TypeVar("AnyPatch", "Patch", "PatchContent")
 KEPT = {
     "base": ("accuracy",),
     "patched": ("accuracy",),
@@ -62,7 +65,7 @@ def read_report(path: Path) -> dict[str, Any]:
     return report
 
 
-def with_claims(patch: Patch, report: Mapping[str, Any]) -> Patch:
+def with_claims(patch: AnyPatch, report: Mapping[str, Any]) -> AnyPatch:
     """The patch with the report's figures in its ``made_by["claims"]``, and what it was derived from left out."""
     claims: dict[str, Any] = {}
     for section, keys in KEPT.items():
@@ -77,7 +80,7 @@ def with_claims(patch: Patch, report: Mapping[str, Any]) -> Patch:
             if isinstance(held, Mapping)
         }
     claims["fingerprint"] = report.get("fingerprint")
-    return replace(patch, made_by=as_json({**patch.made_by, "claims": claims}))
+    return replace(patch, made_by=as_json("made_by", {**patch.made_by, "claims": claims}))
 
 
 def without_claims(patch: Patch) -> Patch:
@@ -85,7 +88,7 @@ def without_claims(patch: Patch) -> Patch:
     return replace(patch, made_by={key: value for key, value in patch.made_by.items() if key != "claims"})
 
 
-def figures(patch: Patch) -> list[tuple[str, str]]:
+def figures(patch: Patch | PatchContent) -> list[tuple[str, str]]:
     """(what, figure) lines of what the patch claims; empty where it claims nothing. Claims are text from a stranger."""
     claims = patch.made_by.get("claims")
     if not isinstance(claims, dict):
@@ -122,6 +125,8 @@ MEASURED = (
 
 def model_card(patch: Patch, repo: str) -> str:
     """README.md of a hub repository with this patch."""
+    from cca.patches.patch_file import digest  # which needs torch, as showing a patch must not
+
     table = "\n".join(f"| {what} | {figure} |" for what, figure in figures(patch))
     if table:
         table = f"| | |\n|---|---|\n{table}\n\n{MEASURED}"
@@ -144,7 +149,8 @@ def _section(claims: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """True for a number that can be printed: JSON also spells integers beyond every float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
 
 
 def _interval(value: Any) -> str:

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from cca.errors import CcaError
+from cca.files import as_json
 from cca.models.bits import DTYPES, bits
-from cca.patches.checkpoint import ShardFile, open_checkpoint
+from cca.models.checkpoint import Checkpoint, ShardFile, open_checkpoint
 from cca.patches.layout import Layout
-from cca.patches.patch import Patch, TensorEdit, as_json
+from cca.patches.patch import Patch, TensorEdit
 from cca.patches.stored_rows import StoredParameter, read_rows, scan
 
 LARGEST = 0.25  # of the checkpoint's bytes: before and after of an eighth of its rows
@@ -34,12 +35,15 @@ def diff(
 ) -> Patch:
     """The patch that turns ``base`` into ``edited``.
 
-    Raises CcaError where the two are not of one model, by the first tensor that one lacks or that has another
-    shape or dtype, and where the patch would be larger than `LARGEST` of the checkpoint.
+    Compared is what a loader sees: tied weights once, by whichever names they are stored, and no tensor that the
+    loaded model has no place for. Raises CcaError where the two are not of one model, by the first parameter that one
+    lacks or that has another shape or dtype, and where the patch would be larger than `LARGEST` of the checkpoint.
     """
     left, right = open_checkpoint(base), open_checkpoint(edited)
     layout = Layout(left)
-    ours, theirs = layout.parameters(), Layout(right).parameters()
+    names = layout.names()
+    buffers = layout.buffers()
+    ours, theirs = _by_name(left, names, buffers), _by_name(right, names, buffers)
     for name in sorted(ours.keys() ^ theirs.keys()):
         raise CcaError(
             f"{name}: only in {base if name in ours else edited}; expected two checkpoints of one model"
@@ -48,56 +52,74 @@ def diff(
     found: dict[str, tuple[TensorEdit, str]] = {}  # parameter -> edit, hash of the base tensor
     with left.open(left.shards) as base_files, right.open(right.shards) as edited_files:
         for name in sorted(ours):
-            one, two = ours[name], theirs[name]
+            for copies, files in ((ours[name], base_files), (theirs[name], edited_files)):
+                _check_copies(copies, files)
+            one, two = replace(ours[name][0], name=name), theirs[name][0]
             if (one.shape, one.dtype) != (two.shape, two.dtype):
                 kinds = f"{list(one.shape)} {one.dtype} and {list(two.shape)} {two.dtype}"
                 raise CcaError(f"{name}: expected one shape and dtype in both, got {kinds}")
             edit = _edit(one, two, base_files, edited_files)
             if edit is None:
                 continue
+            if name in buffers:
+                raise CcaError(
+                    f"{name}: differs, and is no parameter that a patch could hold; ship the checkpoint"
+                )
             room -= 2 * edit.before.numel() * edit.before.element_size()
             if room < 0:
                 raise CcaError(
                     f"{name}: up to here a patch is over {LARGEST:.0%} of the checkpoint; ship the checkpoint instead"
                 )
             found[name] = edit, scan(one, edit, base_files)[1]
-    tied = _unite(found, layout)
     return Patch(
         tuple(found[name][0] for name in sorted(found)),
         base_model,
         base_revision,
         {name: hashed for name, (_, hashed) in found.items()},
-        {name: ours[name].shape if name in ours else _shape(ours, tied[name]) for name in found},
+        {name: ours[name][0].shape for name in found},
         [],
-        as_json(made_by or {}),
-        tied,
+        as_json("made_by", made_by or {}),
+        {name: names[name] for name in found if names is not None and names[name]},
     )
 
 
-def _unite(found: dict[str, tuple[TensorEdit, str]], layout: Layout) -> dict[str, list[str]]:
-    """Give tied weights their first name, once; returns parameter -> its other names."""
-    tied: dict[str, list[str]] = {}
-    for first, *others in layout.tied() if found else []:
-        held = [name for name in (first, *others) if name in found]
-        if not held:
-            continue
-        edits = {name: found.pop(name) for name in held}
-        renamed = [(replace(edit, parameter=first), hashed) for edit, hashed in edits.values()]
-        if any(other != renamed[0] for other in renamed[1:]):
+def _by_name(
+    checkpoint: Checkpoint, names: Mapping[str, list[str]] | None, buffers: set[str]
+) -> dict[str, list[StoredParameter]]:
+    """Parameter -> its stored copies. ``names``: every parameter's other names; None takes all names as stored.
+
+    Raises CcaError for a parameter whose stored tensors cannot be read where they lie.
+    """
+    stored = Layout(checkpoint).parameters()
+    if names is None:
+        return {name: [parameter] for name, parameter in stored.items()}
+    found = {
+        name: [stored[alias] for alias in (name, *others) if alias in stored]
+        for name, others in names.items()
+    }
+    for name, copies in found.items():
+        if not copies and name not in buffers:
             raise CcaError(
-                f"{held[1]}: is tied to {held[0]} but was changed otherwise; a loader would see only one"
+                f"{name}: {checkpoint.folder} has no such tensor that could be read in place; save the model again"
             )
-        found[first] = renamed[0]
-        tied[first] = others
-    return tied
+    return {name: copies for name, copies in found.items() if copies}
 
 
-def _shape(stored: dict[str, StoredParameter], names: list[str]) -> tuple[int, ...]:
-    return next(stored[name].shape for name in names if name in stored)
+def _check_copies(copies: list[StoredParameter], files: Mapping[str, ShardFile]) -> None:
+    """Raise CcaError where copies of one tied parameter differ."""
+    first, *others = copies
+    for other in others:
+        same = (first.shape, first.dtype) == (other.shape, other.dtype)
+        if not same or any(
+            (first.read(files, *block) != other.read(files, *block)).any() for block in first.blocks()
+        ):
+            raise CcaError(
+                f"{other.name}: is tied to {first.name} but holds other values; a loader would see only one"
+            )
 
 
 def _edit(
-    one: StoredParameter, two: StoredParameter, base: dict[str, ShardFile], edited: dict[str, ShardFile]
+    one: StoredParameter, two: StoredParameter, base: Mapping[str, ShardFile], edited: Mapping[str, ShardFile]
 ) -> TensorEdit | None:
     tall = one.shape[-2] if len(one.shape) > 1 else one.height  # rows of one expert, or of the matrix
     experts = one.height // max(1, tall)

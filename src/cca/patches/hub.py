@@ -15,11 +15,19 @@ from typing import Any, cast
 
 from cca.errors import CcaError
 from cca.files import read_json, write_text
-from cca.patches.checkpoint import INDEX, MOST_HEADER, SINGLE, list_shards, open_checkpoint
+from cca.models.checkpoint import (
+    MOST_HEADER,
+    choose_weights,
+    list_shards,
+    open_checkpoint,
+    read_config,
+    refuse_half_edited,
+)
+from cca.patches.apply import verify
 from cca.patches.claims import model_card, read_report, with_claims
+from cca.patches.layout import match_edits
 from cca.patches.patch import Patch
 from cca.patches.patch_file import load_patch, save_patch
-from cca.patches.verify import place, verify
 from cca.tinymath import BUNDLED_MODEL
 
 FILE = "patch.safetensors"
@@ -85,6 +93,7 @@ def model_config(model: str, revision: str | None = None, endpoint: str | None =
 
     folder = local_folder(model)
     if folder is not None:
+        refuse_half_edited(folder)
         path = folder / "config.json"
     else:
         with _hub_errors(model):
@@ -96,7 +105,7 @@ def model_config(model: str, revision: str | None = None, endpoint: str | None =
 
 
 def verify_on_hub(repo: str, patch: Patch, revision: str | None = None, endpoint: str | None = None) -> str:
-    """`cca.patches.verify.verify` of a hub model, of which only headers and touched tensors are fetched.
+    """`cca.patches.apply.verify` of a hub model, of which only headers and touched tensors are fetched.
 
     They are put into files with holes where the other tensors would be.
     """
@@ -106,25 +115,24 @@ def verify_on_hub(repo: str, patch: Patch, revision: str | None = None, endpoint
         folder = Path(temporary)
         info = HfApi(endpoint=endpoint).model_info(repo, revision=revision)
         names = sorted(sibling.rfilename for sibling in info.siblings or [])
-        for name in ("config.json", INDEX):
-            if name in names:
-                path = hf_hub_download(repo, name, revision=info.sha, endpoint=endpoint)
-                shutil.copyfile(path, folder / name)
-        index = None
-        if INDEX in names:
-            index = read_json(folder / INDEX)
-        urls = {
-            shard: hf_hub_url(repo, shard, revision=info.sha, endpoint=endpoint)
-            for shard in list_shards(repo, index, names)
-        }
+
+        def fetch_whole(name: str) -> None:
+            shutil.copyfile(hf_hub_download(repo, name, revision=info.sha, endpoint=endpoint), folder / name)
+
+        if "config.json" in names:
+            fetch_whole("config.json")
+        chosen = choose_weights(repo, read_config(folder), names)
+        shards = [chosen]
+        if chosen.endswith(".json"):
+            fetch_whole(chosen)
+            shards = list_shards(f"{repo}/{chosen}", read_json(folder / chosen))
+        urls = {shard: hf_hub_url(repo, shard, revision=info.sha, endpoint=endpoint) for shard in shards}
         for shard, url in urls.items():
-            _fetch_header(url, folder / (shard if index is not None else SINGLE))
-        checkpoint = open_checkpoint(folder)
-        for item in place(patch, checkpoint):
+            _fetch_header(url, folder / shard)
+        for item in match_edits(patch, open_checkpoint(folder)):
             for copy in item.copies:
                 for piece in copy.pieces:
-                    url = urls.get(piece.shard) or next(iter(urls.values()))
-                    _fetch(url, folder / piece.shard, piece.start, piece.size)
+                    _fetch(urls[piece.shard], folder / piece.shard, piece.start, piece.size)
         return verify(folder, patch)
 
 

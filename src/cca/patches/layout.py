@@ -1,7 +1,7 @@
-"""Which stored tensors hold a parameter: checkpoints and models do not always agree on names and shapes.
+"""The stored tensors that hold each parameter: checkpoints and models do not always agree on names and shapes.
 
-Three cases. (1) Nearly always the stored tensor has the parameter's own name and shape; nothing else is asked
-then. (2) Otherwise transformers' own loading rules say it: the model is built from ``config.json`` without
+Three cases. (1) Nearly always the stored tensor has the parameter's own name and shape; nothing else is looked at
+then. (2) Otherwise transformers' own loading rules decide: the model is built from ``config.json`` without
 weights, and every stored name goes through the renamings that loading would apply: prefixes, renamed modules,
 experts stored one tensor each and fused on load. Fusing is supported where the fused bytes are the stored
 bytes one after the other; what transformers would also transpose or split is refused by name. (3) Tied
@@ -14,13 +14,73 @@ written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from cca.errors import CcaError
-from cca.patches.checkpoint import Checkpoint, StoredTensor
+from cca.models.bits import DTYPES, dtype_name
+from cca.models.checkpoint import FLOATS, Checkpoint, StoredTensor, open_checkpoint
+from cca.patches.patch import Patch, TensorEdit
+from cca.patches.patch_content import layer_of
 from cca.patches.stored_rows import StoredParameter
 
 OPERATIONS = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])  # that only join bytes
+
+
+@dataclass(frozen=True)
+class MatchedEdit:
+    """An edit and every copy of its parameter in one checkpoint."""
+
+    edit: TensorEdit
+    copies: list[StoredParameter]
+
+
+def match_edits(patch: Patch, checkpoint: Checkpoint) -> list[MatchedEdit]:
+    """The stored tensors of each edit. Raises CcaError for the first parameter that is absent, or of another kind."""
+    layout = Layout(checkpoint)
+    matched: list[MatchedEdit] = []
+    for edit in patch.edits:
+        tied = patch.tied.get(edit.parameter, [])
+        copies = layout.find(edit.parameter, patch.base_shapes[edit.parameter], tied)
+        for copy in copies:
+            if DTYPES.get(copy.dtype) != edit.before.dtype:
+                raise CcaError(
+                    f"{copy.stored_name}: the patch is {dtype_name(edit.before)}, {checkpoint.folder} stores "
+                    f"{copy.dtype}; make the patch on the model loaded in the checkpoint's own dtype"
+                )
+        matched.append(MatchedEdit(edit, copies))
+    return matched
+
+
+def merge_objection(folder: Path, model: nn.Module) -> str | None:
+    """The reason why a patch of ``model``, loaded from ``folder``, could not be merged into it; None where it can be.
+
+    Read from headers alone, so that it is known before a run spends hours on such a patch.
+    """
+    try:
+        layout = Layout(open_checkpoint(folder))
+        for name, parameter in model.named_parameters():
+            if layer_of(name) is None or parameter.dim() < 2:
+                continue
+            for copy in layout.find(name, tuple(parameter.shape)):
+                if DTYPES.get(copy.dtype) != parameter.dtype:
+                    stored = FLOATS.get(copy.dtype)
+                    advice = (
+                        f"set dtype: {stored}"
+                        if stored
+                        else "save the model dequantised, and start from that"
+                    )
+                    return (
+                        f"the model is loaded as {dtype_name(parameter)}, and {folder} stores {copy.stored_name} as "
+                        f"{copy.dtype}; {advice}"
+                    )
+    except CcaError as error:
+        return str(error)
+    return None
 
 
 class Layout:
@@ -47,22 +107,34 @@ class Layout:
             raise CcaError(f"{name}: expected shape {list(shape)} in {self.checkpoint.folder}, {found}")
         return copies
 
-    def tied(self) -> list[list[str]]:
-        """Groups of names that are one parameter in the loaded model, its first name first."""
-        config = self.checkpoint.config
-        if config is None or not known(config):
-            return []
+    def names(self) -> dict[str, list[str]] | None:
+        """Every parameter and persistent buffer of the loaded model -> its other names, where it is tied.
+
+        None for a model that transformers itself does not know.
+        """
+        if self._model is None:
+            return None
         groups: dict[int, list[str]] = {}
-        for name, parameter in empty_model(config).named_parameters(remove_duplicate=False):
-            names = groups.setdefault(id(parameter), [])
+        state = self._model.state_dict(keep_vars=True)
+        for name, tensor in [*self._model.named_parameters(remove_duplicate=False), *state.items()]:
+            names = groups.setdefault(id(tensor), [])
             if name not in names:
                 names.append(name)
-        return [names for names in groups.values() if len(names) > 1]
+        return {names[0]: names[1:] for names in groups.values()}
+
+    def buffers(self) -> set[str]:
+        return set() if self._model is None else {name for name, _ in self._model.named_buffers()}
+
+    @cached_property
+    def _model(self) -> Any:
+        """The model without weights; None for one that transformers does not know."""
+        config = self.checkpoint.config
+        return None if config is None or not known(config) else empty_model(config)
 
     def parameters(self) -> dict[str, StoredParameter]:
         """Every stored tensor under the name and shape its parameter has in the loaded model."""
         if self._converted is None:
-            self._converted = _convert(self.checkpoint)
+            self._converted = _convert(self.checkpoint, self._model)
         return self._converted
 
 
@@ -92,9 +164,8 @@ def empty_model(config: dict[str, Any]) -> Any:
         ) from error
 
 
-def _convert(checkpoint: Checkpoint) -> dict[str, StoredParameter]:
-    config = checkpoint.config
-    if config is None or not known(config):
+def _convert(checkpoint: Checkpoint, model: Any) -> dict[str, StoredParameter]:
+    if model is None:
         return {name: _single(name, tensor) for name, tensor in checkpoint.tensors.items()}
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import (
@@ -104,7 +175,6 @@ def _convert(checkpoint: Checkpoint) -> dict[str, StoredParameter]:
         rename_source_key,
     )
 
-    model = empty_model(config)
     state = model.state_dict()
     mapping = get_model_conversion_mapping(model)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]

@@ -15,7 +15,6 @@ The file format lives in `cca.patches.patch_file`, checkpoints on disk in `cca.p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from cca.errors import CcaError
+from cca.files import as_json
 from cca.models.anatomy.weight_rows import get_rows, set_rows_
 from cca.models.bits import bits, check_rows, dtype_name, same_bits, tensor_hash
 from cca.models.sharded_tensors import whole
-
-VERSION = 1
+from cca.patches.patch_content import VERSION
 
 RawEdit = tuple[str, int, Tensor, Tensor, Tensor]
 
@@ -121,7 +120,7 @@ class Patch:
             hashes,
             shapes,
             list(circuit),
-            as_json(made_by or {}),
+            as_json("made_by", made_by or {}),
             tied,
         )
 
@@ -192,29 +191,6 @@ class Patch:
         return tensor_hash(tensor) == self.base_hashes[edit.parameter]
 
 
-def switch(model: nn.Module, old: Patch | None, new: Patch | None) -> None:
-    """Exchange one applied patch for another in milliseconds: only touched rows are read and written.
-
-    The rows of both are checked, and the two must agree on the base of every tensor they share; whole tensors
-    are not hashed again (``patch.check(model)`` does that).
-    """
-    if old is not None and new is not None:
-        for name in old.base_hashes.keys() & new.base_hashes.keys():
-            if old.base_hashes[name] != new.base_hashes[name]:
-                raise CcaError(
-                    f"{name}: the two patches were made on different bases; revert and load the other base"
-                )
-    if old is not None:
-        old.revert(model, whole=False)
-    if new is not None:
-        try:
-            new.apply(model, whole=False)
-        except BaseException:
-            if old is not None:
-                old.apply(model, whole=False)
-            raise
-
-
 def join_edits(name: str, edits: list[TensorEdit], parameter: Tensor) -> TensorEdit | None:
     """One sorted edit out of several of a parameter, without rows that do not change; None if none does."""
     axis = edits[0].axis
@@ -241,14 +217,6 @@ def join_edits(name: str, edits: list[TensorEdit], parameter: Tensor) -> TensorE
     if not changed.any():
         return None
     return TensorEdit(name, axis, indices[changed].clone(), before[changed].clone(), after[changed].clone())
-
-
-def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``value`` as JSON gives it back. Raises CcaError for what JSON cannot hold, NaN included."""
-    try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise CcaError(f"made_by: expected values that JSON can hold, got others ({error})") from error
 
 
 def _write(model: nn.Module, patch: Patch, side: str) -> None:

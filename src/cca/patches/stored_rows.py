@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cca.models.anatomy.weight_rows import EACH
 from cca.models.bits import DTYPES, bits
-from cca.patches.checkpoint import ITEM_SIZE, ShardFile, StoredTensor
+from cca.models.checkpoint import ITEM_SIZE, ShardFile, StoredTensor
 from cca.patches.patch import TensorEdit
 
 BLOCK = 8 << 20  # bytes read at a time

@@ -41,12 +41,12 @@ def read_problems(path: Path, prompts: Prompts = PLAIN) -> list[Problem]:
     ``prompts`` turns a row's ``question`` into a prompt; rows that carry a ``prompt`` keep it as it is.
     Raises CcaError naming file and line for a malformed row or a duplicate id, and for a file without problems.
     """
-    numbered = ((f"{path}, line {number}", row) for number, row in read_jsonl(path))
+    numbered = ((f"{path}, line {number}", row) for number, row in read_jsonl(path, by_hand=True))
     return problems_of(numbered, str(path), prompts)
 
 
 def problems_of(rows: Iterable[tuple[str, Row]], source: str, prompts: Prompts = PLAIN) -> list[Problem]:
-    """The problems in rows like those of a problem file, each with the words that name its place."""
+    """The problems in (where, row) pairs; ``where`` names the row in errors, rows are those of a problem file."""
     problems: list[Problem] = []
     seen: dict[str, str] = {}
     for where, row in rows:
@@ -75,6 +75,7 @@ def _problem(row: Row, where: str, index: int, prompts: Prompts) -> Problem:
     unknown = sorted(set(row) - set(FIELDS))
     if unknown:
         raise CcaError(f"{where}: unknown field {unknown[0]!r:.80}; expected {', '.join(FIELDS)}")
+    row = {key: value for key, value in row.items() if value is not None}  # null is as good as absent
     identity = row.get("id", f"{index}")
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
@@ -99,7 +100,7 @@ def _problem(row: Row, where: str, index: int, prompts: Prompts) -> Problem:
     chat = row.get("chat", False)
     if not isinstance(chat, bool) or (chat and prompt is None):
         raise CcaError(
-            f"{where}: expected 'chat' to be true or false, and beside a 'prompt', got {chat!r:.80}"
+            f"{where}: expected 'chat' to be true or false, and next to a 'prompt', got {chat!r:.80}"
         )
     if prompt is None:
         prompt, chat = prompts.build(texts["prompt"]), prompts.chat

@@ -12,15 +12,15 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 from jinja2 import TemplateError
 
 from cca.errors import CcaError
-from cca.problems.exemplars import EXEMPLARS
+from cca.problems.judges.reading import open_thought
 
 STYLES = ("few-shot-8", "zero-shot", "chat", "plain")
 SLOT = "{question}"
@@ -29,8 +29,60 @@ PREAMBLE = "As an expert problem solver, solve step by step the following mathem
 STEPS = "Let's think step by step."
 NEXT_QUESTION = ("\nQ:",)
 
-_OPENED = re.compile(r"<think(?:ing)?>|\[THINK\]")
-_CLOSED = re.compile(r"</think(?:ing)?>|\[/THINK\]")
+EXEMPLARS: tuple[tuple[str, str, str], ...] = (
+    (
+        "There are 15 trees in the grove. Grove workers will plant trees in the grove today. After they are done, "
+        "there will be 21 trees. How many trees did the grove workers plant today?",
+        "There are 15 trees originally. Then there were 21 trees after some more were planted. So there must have "
+        "been 21 - 15 = 6.",
+        "6",
+    ),
+    (
+        "If there are 3 cars in the parking lot and 2 more cars arrive, how many cars are in the parking lot?",
+        "There are originally 3 cars. 2 more cars arrive. 3 + 2 = 5.",
+        "5",
+    ),
+    (
+        "Leah had 32 chocolates and her sister had 42. If they ate 35, how many pieces do they have left in total?",
+        "Originally, Leah had 32 chocolates. Her sister had 42. So in total they had 32 + 42 = 74. After eating 35, "
+        "they had 74 - 35 = 39.",
+        "39",
+    ),
+    (
+        "Jason had 20 lollipops. He gave Denny some lollipops. Now Jason has 12 lollipops. How many lollipops did "
+        "Jason give to Denny?",
+        "Jason started with 20 lollipops. Then he had 12 after giving some to Denny. So he gave Denny 20 - 12 = 8.",
+        "8",
+    ),
+    (
+        "Shawn has five toys. For Christmas, he got two toys each from his mom and dad. How many toys does he have "
+        "now?",
+        "Shawn started with 5 toys. If he got 2 toys each from his mom and dad, then that is 4 more toys. 5 + 4 = 9.",
+        "9",
+    ),
+    (
+        "There were nine computers in the server room. Five more computers were installed each day, from monday to "
+        "thursday. How many computers are now in the server room?",
+        "There were originally 9 computers. For each of 4 days, 5 more computers were added. So 5 * 4 = 20 computers "
+        "were added. 9 + 20 is 29.",
+        "29",
+    ),
+    (
+        "Michael had 58 golf balls. On tuesday, he lost 23 golf balls. On wednesday, he lost 2 more. How many golf "
+        "balls did he have at the end of wednesday?",
+        "Michael started with 58 golf balls. After losing 23 on tuesday, he had 58 - 23 = 35. After losing 2 more, "
+        "he had 35 - 2 = 33 golf balls.",
+        "33",
+    ),
+    (
+        "Olivia has $23. She bought five bagels for $3 each. How much money does she have left?",
+        "Olivia had 23 dollars. 5 bagels for 3 dollars each will be 5 x 3 = 15 dollars. So she has 23 - 15 dollars "
+        "left. 23 - 15 is 8.",
+        "8",
+    ),
+)
+"""The eight worked examples that Wei et al. 2022 (arXiv 2201.11903, appendix) wrote and nearly every GSM8K result since
+has used: (question, worked solution, answer)."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +95,8 @@ class Prompts:
     chat: bool = False
     thinking: bool = False
     """The prompt ends inside a thought: completions begin there."""
+    date: str | None = None
+    """The day that the chat template writes into each prompt; None where it writes none."""
 
     def described(self) -> dict[str, Any]:
         """For the record of a run."""
@@ -52,6 +106,7 @@ class Prompts:
             "thinking": self.thinking,
             "stop": list(self.stop),
             "example": self.build(SLOT),
+            **({"date": self.date} if self.date else {}),
         }
 
 
@@ -65,8 +120,12 @@ def make_prompts(
     system: str | None = None,
     thinking: bool | None = None,
     stop: Sequence[str] | None = None,
+    today: date | None = None,
 ) -> Prompts:
     """The prompts of a style. ``tokenizer`` is needed by ``chat`` alone; its template gets ``system`` and ``thinking``.
+
+    ``today`` is the day for templates that write one, by default this one: a run that goes on tomorrow must give the
+    day it began (`Prompts.date`), or its prompts change.
 
     Raises CcaError for an unknown style, options another style has, and a tokenizer without a usable template.
     """
@@ -84,7 +143,7 @@ def make_prompts(
     if style == "plain":
         return Prompts(style, PLAIN.build, given)
     if style == "chat":
-        return _chat(tokenizer, system, thinking, given)
+        return _chat(tokenizer, system, thinking, given, today or date.today())
     if SLOT in style:
         return Prompts(style, lambda question: style.replace(SLOT, question), given)
     near = difflib.get_close_matches(style, STYLES, n=1)
@@ -102,14 +161,9 @@ def few_shot(exemplars: Sequence[tuple[str, str, str]]) -> Callable[[str], str]:
     return lambda question: f"{begin}\n\nQ: {question}\nA: {STEPS}"
 
 
-def ends_inside_thought(text: str) -> bool:
-    """Whether the last thought that ``text`` opens is still open."""
-    opened = [match.end() for match in _OPENED.finditer(text)]
-    closed = [match.end() for match in _CLOSED.finditer(text)]
-    return bool(opened) and opened[-1] > max(closed, default=-1)
-
-
-def _chat(tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple[str, ...]) -> Prompts:
+def _chat(
+    tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple[str, ...], today: date
+) -> Prompts:
     if tokenizer is None:
         raise CcaError("prompt 'chat': expected the model's tokenizer, got none; name the model (--model)")
     if not getattr(tokenizer, "chat_template", None):
@@ -117,6 +171,12 @@ def _chat(tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple
             "prompt 'chat': expected a tokenizer with a chat template, this one has none; take few-shot-8 or "
             "zero-shot"
         )
+    dates: list[str] = []
+
+    def strftime_now(form: str) -> str:
+        dates.append(form)
+        return today.strftime(form)
+
     before = [] if system is None else [{"role": "system", "content": system}]
 
     def rendered(question: str, generate: bool = True, think: bool | None = thinking) -> str:
@@ -125,7 +185,7 @@ def _chat(tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple
         options = {} if think is None else {"enable_thinking": think, "thinking": think}
         try:
             text = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generate, **options
+                messages, tokenize=False, add_generation_prompt=generate, strftime_now=strftime_now, **options
             )
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -148,4 +208,5 @@ def _chat(tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple
         )
     # A system message may speak of thoughts; only what the template adds for the answer tells where it begins.
     opening = whole.removeprefix(asked)
-    return Prompts("chat", rendered, stop, chat=True, thinking=ends_inside_thought(opening))
+    written = today.isoformat() if dates else None
+    return Prompts("chat", rendered, stop, chat=True, thinking=open_thought(opening), date=written)

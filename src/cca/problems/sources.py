@@ -1,6 +1,6 @@
 """Where a task's problems come from: `open_task` takes what run.yaml says and gives the `Task`.
 
-A source is a built-in task, a dataset known by name (`cca.problems.named_datasets`), any dataset of the hub with a
+A source is a built-in task, a dataset known by name (`cca.problems.datasets`), any dataset of the hub with a
 field mapping, a problem file, a folder of templates, or a function of the user's. Each kind is one function below and
 one line in `_open_source`.
 """
@@ -11,21 +11,27 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cca.errors import CcaError
-from cca.problems.dataset_rows import hub_rows, local_rows
-from cca.problems.entry_points import made_by
-from cca.problems.fields import check_fields, mapped, worked
-from cca.problems.named_datasets import NAMED, TRAIN_AND_TEST
+from cca.problems.datasets import (
+    NAMED,
+    TRAIN_AND_TEST,
+    check_fields,
+    hub_rows,
+    local_rows,
+    map_row,
+    strip_calculator,
+)
+from cca.problems.judges.judge import Judge
+from cca.problems.judges.registry import FunctionJudge, import_function
 from cca.problems.problem import Problem, problems_of, read_problems
 from cca.problems.prompts import Prompts, make_prompts
-from cca.problems.splits import Division, divided, drawn
-from cca.problems.task import Task as Task
-from cca.problems.task import check_answers as check_answers
-from cca.problems.task import with_retention as with_retention
+from cca.problems.splits import Division, divide, draw_some
+from cca.problems.task import Task
 from cca.problems.task_config import SPLITS, PromptSpec, TaskFiles, TaskSource
 
 BUILT_IN = {"tinymath": "cca.tinymath.task"}
@@ -33,6 +39,8 @@ BUILT_IN = {"tinymath": "cca.tinymath.task"}
 HUB = "hf:"
 DIVIDING = frozenset({"split", "shares", "unseen", "limit"})
 """Keys of the sources that are divided into splits."""
+
+USER_KEYS = ("problems", *SPLITS, "judge", "retention")
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -43,17 +51,20 @@ def open_task(
     *,
     tokenizer: Any = None,
     allow_code: bool = False,
+    today: date | None = None,
 ) -> Task:
     """The task that a configuration names. The seed decides what is sampled and how it is divided.
 
-    ``tokenizer`` is needed where prompts go through its chat template. Raises CcaError for anything unknown, missing
-    or malformed, and for a user's function that was not allowed.
+    ``tokenizer`` is needed where prompts go through its chat template, ``today`` where that writes the day (a run that
+    is resumed gives the day it began, ``origin["prompt"]["date"]``). Raises CcaError for anything unknown, missing or
+    malformed, and for a user's function that was not allowed.
     """
     spec = TaskSource(source=wanted) if isinstance(wanted, str) else wanted
+    chat = _Chat(tokenizer, today)
     if isinstance(spec, TaskFiles):
-        task = _files(spec, _prompts(spec, "zero-shot", tokenizer))
+        task = _files(spec, _prompts(spec, "zero-shot", chat))
     else:
-        task = _open_source(spec, seed, tokenizer, allow_code)
+        task = _open_source(spec, seed, chat, allow_code)
     sizes = {split: len(getattr(task, split)) for split in SPLITS}
     given = spec.model_dump(mode="json", exclude_unset=True)
     return replace(
@@ -61,43 +72,40 @@ def open_task(
     )
 
 
-def whole_file(spec: TaskSource, tokenizer: Any = None) -> Task:
+class _Chat(NamedTuple):
+    """What a chat template needs next to the question."""
+
+    tokenizer: Any
+    today: date | None
+
+
+def whole_file(spec: TaskSource, tokenizer: Any = None, today: date | None = None) -> Task:
     """All problems of a problem file as a test split, for measuring only."""
     _check_keys(spec, frozenset())
-    prompts = _prompts(spec, "zero-shot", tokenizer)
+    prompts = _prompts(spec, "zero-shot", _Chat(tokenizer, today))
     problems = tuple(read_problems(Path(spec.source), prompts))
     origin = {"task": spec.model_dump(mode="json", exclude_unset=True), "prompt": prompts.described()}
     return Task(Path(spec.source).stem, (), (), problems, prompts=prompts, origin=origin)
 
 
-def built_in_task(name: str, seed: int) -> Task:
-    """A task by its name alone."""
-    return open_task(name, seed)
-
-
-def task_from_files(train: Path, validation: Path, test: Path) -> Task:
-    """A task of three problem files."""
-    return open_task(TaskFiles(train=train, validation=validation, test=test))
-
-
-def _open_source(spec: TaskSource, seed: int, tokenizer: Any, allow_code: bool) -> Task:
+def _open_source(spec: TaskSource, seed: int, chat: _Chat, allow_code: bool) -> Task:
     source = spec.source
     if source in BUILT_IN:
         _check_keys(spec, frozenset(), prompts=False)
         load: Callable[[int], Task] = import_module(BUILT_IN[source]).load
         return load(seed)
     if source in NAMED:
-        return _named(spec, seed, tokenizer)
+        return _named(spec, seed, chat)
     if source.startswith(HUB):
-        return _hub(spec, seed, tokenizer)
+        return _hub(spec, seed, chat)
     if Path(source).is_dir():
-        return _templates(spec, seed, _prompts(spec, "few-shot-8", tokenizer))
+        return _templates(spec, seed, _prompts(spec, "few-shot-8", chat))
     if Path(source).is_file():
         _check_keys(spec, DIVIDING)
-        prompts = _prompts(spec, "zero-shot", tokenizer)
+        prompts = _prompts(spec, "zero-shot", chat)
         return _divided(Path(source).stem, {"all": read_problems(Path(source), prompts)}, spec, seed, prompts)
     if _FUNCTION.fullmatch(source):
-        return _function(spec, seed, _prompts(spec, "zero-shot", tokenizer), allow_code)
+        return _function(spec, seed, _prompts(spec, "zero-shot", chat), allow_code)
     known = [*BUILT_IN, *NAMED]
     near = difflib.get_close_matches(source, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -114,14 +122,14 @@ def _files(spec: TaskFiles, prompts: Prompts) -> Task:
     return Task("files", train, validation, test, prompts=prompts)
 
 
-def _named(spec: TaskSource, seed: int, tokenizer: Any) -> Task:
+def _named(spec: TaskSource, seed: int, chat: _Chat) -> Task:
     _check_keys(spec, DIVIDING | {"variant", "path", "revision"})
     dataset = NAMED[spec.source]
     name = spec.variant or next(iter(dataset.variants))
     if name not in dataset.variants:
         raise CcaError(f"task.variant: {spec.source} has {', '.join(dataset.variants)}, got {name!r}")
     variant = dataset.variants[name]
-    prompts, splits = _prompts(spec, dataset.prompt, tokenizer), _splits_there(spec, variant.splits)
+    prompts, splits = _prompts(spec, dataset.prompt, chat), _splits_there(spec, variant.splits)
     sets = {
         split: _dataset(spec, variant.hub, variant.configs, split, variant.fields, prompts)
         for split in dict.fromkeys(splits.values())
@@ -130,7 +138,7 @@ def _named(spec: TaskSource, seed: int, tokenizer: Any) -> Task:
     return replace(task, judge=dataset.judge, origin={**task.origin, "hub": variant.hub, "variant": name})
 
 
-def _hub(spec: TaskSource, seed: int, tokenizer: Any) -> Task:
+def _hub(spec: TaskSource, seed: int, chat: _Chat) -> Task:
     _check_keys(spec, DIVIDING | {"variant", "path", "revision", "fields", "splits"})
     hub = spec.source.removeprefix(HUB)
     fields = spec.fields or {"question": "question", "answer": "answer"}
@@ -139,7 +147,7 @@ def _hub(spec: TaskSource, seed: int, tokenizer: Any) -> Task:
     if spec.splits and "validation" not in spec.splits:
         splits["validation"] = splits["train"]
     splits = _splits_there(spec, splits)
-    prompts = _prompts(spec, "zero-shot", tokenizer)
+    prompts = _prompts(spec, "zero-shot", chat)
     sets = {
         split: _dataset(spec, hub, (spec.variant,), split, fields, prompts)
         for split in dict.fromkeys(splits.values())
@@ -169,13 +177,13 @@ def _dataset(
         prefix = f"{config}-" if len(configs) > 1 else ""
         for number, row in enumerate(found):
             where = f"{spec.path or hub}, {prefix}{split}, row {number}"
-            rows.append((where, {"id": f"{prefix}{split}-{number}", **mapped(row, fields, where)}))
+            rows.append((where, {"id": f"{prefix}{split}-{number}", **map_row(row, fields, where)}))
     return problems_of(rows, f"{spec.path or hub}, {split}", prompts)
 
 
 def _templates(spec: TaskSource, seed: int, prompts: Prompts) -> Task:
-    from cca.problems.checking import distinct_instances, template_generator
-    from cca.problems.templates import load_templates
+    from cca.problems.templates.check import distinct_instances, template_generator
+    from cca.problems.templates.template import load_templates
 
     _check_keys(spec, DIVIDING | {"instances"})
     folder = Path(spec.source)
@@ -188,7 +196,7 @@ def _templates(spec: TaskSource, seed: int, prompts: Prompts) -> Task:
                 "template": template.name,
                 "question": instance.question,
                 "answer": instance.answer,
-                "solution": worked(instance.solution),
+                "solution": strip_calculator(instance.solution),
             }
             rows.append((f"{folder}, {row['id']}", row))
     return _divided(folder.name, {"all": problems_of(rows, str(folder), prompts)}, spec, seed, prompts)
@@ -196,7 +204,7 @@ def _templates(spec: TaskSource, seed: int, prompts: Prompts) -> Task:
 
 def _function(spec: TaskSource, seed: int, prompts: Prompts, allow_code: bool) -> Task:
     _check_keys(spec, DIVIDING)
-    made = made_by(spec.source, allow_code, seed, prompts)
+    made = load_user_task(spec.source, allow_code, seed, prompts)
     if "problems" in made:
         task = _divided(spec.source, {"all": made["problems"]}, spec, seed, prompts)
     else:
@@ -225,18 +233,20 @@ def _divided(
             raise CcaError(
                 "task.unseen: expected a test split that is divided within templates; leave it out"
             )
-        parts = divided(problems, [shares[s] / total for s in members], Division(spec.split, unseen, seed))
+        parts = divide(problems, [shares[s] / total for s in members], Division(spec.split, unseen, seed))
         for split, part in zip(members, parts, strict=True):
-            made[split] = tuple(drawn(part, spec.limit, seed, split))
+            made[split] = tuple(draw_some(part, spec.limit, seed, split))
     rule = {"rule": spec.split, "shares": list(spec.shares), "unseen": spec.unseen, "seed": seed}
     return Task(
         name, made["train"], made["validation"], made["test"], prompts=prompts, origin={"split": rule}
     )
 
 
-def _prompts(spec: PromptSpec, default: str, tokenizer: Any) -> Prompts:
+def _prompts(spec: PromptSpec, default: str, chat: _Chat) -> Prompts:
     style = spec.prompt or default
-    return make_prompts(style, tokenizer, system=spec.system, thinking=spec.thinking, stop=spec.stop)
+    return make_prompts(
+        style, chat.tokenizer, system=spec.system, thinking=spec.thinking, stop=spec.stop, today=chat.today
+    )
 
 
 def _check_keys(spec: TaskSource, allowed: frozenset[str], prompts: bool = True) -> None:
@@ -246,3 +256,60 @@ def _check_keys(spec: TaskSource, allowed: frozenset[str], prompts: bool = True)
         raise CcaError(
             f"task.{key}: not a key of the source {spec.source!r}; its keys: {', '.join(sorted(allowed))}"
         )
+
+
+def load_user_task(name: str, allow_code: bool, seed: int, prompts: Prompts) -> dict[str, Any]:
+    """What the function gave: problems by key, ``judge`` and ``retention``, checked.
+
+    Raises CcaError when code was not allowed, there is no such function, or it gave something else.
+    """
+    if not allow_code:
+        raise CcaError(
+            f"task {name!r} is code of yours: allow it explicitly (allow_code) to import and run it"
+        )
+    given = import_function("task", name)(seed)
+    if not isinstance(given, Mapping):
+        given = {"problems": given}
+    unknown = sorted(set(given) - set(USER_KEYS))
+    if unknown:
+        raise CcaError(
+            f"task {name!r}: unknown key {unknown[0]!r} in what it gave; expected {', '.join(USER_KEYS)}"
+        )
+    if ("problems" in given) == any(split in given for split in SPLITS):
+        raise CcaError(
+            f"task {name!r}: expected 'problems' or {', '.join(SPLITS)} in what it gave, got {sorted(given)}"
+        )
+    missing = [split for split in SPLITS if "problems" not in given and split not in given]
+    if missing:
+        raise CcaError(f"task {name!r}: {missing[0]!r} is missing in what it gave")
+    made: dict[str, Any] = {
+        key: _user_problems(f"task {name!r}, {key}", given[key], prompts)
+        for key in ("problems", *SPLITS)
+        if key in given
+    }
+    made["judge"] = _user_judge(name, given.get("judge"))
+    made["retention"] = {
+        str(key): tuple(_user_problems(f"task {name!r}, retention {key}", rows, prompts))
+        for key, rows in dict(given.get("retention") or {}).items()
+    }
+    return made
+
+
+def _user_problems(where: str, rows: Any, prompts: Prompts) -> list[Problem]:
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, Mapping | Problem) for row in rows):
+        raise CcaError(f"{where}: expected a list of rows (mappings), got {type(rows).__name__}")
+    if all(isinstance(row, Problem) for row in rows) and rows:
+        return list(rows)
+    return problems_of(((f"{where}, row {n}", dict(row)) for n, row in enumerate(rows)), where, prompts)
+
+
+def _user_judge(name: str, judge: Any) -> Judge | str | None:
+    if judge is None or isinstance(judge, str):
+        return judge
+    if all(hasattr(judge, method) for method in ("finished", "check_gold", "name")):
+        return judge
+    if callable(judge):
+        return FunctionJudge(f"{name} (judge)", judge)
+    raise CcaError(
+        f"task {name!r}: expected a judge's name or a function as 'judge', got {type(judge).__name__}"
+    )

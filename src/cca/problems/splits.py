@@ -21,6 +21,10 @@ from cca.problems.problem import Problem
 Item = TypeVar("Item", bound=Hashable)
 
 
+class TooFewProblems(CcaError):
+    """A division with an empty part."""
+
+
 @dataclass(frozen=True)
 class Division:
     """How to divide. ``unseen`` is the share of templates that within-templates keeps for the last split alone."""
@@ -30,22 +34,22 @@ class Division:
     seed: int = 0
 
 
-def divided(
+def divide(
     problems: Sequence[Problem], shares: Sequence[float], division: Division = Division()
 ) -> list[list[Problem]]:
     """``problems`` in as many parts as there are ``shares`` (which add up to 1), each in its former order.
 
-    Raises CcaError when a part comes out empty.
+    Raises TooFewProblems when a part comes out empty.
     """
     templates = list(dict.fromkeys(problem.template for problem in problems))
     part_of: dict[str, int] = {}  # problem id -> part
     if division.rule == "by-template":
         if len(templates) < len(shares):
-            raise CcaError(
+            raise TooFewProblems(
                 f"task.split: by-template needs at least {len(shares)} templates, got {len(templates)}; take "
                 "within-templates"
             )
-        part_of_template = _dealt(templates, shares, _generator(division.seed, "templates"))
+        part_of_template = _deal(templates, shares, _generator(division.seed, "templates"))
         part_of = {problem.id: part_of_template[problem.template] for problem in problems}
     else:
         generator = _generator(division.seed, "unseen")
@@ -56,19 +60,19 @@ def divided(
                 part_of |= dict.fromkeys((problem.id for problem in own), len(shares) - 1)
                 continue
             prompts = list(dict.fromkeys(problem.prompt for problem in own))
-            part_of_prompt = _dealt(prompts, shares, _generator(division.seed, template))
+            part_of_prompt = _deal(prompts, shares, _generator(division.seed, template))
             part_of |= {problem.id: part_of_prompt[problem.prompt] for problem in own}
     parts = [[p for p in problems if part_of[p.id] == index] for index in range(len(shares))]
     for share, part in zip(shares, parts, strict=True):
         if not part:
-            raise CcaError(
+            raise TooFewProblems(
                 f"task.shares: {share:.0%} of {len(problems)} problems of {len(templates)} templates is none; "
                 "give more problems or other shares"
             )
     return parts
 
 
-def drawn(problems: Sequence[Problem], limit: int | None, seed: int, name: str) -> list[Problem]:
+def draw_some(problems: Sequence[Problem], limit: int | None, seed: int, name: str) -> list[Problem]:
     """At most ``limit`` of the problems, drawn with the seed, in their order."""
     if limit is None or limit >= len(problems):
         return list(problems)
@@ -76,7 +80,7 @@ def drawn(problems: Sequence[Problem], limit: int | None, seed: int, name: str) 
     return [problems[index] for index in sorted(chosen)]
 
 
-def _dealt(items: Sequence[Item], shares: Sequence[float], generator: np.random.Generator) -> dict[Item, int]:
+def _deal(items: Sequence[Item], shares: Sequence[float], generator: np.random.Generator) -> dict[Item, int]:
     """The part of each item. A bound between whole items falls to either side at random: shares hold on average."""
     order = generator.permutation(len(items))
     offset = generator.random()

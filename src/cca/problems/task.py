@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cca.errors import CcaError
 from cca.files import fingerprint
-from cca.problems.judges.judge import Judge, make_judge
-from cca.problems.judges.stopping import StoppingJudge
+from cca.problems.judges.judge import Judge, StoppingJudge
+from cca.problems.judges.registry import make_judge
 from cca.problems.problem import Problem, problems_fingerprint, read_problems
 from cca.problems.prompts import PLAIN, Prompts
 
@@ -38,14 +38,14 @@ class Task:
         return {problem.template for problem in self.train}
 
     @property
+    def sets(self) -> dict[str, tuple[Problem, ...]]:
+        """The three splits, then the retention sets in alphabetical order."""
+        retention = {name: self.retention[name] for name in sorted(self.retention)}
+        return {"train": self.train, "validation": self.validation, "test": self.test, **retention}
+
+    @property
     def fingerprint(self) -> str:
-        sets = [
-            self.train,
-            self.validation,
-            self.test,
-            *(self.retention[name] for name in sorted(self.retention)),
-        ]
-        return problems_fingerprint(problem for problems in sets for problem in problems)
+        return problems_fingerprint(problem for problems in self.sets.values() for problem in problems)
 
     @property
     def asking(self) -> str:
@@ -94,13 +94,51 @@ def task_judge(task: Task, wanted: str | Mapping[str, Any] = "auto", *, allow_co
 
 def check_answers(task: Task, judge: Judge) -> None:
     """Raise CcaError for the first gold answer that the judge cannot read, naming problem and split."""
-    splits = {"train": task.train, "validation": task.validation, "test": task.test, **task.retention}
-    for split, problems in splits.items():
+    for split, problems in task.sets.items():
         for problem in problems:
             try:
                 judge.check_gold(problem.answer)
             except CcaError as error:
                 raise CcaError(f"{split}, problem {problem.id!r}: {error}") from error
+
+
+def check_prompts(
+    task: Task, encode: Callable[[Problem], Sequence[int]], context: int, vocabulary: int
+) -> None:
+    """Raise CcaError for the first prompt that the model cannot take, naming problem and split.
+
+    ``encode`` gives a problem's prompt as token ids; the model takes ``context`` tokens, one of them generated, and has
+    embeddings for ``vocabulary`` ids.
+    """
+    for split, problems in task.sets.items():
+        for problem in problems:
+            token_ids = encode(problem)
+            where = f"{split}, problem {problem.id!r}: its prompt has"
+            if not 0 < len(token_ids) < context:
+                raise CcaError(
+                    f"{where} {len(token_ids)} tokens, the model takes {context} with at least one of the completion; "
+                    "change the problem or take it out"
+                )
+            if max(token_ids) >= vocabulary:
+                raise CcaError(
+                    f"{where} the token id {max(token_ids)}, the model's embedding has {vocabulary}; give the "
+                    "tokenizer that belongs to the model"
+                )
+
+
+def overlaps(task: Task) -> list[str]:
+    """Notes on prompts that are in two splits, or in train and in a retention set."""
+    notes: list[str] = []
+    sets = task.sets
+    pairs = [("validation", "train"), ("test", "train"), ("test", "validation")]
+    for name, other in [*pairs, *((name, "train") for name in task.retention)]:
+        known = {problem.prompt for problem in sets[other]}
+        shared = [problem.id for problem in sets[name] if problem.prompt in known]
+        if shared:
+            notes.append(
+                f"{len(shared)} of {len(sets[name])} {name} prompts are in {other} too (the first: {shared[0]!r})"
+            )
+    return notes
 
 
 def spread(items: Sequence[T], most: int | None) -> list[T]:

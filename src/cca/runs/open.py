@@ -9,12 +9,12 @@ from pathlib import Path
 from cca import distributed
 from cca.errors import CcaError
 from cca.files import write_bytes
+from cca.patches.layout import merge_objection
 from cca.runs.config.config import Config
 from cca.runs.folder.measurements import FILE as MEASUREMENTS
 from cca.runs.folder.provenance import versions
 from cca.runs.folder.run_folder import RunDirectory, without_out
-from cca.runs.folder.stage_inputs import STAGES, claim
-from cca.runs.folder.training_file import UNDER_WAY
+from cca.runs.folder.stage_inputs import STAGES, UNDER_WAY, claim
 from cca.runs.progress.interrupts import Interrupts
 from cca.runs.progress.narrator import Narrator
 from cca.runs.progress.progress import Journal
@@ -43,8 +43,9 @@ def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None
         else:
             folder.check_new()
         journal = Journal(folder.path, narrator)
-        _tell_of_the_past(folder, journal)
         session = Session(config, folder, journal, interrupts)
+        session.say_device()
+        _tell_of_the_past(folder, journal, session.device)
         if distributed.size() == 1:
             _ = session.watch  # from here on it is known what is written into the model
         if session.model.get_output_embeddings() is None:
@@ -56,7 +57,10 @@ def open_session(config: Config, narrator: Narrator, fork_of: Path | None = None
             folder.check_fingerprints(session.fingerprints)
         else:
             forked = {} if fork_of is None else {"forked_from": str(fork_of)}
-            folder.begin(config, session.fingerprints, task=session.task.origin, **forked)
+            folder.begin(config, session.fingerprints, session.device, task=session.task.origin, **forked)
+            source = session.loaded.folder
+            if source is not None and (reason := merge_objection(source, session.model)):
+                session.note(f"the patch of this run will not merge into the model's own folder: {reason}")
         interrupts.check()
         if fork_of is not None:
             _take_over(fork_of, session)
@@ -78,17 +82,22 @@ def _check_fork(source: Path, target: Path) -> None:
         raise CcaError(f"--fork {target}: expected another folder than the run's own 'out', got the same")
 
 
-def _tell_of_the_past(folder: RunDirectory, journal: Journal) -> None:
+def _tell_of_the_past(folder: RunDirectory, journal: Journal, device: str) -> None:
     if folder.killed is not None and folder.begun:
         journal.say(f"{folder.killed} was killed; going on from the last whole chunk")
     if not folder.begun:
         return
-    then, now = folder.manifest()["versions"], versions()
+    manifest = folder.manifest()
+    then, now = manifest["versions"], versions()
     changed = [
         f"{package} {then.get(package)} -> {now[package]}"
         for package in now
         if now[package] != then.get(package)
     ]
+    if (before := manifest.get("hardware", {}).get("device")) not in (None, device):
+        journal.say(
+            f"device changed since this run began, results may differ in the last digit: {before} -> {device}"
+        )
     if changed:
         journal.say(
             f"versions changed since this run began, results may differ in the last digit: {', '.join(changed)}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cca.circuits.natural import layer_groups
+from cca.circuits.settings import resolve_auto
 from cca.errors import CcaError
 from cca.files import Row, fingerprint, read_sealed, write_sealed
 from cca.gradients.fisher import SAMPLES
@@ -26,7 +27,6 @@ from cca.runs.plan_work import Works
 from cca.runs.progress.costs import Account
 from cca.runs.progress.narrator import Narrator
 from cca.runs.rehearsal import EPOCHS, rehearsed
-from cca.runs.stages.circuit import settled
 
 FILE, FORMAT = "plan.json", "cca.plan"
 SECONDS = 20.0
@@ -122,7 +122,7 @@ class _Planning:
         task = self.session.task
         return {
             "config": fingerprint(without_out(self.config)),
-            "hardware": hardware(),
+            "hardware": hardware(self.session.device),
             "problems": {"train": works.train, "validation": len(task.validation), "test": len(task.test)}
             | {name: len(problems) for name, problems in task.retention.items()},
             "sample": {"problems": self.found.problems, "greedy_accuracy": self.found.right},
@@ -145,7 +145,7 @@ class _Planning:
         """Prefixes of the pivots once, then a forward and backward pass of one token a pivot, each epoch of a mask;
         for the natural circuit what a step takes and the Fisher information, once a group of layers."""
         config, anatomy = self.config, self.session.anatomy
-        circuit = settled(config.circuit, self.session)
+        circuit = resolve_auto(config.circuit, bool(self.session.task.retention))
         epochs = circuit.epochs if circuit.localiser == "dcm" else 1
         pivots = self.works.pivots
         read = pivots * (self.found.pivot_tokens + 3 * epochs)
@@ -167,7 +167,7 @@ class _Planning:
         ``each`` is what one step more or less costs.
         """
         parameters, config = self.session.anatomy.total_parameters, self.config.amplify
-        whitened = config.precondition != "none" and config.optimiser == "gradient-descent"
+        whitened = config.whitening != "none" and config.optimiser == "gradient-descent"
         judging = self._probing(self.works.guards) / 2
         judged = self._stage(self.works.edited_validation(), beside=judging)
         stepped = {

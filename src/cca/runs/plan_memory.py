@@ -14,8 +14,8 @@ import torch
 from cca.evaluation.drift import MAX_CACHED_BYTES
 from cca.files import Row
 from cca.models.forward.prefixes import common_prefix
+from cca.models.memory import free_memory
 from cca.runs.findings import Rehearsal
-from cca.runs.progress.memory import free_memory
 from cca.runs.session import Session
 
 KNOBS = {

@@ -21,6 +21,7 @@ from cca.engines.engine import Completion, Request
 from cca.evaluation.answers import retention_tokens
 from cca.evaluation.validation import Validator, make_probe
 from cca.gradients.trainable_rows import TrainableRows
+from cca.models.memory import held_memory, peak_memory, reset_peak_memory
 from cca.pivots.pivot import Pivot
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
 from cca.problems.problem import Problem
@@ -29,7 +30,6 @@ from cca.runs.config.config import Config
 from cca.runs.decoding_cost import MeteredEngine, Speed
 from cca.runs.findings import Rehearsal
 from cca.runs.folder.run_folder import RunDirectory
-from cca.runs.progress.memory import held_memory, peak_memory, reset_peak_memory
 from cca.runs.progress.narrator import Narrator, Silent
 from cca.runs.session import Session
 from cca.runs.stages.amplify import run_amplify
@@ -83,6 +83,7 @@ def rehearsed(config: Config, narrator: Narrator, seconds: float) -> Iterator[Re
     """Rehearse for about ``seconds`` beyond loading the model. Raises CcaError for what a run would refuse."""
     with tempfile.TemporaryDirectory() as nowhere:
         session = _RehearsalSession(config, RunDirectory(Path(nowhere)), narrator)
+        session.say_device()
         _ = session.task, session.anatomy
         with narrator.work("rehearsing each stage on a few problems", None):
             session.narrator = Silent()
@@ -285,5 +286,5 @@ def _shortened(config: Config) -> Config:
 
 
 def _unconditioned(config: Config) -> Config:
-    amplify = config.amplify.model_copy(update={"precondition": "none"})
+    amplify = config.amplify.model_copy(update={"whitening": "none"})
     return config.model_copy(update={"amplify": amplify})

@@ -21,13 +21,13 @@ from cca.evaluation.answers import BaseAnswers
 from cca.files import fingerprint
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.declarations import read_declaration
-from cca.models.forward.gate_check import check_gates
-from cca.models.loading import LoadedModel, load_model
+from cca.models.forward.gates import check_gates
+from cca.models.loading import LoadedModel, choose_device, load_model
 from cca.pivots.grader import Grader
 from cca.problems.judges.judge import Judge
 from cca.problems.problem import problems_fingerprint
-from cca.problems.sources import Task, check_answers, open_task, with_retention
-from cca.problems.task import task_judge
+from cca.problems.sources import open_task
+from cca.problems.task import Task, check_answers, task_judge, with_retention
 from cca.runs.config.config import Config
 from cca.runs.folder.measurements import Measurements
 from cca.runs.folder.provenance import tokenizer_fingerprint
@@ -69,20 +69,30 @@ class Session:
         return task_judge(task, self.config.judge, allow_code=self.config.allow_code)
 
     @cached_property
+    def device(self) -> str:
+        """Where the model is: a device, or device_map and how it spreads it. Raises CcaError where it cannot be."""
+        spread = self.config.device_map
+        if spread and distributed.size() > 1:
+            raise CcaError(
+                f"device_map: expected none among several processes, each on its device, got {spread!r}; "
+                "leave it out, or start one process"
+            )
+        return f"device_map {spread}" if spread else choose_device(self.config.device)
+
+    def say_device(self) -> None:
+        several = f", the first of {distributed.size()} processes" if distributed.size() > 1 else ""
+        self.narrator.say(f"device: {self.device}{several}")
+
+    @cached_property
     def loaded(self) -> LoadedModel:
         config = self.config
         name = str(BUNDLED_MODEL) if config.model == "tinymath" else config.model
-        if config.device_map and distributed.size() > 1:
-            raise CcaError(
-                f"device_map: expected none among several processes, each on its device, got {config.device_map!r}; "
-                "leave it out, or start one process"
-            )
         with self.narrator.work(f"loading {config.model}", None):
             return load_model(
                 name,
                 config.revision,
                 config.dtype,
-                config.device_map or (distributed.device_map() if config.sharding == "none" else None),
+                config.device_map or self.device,
                 config.trust_remote_code,
                 config.attn_implementation,
                 config.sharding,

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cca.problems.expressions import evaluate
 from cca.problems.problem import Problem
-from cca.problems.templates import Instance, Template, load_templates
+from cca.problems.templates.expressions import evaluate
+from cca.problems.templates.template import Instance, Template, load_templates
 from cca.tinymath.skills import SKILLS, Exercise
 
 TEMPLATES = Path(__file__).parent / "templates"

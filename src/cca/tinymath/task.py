@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cca.problems.sources import Task
+from cca.problems.task import Task
 from cca.tinymath.corpus import skill_task, templates, word_problem_task
 from cca.tinymath.skills import SKILLS
 

@@ -9,7 +9,7 @@ from zoo import tiny
 
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import anatomy_of
-from cca.models.forward.gate_check import check_gates
+from cca.models.forward.gates import check_gates
 
 
 def test_attention_that_is_not_what_it_seems() -> None:

@@ -54,7 +54,7 @@ def test_the_first_place_with_room_is_taken_and_the_numbers_shown(
     monkeypatch.setattr(prefix_storage, "_free", lambda _device, _folder: free)
     stored = StoredPrefixes(15, folder=tmp_path)
     stored.append(batch())
-    assert stored.place == "disk"
+    assert stored.storage == "disk"
     assert stored.needed == 1920
     assert str(stored) == (
         "prefixes of 15 tokens take 0.00 GiB; memory has 0.00 GiB free, disk has 0.00 GiB free; kept on disk"
@@ -62,7 +62,7 @@ def test_the_first_place_with_room_is_taken_and_the_numbers_shown(
     free["memory"] = 10**6
     stored = StoredPrefixes(15, folder=tmp_path)
     stored.append(batch())
-    assert stored.place == "memory"
+    assert stored.storage == "memory"
 
 
 def test_no_room_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

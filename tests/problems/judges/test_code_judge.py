@@ -9,7 +9,8 @@ import pytest
 
 from cca.errors import CcaError
 from cca.problems.judges.code import CodeJudge, read_code
-from cca.problems.judges.judge import Verdict, make_judge
+from cca.problems.judges.judge import Verdict
+from cca.problems.judges.registry import make_judge
 
 RIGHT, WRONG, UNREADABLE = Verdict.RIGHT, Verdict.WRONG, Verdict.UNREADABLE
 TESTS = "assert add(2, 3) == 5\nassert add(-1, 1) == 0"

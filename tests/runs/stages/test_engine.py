@@ -16,7 +16,8 @@ from cca.engines.hf import HFEngine
 from cca.engines.weight_sync import WeightWatch, checkpoint_tensors
 from cca.errors import CcaError
 from cca.models.anatomy.weight_rows import get_rows, set_rows_
-from cca.models.loading import LoadedModel, model_fingerprint
+from cca.models.fingerprint import model_fingerprint
+from cca.models.loading import LoadedModel
 from cca.runs.config.config import config_of
 from cca.runs.folder.run_folder import RunDirectory
 from cca.runs.stages.engine import make_engine, taken
@@ -56,7 +57,7 @@ def test_a_plan_knows_the_engine_and_whether_it_takes_drafts(
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_what_is_not_installed_is_named() -> None:
-    with pytest.raises(CcaError, match=r"pip install 'cca\[vllm\]'"):
+    with pytest.raises(CcaError, match=r'pip install -e "\.\[vllm\]"'):
         made([], engine="vllm")
 
 

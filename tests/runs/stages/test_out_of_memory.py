@@ -11,7 +11,7 @@ from cca.engines.engine import Request
 from cca.engines.hf import HFEngine
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import anatomy_of
-from cca.models.out_of_memory import halving, is_out_of_memory
+from cca.models.memory import halving, is_out_of_memory
 from little_memory import room_for
 
 

@@ -22,7 +22,7 @@ from cca.errors import CcaError
 from cca.models.anatomy.components import KINDS, Component
 from cca.models.anatomy.declarations import Declaration, declaration_for
 from cca.models.anatomy.layer import LayerAnatomy, read_layer
-from cca.models.anatomy.layer_reader import Place, at
+from cca.models.anatomy.layer_reader import LayerReader, at
 from cca.models.anatomy.mlp import Experts
 from cca.models.anatomy.weight_rows import EACH, UnitRows, WeightRows, get_rows, row_shape, set_rows_
 
@@ -179,7 +179,7 @@ def anatomy_of(
     declared = declaration_for(config.model_type, declaration)
     parameters = {id(parameter): name for name, parameter in model.named_parameters()}
     layers = tuple(
-        read_layer(Place(index, f"{name}.{index}", layer, config, declared, parameters))
+        read_layer(LayerReader(index, f"{name}.{index}", layer, config, declared, parameters))
         for name, stack in [_decoder_layers(model, config, declared)]
         for index, layer in enumerate(stack)
     )

@@ -29,7 +29,7 @@ class Declaration:
     attention: Names = ("self_attn", "self_attention", "attention", "attn.attention", "attn")
     """The attention module, within a layer."""
     no_attention: Names = ("linear_attn", "mamba", "mixer", "conv", "short_conv", "recurrent")
-    """What a layer without attention has in its place."""
+    """The module that a layer without attention has instead."""
     q: Names = ("q_proj", "q_b_proj")
     k: Names = ("k_proj",)
     v: Names = ("v_proj",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cca.models.anatomy.attention import read_attention
-from cca.models.anatomy.layer_reader import Place
+from cca.models.anatomy.layer_reader import LayerReader
 from cca.models.anatomy.mlp import Experts, read_mlp
 from cca.models.anatomy.weight_rows import UnitRows
 
@@ -50,14 +50,14 @@ class LayerAnatomy:
         return next(pattern for pattern in self.patterns if pattern.role == role)
 
 
-def read_layer(place: Place) -> LayerAnatomy:
+def read_layer(reader: LayerReader) -> LayerAnatomy:
     """Read a layer off its modules. Raises CcaError naming the field to declare."""
-    attention = read_attention(place)
-    mlp = read_mlp(place)
-    _check_nothing_missed(place, attention.patterns + mlp.patterns, routed=mlp.experts is not None)
+    attention = read_attention(reader)
+    mlp = read_mlp(reader)
+    _check_nothing_missed(reader, attention.patterns + mlp.patterns, routed=mlp.experts is not None)
     return LayerAnatomy(
-        index=place.index,
-        module=place.name,
+        index=reader.index,
+        module=reader.name,
         attention=attention.module,
         n_heads=attention.n_heads,
         n_kv_heads=attention.n_kv_heads,
@@ -71,16 +71,16 @@ def read_layer(place: Place) -> LayerAnatomy:
     )
 
 
-def _check_nothing_missed(place: Place, patterns: tuple[UnitRows, ...], routed: bool) -> None:
+def _check_nothing_missed(reader: LayerReader, patterns: tuple[UnitRows, ...], routed: bool) -> None:
     """Every matrix of the layer outside attention holds neurons that were found, or is known to hold none;
     a second MLP or a gate with an unusual name would go unnoticed otherwise."""
-    declared = place.declared
+    declared = reader.declared
     known = set(declared.attention + declared.no_attention + declared.others)
     if routed:
         known |= set(declared.routers)
     claimed = {pattern.weight for pattern in patterns} | {pattern.bias for pattern in patterns}
-    for name, parameter in place.layer.named_parameters():
+    for name, parameter in reader.layer.named_parameters():
         inside = {".".join(parts[:length]) for parts in [name.split(".")] for length in range(1, len(parts))}
-        matrix = parameter.dim() >= 2 and place.parameters[id(parameter)] not in claimed
+        matrix = parameter.dim() >= 2 and reader.parameters[id(parameter)] not in claimed
         if matrix and not known & (inside | set(name.split("."))) and not name.endswith("bias"):
-            raise place.fault(f"to know what {name} {tuple(parameter.shape)} is", "others")
+            raise reader.fault(f"to know what {name} {tuple(parameter.shape)} is", "others")

@@ -1,4 +1,4 @@
-"""A Place: one decoder layer being read, with the look-ups and the patterns that reading it needs."""
+"""A LayerReader: one decoder layer with the look-ups and the patterns needed to find its components."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cca.models.anatomy.weight_rows import UnitRows
 
 
 @dataclass(frozen=True)
-class Place:
+class LayerReader:
     index: int
     name: str
     layer: nn.Module
@@ -74,7 +74,7 @@ class Place:
     def outputs(
         self, module: nn.Module, kind: str, role: str, n: int, length: int, step: int, first: int = 0
     ) -> UnitRows:
-        """Units that own consecutive output features of their own projection."""
+        """Units that own consecutive output features of a projection."""
         weight, axis, _, _ = self.weight(module, role)
         return UnitRows(kind, role, weight, self.bias(module), axis, n, length, 0, step, n, 0, first)
 
@@ -99,7 +99,7 @@ def join(parent: str, name: str) -> str:
 
 
 def children(parent: nn.Module) -> str:
-    """What is there, for messages."""
+    """Names of the modules and parameters directly under ``parent``, for messages."""
     names = [name for name, _ in parent.named_children()]
     names += [name for name, _ in parent.named_parameters(recurse=False)]
     return ", ".join(names) or "nothing"

@@ -11,15 +11,14 @@ A *row* is the smallest stretch of a parameter that belongs to one unit (a head'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from cca.models.row_shapes import EACH
+from cca.models.row_shapes import row_shape as row_shape
 from cca.models.sharded_tensors import in_shards, own_part, whole
-
-EACH = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,19 +63,10 @@ class UnitRows:
         return self.weight.rpartition(".")[0]
 
 
-def row_shape(shape: Sequence[int], axis: int) -> tuple[int, int]:
-    """(number of rows, scalars in each) of a parameter of this shape."""
-    total = 1
-    for size in shape:
-        total *= size
-    rows = total if axis == EACH else shape[axis] * (shape[0] if len(shape) == 3 else 1)
-    return rows, total // rows if rows else 0
-
-
 def get_rows(tensor: Tensor, axis: int, indices: Tensor) -> Tensor:
     """A copy of the rows, (k, row length); differentiable in ``tensor`` unless it is sharded."""
     view = _rows_last(whole(tensor), axis)
-    return view[_places(view, indices)]
+    return view[_positions(view, indices)]
 
 
 def set_rows_(tensor: Tensor, axis: int, indices: Tensor, rows: Tensor) -> None:
@@ -85,13 +75,13 @@ def set_rows_(tensor: Tensor, axis: int, indices: Tensor, rows: Tensor) -> None:
         tensor, indices, rows = own_part(tensor, axis, indices, rows)
     with torch.no_grad():
         view = _rows_last(tensor, axis)
-        view[_places(view, indices)] = rows.detach().to(view)
+        view[_positions(view, indices)] = rows.detach().to(view)
 
 
 def with_rows(tensor: Tensor, axis: int, indices: Tensor, rows: Tensor) -> Tensor:
     """A copy of the tensor that holds ``rows``; differentiable in them."""
     view = _rows_last(tensor, axis)
-    copy = view.index_put(_places(view, indices), rows)
+    copy = view.index_put(_positions(view, indices), rows)
     if axis == EACH or tensor.dim() == 1:
         return copy.squeeze(-1)
     return copy if axis == tensor.dim() - 2 else copy.transpose(-1, -2)
@@ -104,7 +94,7 @@ def _rows_last(tensor: Tensor, axis: int) -> Tensor:
     return tensor if axis == tensor.dim() - 2 else tensor.transpose(-1, -2)
 
 
-def _places(view: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
+def _positions(view: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
     indices = indices.to(view.device)
     if view.dim() == 2:
         return (indices,)

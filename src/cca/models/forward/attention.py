@@ -6,7 +6,7 @@ and rotary embedding and before grouped-query heads are repeated. Notable decisi
 * One registered name per implementation it stands on (``cca_sdpa``, ``cca_eager``, ...): without a prefix the
   call goes on to that implementation with its own mask, so a neutral gate leaves logits equal to the bit.
 * With a prefix the mask shrinks to a `Window` and `prefix_attention` computes everything; no Cache objects.
-* What to do is a `Route`, and each attention module knows its seat in one; `routes.routed` puts it there.
+* What to do is in `AttentionHooks`, which each attention module refers to; `attention_hooks` puts them in place.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from cca.errors import CcaError
 from cca.models.forward.prefix_state import Prefixes
 
 WITH_PREFIX = "cca_prefix"
-SEAT = "_cca_seat"
+HOOKS = "_cca_hooks"
 
 
 class Window(NamedTuple):
-    """What is left of a mask beside a prefix: keys less than ``size`` back may be seen; None: all."""
+    """A mask next to a prefix: keys less than ``size`` back may be seen; None: all."""
 
     size: int | None
 
@@ -44,15 +44,15 @@ class Gates(Protocol):
 
 
 @dataclass(eq=False)
-class Route:
-    """What the attention of one model is to do beside its own work."""
+class AttentionHooks:
+    """Additional work of a model's attention: gates, prefixes, capturing."""
 
     bases: dict[int, str]
-    """By layer, the attention implementation the model had."""
+    """The attention implementation that the model had, by layer."""
     gates: Gates | None = None
     prefixes: Prefixes | None = None
     captured: dict[int, tuple[Tensor, Tensor]] | None = None
-    """By layer, k and v (B, KV, T, D) of the last forward pass, when wanted."""
+    """k and v (B, KV, T, D) of the last forward pass by layer; None when they are not captured."""
 
 
 @functools.cache
@@ -77,10 +77,10 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Gate and capture, then attend as the model would have."""
-    seat: tuple[Route, int] | None = module.__dict__.get(SEAT)
-    if seat is not None:
-        route, layer = seat
-        q, k, v = _gate_and_capture(route, layer, q, k, v)
+    found: tuple[AttentionHooks, int] | None = module.__dict__.get(HOOKS)
+    if found is not None:
+        hooks, layer = found
+        q, k, v = _gate_and_capture(hooks, layer, q, k, v)
     config: Any = module.config
     ours = config._attn_implementation
     config._attn_implementation = base  # flash attention looks its own name up
@@ -107,32 +107,32 @@ def _attend_with_prefix(
     if not isinstance(mask, Window):
         raise CcaError(f"{kind}: expected attention masks made by transformers, got the model's own")
     if dropout:
-        raise CcaError(f"{kind}: expected no dropout beside prefixes, got {dropout}; call model.eval()")
-    route, layer = module.__dict__[SEAT]
-    q, k, v = _gate_and_capture(route, layer, q, k, v)
+        raise CcaError(f"{kind}: expected no dropout next to prefixes, got {dropout}; call model.eval()")
+    hooks, layer = module.__dict__[HOOKS]
+    q, k, v = _gate_and_capture(hooks, layer, q, k, v)
     # transformers' sdpa function ignores the soft cap, and a prefix must not change what the model computes
-    softcap = None if route.bases[layer] == "sdpa" else softcap
+    softcap = None if hooks.bases[layer] == "sdpa" else softcap
     scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
     options = {"scaling": scaling, "softcap": softcap, "sinks": s_aux}
-    return route.prefixes.attend(layer, q, k, v, mask.size, **options), None
+    return hooks.prefixes.attend(layer, q, k, v, mask.size, **options), None
 
 
 def _gate_and_capture(
-    route: Route, layer: int, q: Tensor, k: Tensor, v: Tensor
+    hooks: AttentionHooks, layer: int, q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if route.gates is not None:
-        q, k, v = route.gates.scale(layer, q, k, v)
-    if route.captured is not None:
-        route.captured[layer] = (k, v)
+    if hooks.gates is not None:
+        q, k, v = hooks.gates.scale(layer, q, k, v)
+    if hooks.captured is not None:
+        hooks.captured[layer] = (k, v)
     return q, k, v
 
 
 def _window(local_size: int | None = None, use_vmap: bool = False, config: Any = None, **_: Any) -> Window:
-    """Stands in for transformers' mask functions beside a prefix; it calls them by keyword."""
+    """Stands in for transformers' mask functions next to a prefix; it calls them by keyword."""
     if use_vmap or getattr(config, "attention_chunk_size", None) is not None:
         kind = getattr(config, "model_type", "model")
         raise CcaError(
-            f"{kind}: expected causal or sliding-window attention beside prefixes, got another kind"
+            f"{kind}: expected causal or sliding-window attention next to prefixes, got another kind"
         )
     return Window(local_size)
 

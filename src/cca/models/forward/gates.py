@@ -1,4 +1,4 @@
-"""Gates: multiply what attention reads and what MLP neurons write, at one position of each row.
+"""Gates: factors on what attention reads and on what MLP neurons write, at one position of each row.
 
 `gated` scales q, k and v of each head after q/k norm and rotary embedding, and each neuron at the input of
 the down projection, by a factor; 1.0 changes nothing, to the bit, and 0.0 ablates. Gradients flow to factors.
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cca.errors import CcaError
-from cca.models.anatomy.anatomy import Anatomy
-from cca.models.forward.attention_hooks import routed
+from cca.models.anatomy.anatomy import KINDS, Anatomy
+from cca.models.forward.attention_hooks import hooked_attention
 from cca.models.forward.expert_gates import routed_correction
 
 Index = tuple[Tensor, Tensor]  # rows (B,), positions (B,)
+CHECKED = 8
+"""Tokens that `check_gates` runs."""
 
 
 @contextmanager
@@ -53,10 +55,62 @@ def gated(
         raise CcaError("gates: expected no `last` with positions='all', got one")
     gates = _Gates(anatomy, factors, None if last is None else torch.as_tensor(last), positions == "all")
     with ExitStack() as stack:
-        stack.enter_context(routed(model, anatomy, gates=gates))
+        stack.enter_context(hooked_attention(model, anatomy, gates=gates))
         for handle in gates.hooks(model):
             stack.callback(handle.remove)
         yield
+
+
+@contextmanager
+def frozen_weights(model: nn.Module) -> Iterator[None]:
+    """Within the block no parameter of ``model`` requires a gradient; afterwards those that did do again.
+
+    Gates and copies of rows train, never a parameter of the model. With frozen parameters nothing is saved or computed
+    for the others, and none of them collects a ``.grad``.
+    """
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+def check_gates(model: PreTrainedModel, anatomy: Anatomy) -> None:
+    """Check an anatomy on the loaded model: a few tokens plain and under neutral gates, with one backward pass.
+
+    Raises CcaError when a neutral gate moves a logit by a single bit, or when all gates of a kind in a layer
+    leave the logits as they are: then the anatomy is not the model's, or its attention is not what it seems.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    device = next(model.parameters()).device
+    tokens = torch.arange(1, CHECKED + 1, device=device)[None] % vocabulary
+    factors = torch.ones(anatomy.size, device=device, requires_grad=True)
+    with torch.no_grad():
+        plain = _logits(model, tokens)
+        repeatable = torch.equal(plain, _logits(model, tokens))  # some CUDA kernels are not
+    with torch.enable_grad(), gated(model, anatomy, factors):
+        logits = _logits(model, tokens)
+        (moved,) = torch.autograd.grad(logits[0, -1].float().logsumexp(-1), factors)
+    change = float((logits - plain).detach().abs().max())
+    ask = "set `anatomy` (docs/adding-your-model.md) or `attn_implementation: eager`"
+    if repeatable and change > 0:
+        raise CcaError(
+            f"{anatomy.model_type}: expected neutral gates to change no logit, got a change of {change:.3g}; {ask}"
+        )
+    for layer in anatomy.layers:
+        for kind in KINDS:
+            if layer.count(kind) and not moved[anatomy.span(layer.index, kind)].any():
+                raise CcaError(
+                    f"{anatomy.model_type}, {layer.module}: expected gates of {kind} to reach the logits, "
+                    f"got no effect; {ask}"
+                )
+
+
+def _logits(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    return model(input_ids=tokens, use_cache=False).logits
 
 
 class _Gates:
@@ -114,12 +168,12 @@ class _Gates:
 
     def _head_hook(self, layer: int, role: str) -> Any:
         pattern = self.anatomy.layers[layer].pattern(role)
-        places = pattern.indices(torch.arange(pattern.n)).flatten()
+        features = pattern.indices(torch.arange(pattern.n)).flatten()
 
         def hook(_module: nn.Module, _args: tuple, out: Tensor) -> Tensor:
             factors = self.parts[layer, role].repeat_interleave(pattern.length, dim=-1).to(out.device)
             full = factors.new_ones(*factors.shape[:-1], out.shape[-1])
-            return _scaled(out, full.index_copy(-1, places.to(out.device), factors), self.at)
+            return _scaled(out, full.index_copy(-1, features.to(out.device), factors), self.at)
 
         return hook
 
@@ -156,7 +210,7 @@ def _scaled(x: Tensor, factors: Tensor, at: Index | None) -> Tensor:
 
 def _split(anatomy: Anatomy, factors: Tensor) -> dict[tuple[int, str], Tensor]:
     """Views of the factors by (layer, kind). One split, so that its backward pass is one concatenation."""
-    keys = [(layer, kind) for layer in range(len(anatomy.layers)) for kind in ("q", "k", "v", "neuron")]
+    keys = [(layer, kind) for layer in range(len(anatomy.layers)) for kind in KINDS]
     spans = sorted((anatomy.span(*key).start, anatomy.span(*key).stop, key) for key in keys)
     pieces = factors.split([stop - start for start, stop, _ in spans], dim=-1)
     return {key: piece for (_, _, key), piece in zip(spans, pieces, strict=True)}

@@ -61,9 +61,9 @@ class OneTokenPrefixes(DirectPrefixes):
         if hidden is None:
             return None, None
         assert self.own is not None
-        places = hidden.squeeze(1)[..., :-1]  # (B or 1, 1, keys); the new token sees itself
+        hidden_keys = hidden.squeeze(1)[..., :-1]  # (B or 1, 1, keys); the new token sees itself
         width = self.own.keys[0].shape[2]
-        shared, own = places.split([places.shape[-1] - width, width], dim=-1)
+        shared, own = hidden_keys.split([hidden_keys.shape[-1] - width, width], dim=-1)
         bias = [
             torch.zeros(x.shape, device=device, dtype=dtype).masked_fill_(x, -torch.inf)
             for x in (shared, own)

@@ -162,9 +162,9 @@ class CachedPrefixes(Prefixes):
         if self.own is not None:
             parts.append(getattr(self.own, what)[layer].permute(1, 2, 0, 3))
         x = torch.cat(parts, dim=1)
-        places = torch.arange(x.shape[1], device=padding.device) - padding[:, None]
+        positions = torch.arange(x.shape[1], device=padding.device) - padding[:, None]
         row = torch.arange(rows, device=padding.device)[:, None]
-        return x[row, places.clamp(min=0)].transpose(1, 2)
+        return x[row, positions.clamp(min=0)].transpose(1, 2)
 
 
 def _fixed_rotation_limit(model: PreTrainedModel) -> int | None:

@@ -1,7 +1,7 @@
-"""Where the prefixes of rows are kept between steps: on the model's device, in main memory, or on disk.
+"""Storage of prefixes between steps: on the model's device, in main memory, or on disk.
 
-The first batch shows what a token costs; with the number of tokens still to come that is the need, and the first
-place with room takes them all. ``str(stored)`` says which, and the numbers. Batches come back on the devices they
+The first batch shows what a token costs; times the number of tokens to come that is the need, and the first storage
+with room takes all of them. ``str(stored)`` gives the storage and the numbers. Batches come back on the devices they
 were computed on.
 """
 
@@ -22,31 +22,31 @@ from cca.errors import CcaError
 from cca.models.forward.prefix_state import OwnPrefixes
 from cca.models.memory import free_main_memory
 
-Place = Literal["device", "memory", "disk"]
-SHARE: dict[Place, float] = {"device": 0.5, "memory": 0.5, "disk": 0.9}
-"""How much of what is free may be taken: masking steps need room beside the prefixes."""
+Storage = Literal["device", "memory", "disk"]
+SHARE: dict[Storage, float] = {"device": 0.5, "memory": 0.5, "disk": 0.9}
+"""Share of the free bytes that prefixes may take: masking steps need room too."""
 
 
 class StoredPrefixes(Sequence[OwnPrefixes]):
     """Batches of prefixes, added with `append` and read by number.
 
-    tokens: padded tokens in all batches to come. storage: a place, or "auto" for the first that has room.
+    tokens: padded tokens in all batches to come. storage: one of `Storage`, or "auto" for the first with room.
     folder: on disk, batches live in a temporary folder inside it, removed with this object; None for the
-    system's own. Raises CcaError for an unknown place, and on the first `append` when no place has room.
+    system's own. Raises CcaError for an unknown storage, and on the first `append` when none has room.
     """
 
     def __init__(
-        self, tokens: int, storage: Place | Literal["auto"] = "auto", folder: Path | None = None
+        self, tokens: int, storage: Storage | Literal["auto"] = "auto", folder: Path | None = None
     ) -> None:
-        places = get_args(Place)
-        if storage not in ("auto", *places):
-            raise CcaError(f"storage of prefixes: expected auto, {', '.join(places)}, got {storage!r}")
+        known = get_args(Storage)
+        if storage not in ("auto", *known):
+            raise CcaError(f"storage of prefixes: expected auto, {', '.join(known)}, got {storage!r}")
         self.tokens = tokens
-        self.place: Place | None = None if storage == "auto" else storage
+        self.storage: Storage | None = None if storage == "auto" else storage
         self.moves = False
-        """Whether reading a batch copies it to where it was computed."""
+        """True when reading a batch copies it to where it was computed."""
         self.needed = 0
-        self.free: dict[Place, int] = {}
+        self.free: dict[Storage, int] = {}
         self._folder = folder or Path(tempfile.gettempdir())
         self._batches: list[Callable[[], OwnPrefixes]] = []
 
@@ -54,15 +54,15 @@ class StoredPrefixes(Sequence[OwnPrefixes]):
         if not self._batches:
             self._choose(batch)
         devices = [x.device for x in batch.keys]
-        self.moves = self.place == "disk" or (
-            self.place == "memory" and any(device.type != "cpu" for device in devices)
+        self.moves = self.storage == "disk" or (
+            self.storage == "memory" and any(device.type != "cpu" for device in devices)
         )
-        if self.place == "disk":
+        if self.storage == "disk":
             path = self._folder / f"{len(self._batches)}.safetensors"
             sides = {"key": batch.keys, "value": batch.values}
             save_file({f"{side}{n}": x for side, xs in sides.items() for n, x in enumerate(xs)}, path)
             self._batches.append(partial(_read, path, batch.lengths, batch.rows, devices))
-        elif self.place == "memory":
+        elif self.storage == "memory":
             held = _moved(batch, [torch.device("cpu")] * len(devices))
             self._batches.append(partial(_moved, held, devices))
         else:
@@ -81,29 +81,29 @@ class StoredPrefixes(Sequence[OwnPrefixes]):
         return self._batches[number]()
 
     def __str__(self) -> str:
-        free = ", ".join(f"{place} has {_gib(size)} free" for place, size in self.free.items())
-        return f"prefixes of {self.tokens} tokens take {_gib(self.needed)}; {free}; kept on {self.place}"
+        free = ", ".join(f"{name} has {_gib(size)} free" for name, size in self.free.items())
+        return f"prefixes of {self.tokens} tokens take {_gib(self.needed)}; {free}; kept on {self.storage}"
 
     def _choose(self, first: OwnPrefixes) -> None:
-        """Settle the place, knowing what the tokens of one batch take."""
+        """Choose the storage, now that the bytes of one batch are known."""
         size = sum(x.numel() * x.element_size() for x in (*first.keys, *first.values))
         tokens = first.keys[0].shape[1] * first.keys[0].shape[2]
         self.needed = size * self.tokens // tokens if tokens else 0
         self.free = _free(first.keys[0].device, self._folder)
-        if self.place is None:
-            self.place = next((p for p, size in self.free.items() if self.needed <= SHARE[p] * size), None)
-        if self.place is None:
+        if self.storage is None:
+            self.storage = next((p for p, size in self.free.items() if self.needed <= SHARE[p] * size), None)
+        if self.storage is None:
             raise CcaError(
-                f"{self}: expected room in one of them; give `folder` on a larger disk or fewer pivots"
+                f"{self}: expected room in one of them, got none; give `folder` on a larger disk or fewer pivots"
             )
-        if self.place == "disk":
+        if self.storage == "disk":
             self._folder.mkdir(parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix="cca-prefixes-", dir=self._folder))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
 
 def _moved(batch: OwnPrefixes, devices: Sequence[torch.device]) -> OwnPrefixes:
-    """The batch with the keys and values of each layer on a device of its own."""
+    """The batch with the keys and values of each layer on that layer's device."""
     keys, values = (
         tuple(x.to(device, non_blocking=True) for x, device in zip(side, devices, strict=True))
         for side in (batch.keys, batch.values)
@@ -119,10 +119,10 @@ def _read(
     return _moved(OwnPrefixes(keys, values, lengths, rows), devices)
 
 
-def _free(device: torch.device, folder: Path) -> dict[Place, int]:
-    """Bytes free in each place, fastest first. Beside a CPU, device and memory are one place."""
+def _free(device: torch.device, folder: Path) -> dict[Storage, int]:
+    """Free bytes of each storage, fastest first; with a CPU, device and memory are the same."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    slow: dict[Place, int] = {"memory": free_main_memory(), "disk": shutil.disk_usage(there).free}
+    slow: dict[Storage, int] = {"memory": free_main_memory(), "disk": shutil.disk_usage(there).free}
     if device.type != "cuda":
         return slow
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -23,10 +23,10 @@ from transformers import PreTrainedModel
 
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy
-from cca.models.forward.attention_hooks import routed
+from cca.models.forward.attention_hooks import hooked_attention
 from cca.models.forward.prefix_attention import KeysValues
 from cca.models.forward.prefix_state import CachedPrefixes, DirectPrefixes, OwnPrefixes, SharedPrefix
-from cca.models.forward.prefix_store import Place, StoredPrefixes
+from cca.models.forward.prefix_store import Storage, StoredPrefixes
 
 __all__ = [
     "OwnPrefixes", "SharedPrefix", "StoredPrefixes", "buckets", "common_prefix", "logits_at", "padded",
@@ -40,7 +40,7 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
         return 0
     limit = max(0, min(len(sequence) for sequence in sequences) - 1)
     first, last = min(map(tuple, sequences)), max(map(tuple, sequences))
-    return next((place for place in range(limit) if first[place] != last[place]), limit)
+    return next((index for index in range(limit) if first[index] != last[index]), limit)
 
 
 def prefill(
@@ -64,7 +64,7 @@ def prefill_own(
     sequences: Sequence[Sequence[int]],
     shared: SharedPrefix | None = None,
     batch_size: int = 32,
-    storage: Place | Literal["auto"] = "auto",
+    storage: Storage | Literal["auto"] = "auto",
     folder: Path | None = None,
     batches: Sequence[Sequence[int]] | None = None,
 ) -> StoredPrefixes:
@@ -110,7 +110,7 @@ def prefixed(
         yield
         return
     kind = DirectPrefixes if _direct(anatomy) else CachedPrefixes
-    with routed(model, anatomy, prefixes=kind(model, shared, own)):
+    with hooked_attention(model, anatomy, prefixes=kind(model, shared, own)):
         yield
 
 
@@ -171,8 +171,8 @@ def _computed(
     B, T = tokens.shape
     rows = torch.arange(B, device=tokens.device)
     with ExitStack() as stack:
-        route = stack.enter_context(routed(model, anatomy, capture=True))
-        if route.gates is not None or route.prefixes is not None:
+        hooks = stack.enter_context(hooked_attention(model, anatomy, capture=True))
+        if hooks.gates is not None or hooks.prefixes is not None:
             raise CcaError(
                 "prefixes: expected to be computed outside of gated and prefixed blocks, got one open"
             )
@@ -180,14 +180,14 @@ def _computed(
         stack.callback(project_only(model, rows, torch.full_like(rows, T - 1)).remove)
         if not _direct(anatomy):
             prefixes = CachedPrefixes(model, shared, None)
-            stack.enter_context(routed(model, anatomy, prefixes=prefixes))
+            stack.enter_context(hooked_attention(model, anatomy, prefixes=prefixes))
             model(input_ids=tokens)
             return prefixes.new_keys_values(T)
         stack.enter_context(prefixed(model, anatomy, shared=shared))
         model(input_ids=tokens, use_cache=False)
-        assert route.captured is not None
-        assert len(route.captured) == len(anatomy.layers), "a layer's attention never called ours"
-        return [route.captured[layer] for layer in range(len(anatomy.layers))]
+        assert hooks.captured is not None
+        assert len(hooks.captured) == len(anatomy.layers), "a layer's attention never called ours"
+        return [hooks.captured[layer] for layer in range(len(anatomy.layers))]
 
 
 def _nothing(

@@ -1,57 +1,91 @@
 """The code judge: runs the Python code of a completion together with the gold answer's unit tests.
 
-The code runs in a process of its own, in an empty folder and with limits on time, memory, files and (for a user
-other than root) processes. That protects a run from accidents: endless loops, floods of output, exhausted memory.
-It is no sandbox against an attacker: network and readable files stay within reach, so run models you do not trust in
-a container. `make_judge` refuses this judge unless code was allowed.
+The code runs in a process of its own, with limits on time, memory and files, in the strongest isolation that the
+machine has: bubblewrap, else Linux namespaces of its own (``unshare``). There it sees no network and no other process,
+writes to a small folder in memory alone, and dies with all its children. Without either the judge refuses, unless told
+``isolation: none`` (in a container of your own, say).
+
+That holds accidents, not a program written to deceive this judge: tests and code share an interpreter. `make_judge`
+refuses this judge unless code was allowed.
 """
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
+import warnings
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 
 from cca.errors import CcaError
-from cca.problems.judges.completions import parts
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
-from cca.problems.judges.text import answer_text
+from cca.problems.judges.reading import answer_text, new_turn_began
 
-_PYTHON = re.compile(r"(?:python3?|py)?[ \t]*\r?\n", re.IGNORECASE)
-_DEFINITION = re.compile(r"^[ \t]*(?:async[ ]+def|def|class)[ ]+\w", re.MULTILINE)
-_OPENING = re.compile(r"^(?:from|import|def|class|async[ ]+def|@)[ ]?\w", re.MULTILINE)
+ISOLATIONS = ("auto", "bubblewrap", "namespaces", "none")
+_FOLDER_BYTES = 64 << 20
+_PROCESSES = 128
+_TOKEN_BYTES = 32
 
-# Runs in the child after it has started, so that no lock of a threaded parent is inherited. The last line proves
-# that the tests were reached and passed: a program that exits early with status 0 has proven nothing.
+# Runs in the child: it reads the program, shuts itself in, runs it, and only then reads the token that proves that the
+# tests were reached and passed (a program that exits early with status 0 has proven nothing). Nothing of the token is
+# in its arguments, environment or variables while the program runs.
 _RUNNER = """
-import os, resource, sys
-seconds, memory, channel, token = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-for kind, limit in (
-    (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 1 << 20),
-    (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NPROC, 0), (resource.RLIMIT_NOFILE, 64),
-):
-    resource.setrlimit(kind, (limit, limit))
+import json, os, resource, sys
+source, channel = int(sys.argv[1]), int(sys.argv[2])
 sys.argv[1:] = []
-program = open("program.py", encoding="utf-8").read()
-exec(compile(program, "program.py", "exec"), {"__name__": "__main__"})
-os.write(channel, token.encode())
+def shut_in(size):
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    def done(result):
+        if result != 0:
+            raise OSError(ctypes.get_errno(), "namespace")
+    done(libc.syscall(442, -100, b"/", 0x8000, (ctypes.c_uint64 * 4)(1, 0, 0, 0), 32))  # all mounts read-only
+    done(libc.mount(b"tmpfs", os.getcwd().encode(), b"tmpfs", 6, b"size=%d" % size))
+    os.chdir(os.getcwd())
+    done(libc.prctl(38, 1, 0, 0, 0))  # no new privileges
+    done(libc.capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()))
+def main():
+    order = json.loads(b"".join(iter(lambda: os.read(source, 1), b"\\n")))
+    if order["shut_in"]:
+        shut_in(order["folder"])
+    for kind, limit in order["limits"].items():
+        resource.setrlimit(getattr(resource, kind), (limit, limit))
+    with open("program.py", "w", encoding="utf-8", errors="replace") as file:
+        file.write(order["program"])
+    return compile(order["program"], "program.py", "exec"), os.getpid(), os.read, os.write, os.getpid
+program, pid, read, write, own = main()
+exec(program, {"__name__": "__main__"})
+if own() == pid:
+    write(channel, read(source, 32))
 """
 
 
 class CodeJudge:
-    """``seconds`` and ``megabytes`` limit one run; ``preamble`` is put before each program (imports, say)."""
+    """``seconds`` and ``megabytes`` limit one run; ``preamble`` is put before each program (imports, say).
+
+    ``isolation``: auto takes the strongest there is; bubblewrap, namespaces, or none.
+    """
 
     name = "code"
 
     def __init__(
-        self, *, seconds: int = 10, megabytes: int = 512, preamble: str = "", thinking: bool = False
+        self,
+        *,
+        seconds: int = 10,
+        megabytes: int = 512,
+        preamble: str = "",
+        isolation: str = "auto",
+        thinking: bool = False,
     ) -> None:
         if os.name != "posix":
             raise CcaError(
@@ -63,19 +97,18 @@ class CodeJudge:
             )
         self.seconds, self.megabytes, self.preamble = seconds, megabytes, preamble
         self.thinking = thinking
+        self.isolation = _isolation(isolation)
+        """Which isolation programs run in."""
 
-    def __call__(self, text: str, gold: str) -> Judgement:
-        code = read_code(answer_text(text, self.thinking))
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
+        code = read_code(answer_text(text, self.thinking), cut_off and not self.finished(text))
         if code is None:
             return UNREADABLE
         return judgement(code, self.passes(f"{self.preamble}\n{code}\n\n{gold}\n"))
 
     def finished(self, text: str) -> bool:
-        """A closed block that defines something is the answer, whatever follows."""
-        for part in parts(text, self.thinking):
-            if part.ended or any(block.closed and block.defines for block in _blocks(part.text)):
-                return True
-        return False
+        """A later block may correct an earlier one, so only a new turn ends a completion."""
+        return new_turn_began(text, self.thinking)
 
     def check_gold(self, gold: str) -> None:
         try:
@@ -86,69 +119,202 @@ class CodeJudge:
             ) from error
 
     def passes(self, program: str) -> bool:
-        """Whether ``program`` runs to its end within the limits."""
-        token = secrets.token_hex(16)
-        receiving, sending = os.pipe()
-        try:
-            with tempfile.TemporaryDirectory(prefix="cca-code-") as folder:
-                Path(folder, "program.py").write_text(program, encoding="utf-8", errors="replace")
-                self._run(folder, sending, token)
-            os.set_blocking(receiving, False)
+        """True when ``program`` runs to its end within the limits."""
+        return _run(program, self.isolation, self.seconds, self.megabytes)
+
+
+@cache
+def _isolation(wanted: str) -> str:
+    """The isolation to use: ``wanted``, or the strongest that works here. Raises CcaError when there is none."""
+    if wanted not in ISOLATIONS:
+        raise CcaError(f"judge 'code': expected isolation {', '.join(ISOLATIONS)}, got {wanted!r}")
+    if wanted == "none":
+        return wanted
+    for name in ("bubblewrap", "namespaces") if wanted == "auto" else (wanted,):
+        if shutil.which(_PROGRAMS[name]) and _run("", name, 10, 512):
+            return name
+    raise CcaError(
+        f"judge 'code': expected a way to isolate programs ({wanted}), got a machine without; install bubblewrap, or "
+        "set isolation: none where nothing is at stake (a container of your own)"
+    )
+
+
+_PROGRAMS = {"bubblewrap": "bwrap", "namespaces": "unshare"}
+
+
+def _wrapping(isolation: str, folder: str) -> list[str]:
+    if isolation == "bubblewrap":
+        own = [
+            "--dev",
+            "/dev",
+            "--proc",
+            "/proc",
+            "--size",
+            str(_FOLDER_BYTES),
+            "--tmpfs",
+            folder,
+            "--chdir",
+            folder,
+        ]
+        return [
+            "bwrap",
+            "--ro-bind",
+            "/",
+            "/",
+            *own,
+            "--unshare-all",
+            "--die-with-parent",
+            "--cap-drop",
+            "ALL",
+        ]
+    if isolation == "namespaces":
+        spaces = ["--user", "--map-root-user", "--mount", "--pid", "--net", "--ipc", "--uts"]
+        return ["unshare", *spaces, "--fork", "--kill-child", "--mount-proc"]
+    return []
+
+
+def _run(program: str, isolation: str, seconds: int, megabytes: int) -> bool:
+    """Run ``program``; True when it came to its end."""
+    token = secrets.token_hex(_TOKEN_BYTES // 2).encode()
+    limits = {
+        "RLIMIT_CPU": seconds, "RLIMIT_AS": megabytes << 20, "RLIMIT_FSIZE": 1 << 20, "RLIMIT_CORE": 0,
+        "RLIMIT_NOFILE": 64,
+    }  # fmt: skip
+    if isolation != "none":  # elsewhere the limit counts what else the user runs, and threads fail by chance
+        limits["RLIMIT_NPROC"] = _PROCESSES
+    order = {
+        "program": program, "limits": limits, "shut_in": isolation == "namespaces", "folder": _FOLDER_BYTES,
+    }  # fmt: skip
+    receiving, sending = os.pipe()
+    source, feeding = os.pipe()
+    try:
+        with tempfile.TemporaryDirectory(prefix="cca-code-") as folder:
+            process = subprocess.Popen(
+                [
+                    *_wrapping(isolation, folder),
+                    sys.executable,
+                    "-I",
+                    "-c",
+                    _RUNNER,
+                    str(source),
+                    str(sending),
+                ],
+                cwd=folder,
+                env={"PATH": os.defpath, "HOME": folder, "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(source, sending),
+                start_new_session=True,
+            )
             try:
-                return os.read(receiving, len(token) + 1) == token.encode()
-            except BlockingIOError:
-                return False
-        finally:
-            os.close(receiving)
-            os.close(sending)
-
-    def _run(self, folder: str, channel: int, token: str) -> None:
-        arguments = [str(self.seconds), str(self.megabytes << 20), str(channel), token]
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _RUNNER, *arguments],
-            cwd=folder,
-            env={"PATH": os.defpath, "HOME": folder, "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(channel,),
-            start_new_session=True,
-        )
+                os.close(source)
+                with os.fdopen(feeding, "wb") as feed, suppress(BrokenPipeError):
+                    feed.write(json.dumps(order).encode() + b"\n" + token)
+                with suppress(subprocess.TimeoutExpired):  # killed below: without a token it has failed
+                    process.wait(timeout=seconds + 1)
+            finally:
+                with suppress(ProcessLookupError):  # the whole group is gone already
+                    os.killpg(process.pid, signal.SIGKILL)  # also what the program left running
+                process.wait()
+        os.set_blocking(receiving, False)
         try:
-            with suppress(subprocess.TimeoutExpired):  # killed below: without a token it has failed
-                process.wait(timeout=self.seconds + 1)
-        finally:
-            with suppress(ProcessLookupError):  # the whole group is gone already
-                os.killpg(process.pid, signal.SIGKILL)  # also what the program left running
-            process.wait()
+            return os.read(receiving, len(token) + 1) == token
+        except BlockingIOError:
+            return False
+    finally:
+        os.close(receiving)
+        os.close(sending)
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    code: str
-    closed: bool
-    """A fence follows, so that no continuation adds to it."""
-
-    @property
-    def defines(self) -> bool:
-        return _DEFINITION.search(self.code) is not None
+_OPENING = re.compile(r"^(?:from|import|def|class|async[ ]+def|@)[ ]?\w", re.MULTILINE)
+_DEFINITION = re.compile(r"^[ \t]*(?:async[ ]+def|def|class)[ ]+\w", re.MULTILINE)
+_FENCE = re.compile(r"(`{3,}|~{3,})[ \t]*([^\n`]*)\n|\[PYTHON\]", re.IGNORECASE)
+_LANGUAGE = re.compile(r"[\s{.]*([\w+#-]*)")
+_PYTHON = {"", "python", "python3", "py", "py3", "pycon", "ipython"}
+_TRIES = 50
+_LONGEST = 50_000
 
 
-def read_code(text: str) -> str | None:
-    """The first block of code that defines something, else the first block that is not empty."""
-    blocks = [block for block in _blocks(text) if block.code.strip()]
-    return next((block.code for block in blocks if block.defines), blocks[0].code if blocks else None)
+def read_code(text: str, cut_off: bool = False) -> str | None:
+    """The program in ``text``: its blocks of Python that compile, put together; None when there is none.
+
+    Of several blocks that define something the last counts as it is, earlier ones with their definitions alone: a
+    later definition corrects an earlier one, and a helper may have a block of its own.
+    """
+    read = [_readable(code) for code, closed in _blocks(text) if code.strip() and (closed or not cut_off)]
+    blocks = [block for block in read if block is not None]
+    defining = [
+        (code, tree) for code, tree in blocks if any(isinstance(node, _DEFINITIONS) for node in tree.body)
+    ]
+    if not defining:
+        return blocks[0][0] if blocks else None
+    kept = (*_DEFINITIONS, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
+    earlier = [node for _, tree in defining[:-1] for node in tree.body if isinstance(node, kept)]
+    return "\n".join([*(ast.unparse(node) for node in earlier), defining[-1][0]])
 
 
-def _blocks(text: str) -> list[_Block]:
-    """Fenced blocks of Python, and before them code that no fence opened (the prompt did, or there is none)."""
-    pieces = text.split("```")
-    blocks: list[_Block] = []
-    opening = _OPENING.search(pieces[0])
-    if opening is not None and (len(pieces) == 1 or _DEFINITION.search(pieces[0], opening.start())):
-        blocks.append(_Block(pieces[0][opening.start() :], closed=len(pieces) > 1))
-    for number, piece in enumerate(pieces[1::2], start=1):
-        language = _PYTHON.match(piece)
-        if language is not None:
-            blocks.append(_Block(piece[language.end() :], closed=2 * number < len(pieces)))
-    return blocks
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _readable(code: str) -> tuple[str, ast.Module] | None:
+    """``code`` so that it compiles: as it is, without indent, or out of an interpreter session."""
+    session = [line[4:] for line in code.splitlines() if line.startswith((">>> ", "... "))]
+    for source in (code, textwrap.dedent(code), "\n".join(session)):
+        tree = _parse(source)
+        if isinstance(tree, ast.Module) and tree.body:
+            return source, tree
+    return None
+
+
+def _parse(source: str) -> ast.Module | int:
+    """The syntax tree, or the line of the first fault."""
+    if len(source) > _LONGEST:
+        return 0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(source, "program.py", "exec")
+            return ast.parse(source)
+    except SyntaxError as error:
+        return error.lineno or 0
+    except (ValueError, RecursionError, MemoryError):
+        return 0
+
+
+def _blocks(text: str) -> Iterator[tuple[str, bool]]:
+    """(code, closed) of code that no fence opened (the prompt did, or there is none), then of each fenced block."""
+    first = _FENCE.search(text)
+    before = re.split(r"```|~~~|\[/?PYTHON\]", text, maxsplit=1)
+    opening = _OPENING.search(before[0])
+    if opening is not None and (len(before) == 1 or _DEFINITION.search(before[0], opening.start())):
+        yield _without_prose(before[0][opening.start() :]), len(before) > 1
+        if (
+            len(before) > 1 and first is not None and first[1] and not first[2].strip()
+        ):  # the fence closes what the prompt opened
+            first = _FENCE.search(text, first.end())
+    for _ in range(_TRIES):
+        if first is None:
+            return
+        mark = first[1] or ""
+        closing = re.compile(
+            rf"^[ \t>]*{mark[0]}{{{len(mark)},}}[ \t]*$|{mark}" if mark else r"\[/PYTHON\]", re.MULTILINE
+        )
+        end = closing.search(text, first.end())
+        language = _LANGUAGE.match(first[2] or "")
+        if language is not None and language[1].lower() in _PYTHON:
+            yield text[first.end() : end.start() if end else len(text)], end is not None
+        first = _FENCE.search(text, end.end()) if end else None
+
+
+def _without_prose(code: str) -> str:
+    """The longest beginning of ``code``, in whole lines, that compiles; all of it where nothing does."""
+    lines = code.splitlines(keepends=True)
+    for _ in range(_TRIES):
+        fault = _parse("".join(lines))
+        if not isinstance(fault, int):
+            return "".join(lines)
+        if not 1 < fault <= len(lines):
+            break
+        lines = lines[: fault - 1]
+    return code

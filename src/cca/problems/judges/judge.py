@@ -4,21 +4,16 @@ The verdict is the training signal, so two rules bind every judge here. *Unreada
 answer was given, or none could be read. And `Judge.finished` is safe: once it is True for a text, the verdict
 on that text is the verdict on every continuation of it, so decoding may stop there.
 
-Each judge lives in `cca.problems.judges`; `make_judge` is the list of them by name.
+`cca.problems.judges.registry` lists the judges by name.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib import import_module
-from inspect import signature
-from typing import Any, Protocol
-
-from cca.errors import CcaError
+from typing import Protocol
 
 
 class Verdict(StrEnum):
@@ -44,8 +39,11 @@ def judgement(answer: str, right: bool) -> Judgement:
 class Judge(Protocol):
     name: str
 
-    def __call__(self, text: str, gold: str) -> Judgement:
-        """Judge the completion ``text`` (without its prompt) against the gold answer."""
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
+        """Judge the completion ``text`` (without its prompt) against the gold answer. Never raises on a text.
+
+        ``cut_off``: it stopped at its token limit, so that only a closed statement of its answer counts.
+        """
         ...
 
     def finished(self, text: str) -> bool:
@@ -57,39 +55,43 @@ class Judge(Protocol):
         ...
 
 
-JUDGES: dict[str, tuple[str, str]] = {
-    "auto": ("auto", "AutoJudge"),
-    "number": ("numbers", "NumberJudge"),
-    "math": ("symbolic", "MathJudge"),
-    "choice": ("choice", "ChoiceJudge"),
-    "text": ("text", "TextJudge"),
-    "exact": ("text", "ExactJudge"),
-    "regex": ("text", "RegexJudge"),
-    "tool-call": ("toolcall", "ToolCallJudge"),
-    "code": ("code", "CodeJudge"),
-}
-"""Judge name -> (module in cca.problems.judges, class). Imported on use: some need optional packages."""
+class StoppingJudge:
+    """``judge``, shown the text before the first of ``stops`` only."""
 
+    def __init__(self, judge: Judge, stops: Sequence[str]) -> None:
+        self.judge = judge
+        self.stops = tuple(stops)
+        self.name = judge.name
 
-def make_judge(name: str, *, allow_code: bool = False, **options: Any) -> Judge:
-    """The judge called ``name``, or the user's function ``package.module:function``.
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
+        kept = self.kept(text)
+        if cut_off and kept == text:
+            return self.judge(text, gold, cut_off=True)
+        return self.judge(kept, gold)
 
-    ``options`` are the keyword arguments of the judge's class. ``allow_code`` permits what runs code: a user's
-    function, and the ``code`` judge, which runs what the model wrote.
-    Raises CcaError for an unknown name or option, and for code that was not allowed.
-    """
-    if ":" in name:
-        return _user_judge(name, allow_code, options)
-    if name not in JUDGES:
-        near = difflib.get_close_matches(name, JUDGES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise CcaError(f"judge: expected {', '.join(JUDGES)} or package.module:function, got {name!r}{hint}")
-    if name == "code" and not allow_code:
-        raise CcaError(
-            "judge 'code' runs code that a model wrote: allow it explicitly (allow_code) or take another"
+    def finished(self, text: str) -> bool:
+        if any(stop in text for stop in self.stops):
+            return True
+        # The end of the text may be the beginning of a stop, and is then cut away from a continuation.
+        return self.judge.finished(text[: len(text) - self._begun(text)])
+
+    def check_gold(self, gold: str) -> None:
+        self.judge.check_gold(gold)
+
+    def kept(self, text: str) -> str:
+        """``text`` up to its first stop."""
+        found = [at for at in (text.find(stop) for stop in self.stops) if at >= 0]
+        return text[: min(found)] if found else text
+
+    def _begun(self, text: str) -> int:
+        """The longest end of ``text``, in characters, that is a beginning of a stop."""
+        lengths = (
+            length
+            for stop in self.stops
+            for length in range(min(len(stop) - 1, len(text)), 0, -1)
+            if text.endswith(stop[:length])
         )
-    module, symbol = JUDGES[name]
-    return _construct(name, getattr(import_module(f"cca.problems.judges.{module}"), symbol), options)
+        return max(lengths, default=0)
 
 
 def join_digits(text: str) -> str:
@@ -100,22 +102,3 @@ def join_digits(text: str) -> str:
     """
     text = re.sub(r"(?<![\w.])\d(?: \d)+(?!\w)", lambda match: match[0].replace(" ", ""), text)
     return re.sub(r"(?<=\S) (?=[.,;:!?%)\]}])", "", text)
-
-
-def _construct(name: str, factory: Callable[..., Judge], options: dict[str, Any]) -> Judge:
-    known = [parameter for parameter in signature(factory).parameters if parameter != "self"]
-    for option in options:
-        if option not in known:
-            expected = ", ".join(known) or "none"
-            raise CcaError(f"judge {name!r}: unknown option {option!r}; its options: {expected}")
-    return factory(**options)
-
-
-def _user_judge(name: str, allow_code: bool, options: dict[str, Any]) -> Judge:
-    if not allow_code:
-        raise CcaError(
-            f"judge {name!r} is a function of yours: allow it explicitly (allow_code) to import and run it"
-        )
-    from cca.problems.judges.user import FunctionJudge
-
-    return _construct(name, lambda: FunctionJudge(name), options)

@@ -6,6 +6,7 @@ spelling leaves open what a bare number would mean, either meaning matches it, b
 * ``50%`` matches 50 and 0.5 (gold answers of "how many percent" drop the sign); 0.5% does not match 50%.
 * ``2.5 million`` matches 2500000 and 2.5 (as an answer to "how many million"); ``2 dozen`` matches 24 and 2.
 
+Numbers spelt out in English are read too: "forty-two", "minus three", "two and a half".
 Numbers of more than `LONGEST` digits, or with exponents beyond `LARGEST_EXPONENT`, are not read.
 """
 
@@ -148,13 +149,13 @@ def _is_part_of_more(text: str, begin: int, end: int) -> bool:
     before, after = text[max(0, begin - 2) : begin], text[end : end + 2]
     if before:
         last, digit_before = before[-1], before[0].isdigit() and len(before) == 2
-        if last in "^√" or before == "^{" or (digit_before and last in ":./"):
+        if before.strip()[-1:] in ("^", "√") or before == "^{" or (digit_before and last in ":./"):
             return True
         if last.isascii() and last.isalpha() and not _CURRENCY_WORD.search(text, max(0, begin - 4), begin):
             return True
     if not after:
         return False
-    return after[0] in "^√π²³" or (after[0] in ":/." and after[1:].isdigit())
+    return after.strip()[:1] in ("^", "√", "π") or (after[0] in ":/." and after[1:].isdigit())
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -216,3 +217,80 @@ def _decimal(value: Fraction) -> str:
     places = max(twos, fives)
     digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
     return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
+
+
+_UNITS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_WORD_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_WORD_VALUES = {word: value for value, word in enumerate(_UNITS)} | {
+    word: 10 * value for value, word in enumerate(_TENS, start=2)
+}
+_PARTS = {
+    "half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4,
+    "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8, "tenth": 10, "tenths": 10,
+}  # fmt: skip
+_WORD = re.compile(r"[a-z]+")
+_ANY = "|".join(sorted([*_WORD_VALUES, *_WORD_SCALES, "hundred", "dozen", *_PARTS], key=len, reverse=True))
+_RUN = re.compile(
+    r"(?<![\w])(?:(?:minus|negative)[ ])?"
+    r"(?:an?[ ](?=(?:hundred|dozen|half|thousand|million|billion|quarter|third)\b))?"
+    rf"(?:{_ANY})(?:(?:[ ]|-|,[ ]|[ ]and[ ](?:an?[ ])?|-and-|[ ]a[ ])(?:{_ANY}))*(?![\w])",
+    re.IGNORECASE,
+)
+_PRONOUN = re.compile(
+    r"[ ]{1,3}(?:of|that|who|which|another|way|by|thing|possible|could|can|has)\b", re.IGNORECASE
+)
+
+
+def read_number_words(text: str) -> Fraction | None:
+    """The first number spelt out in ``text``, or None. "One of ..." and the like is no number."""
+    for run in _RUN.finditer(text):
+        if run[0].lower() == "one" and _PRONOUN.match(text, run.end()):
+            continue
+        value = _word_value(run[0].lower())
+        if value is not None:
+            return value
+    return None
+
+
+def _word_value(run: str) -> Fraction | None:
+    words = _WORD.findall(run)
+    negative = words[0] in ("minus", "negative")
+    words = [word for word in words[negative:] if word not in ("a", "an")]
+    fraction = Fraction(0)
+    if words[-1] in _PARTS:  # "three quarters", "two and a half", "two and three quarters"
+        split = len(words) - 1 - words[::-1].index("and") if "and" in words else -1
+        above = _integer(words[split + 1 : -1]) if words[split + 1 : -1] else 1
+        if above is None:
+            return None
+        fraction, words = Fraction(above, _PARTS[words[-1]]), words[: max(split, 0)]
+    value = _integer([word for word in words if word != "and"]) if words else 0
+    if value is None or (words and fraction >= 1):
+        return None
+    return -(value + fraction) if negative else value + fraction
+
+
+def _integer(words: list[str]) -> int | None:
+    """Value of number words by the usual grammar; None for a sequence such as "two three"."""
+    total, group, smallest = 0, 0, 10**15
+    for word in words:
+        if word in _WORD_SCALES:
+            if _WORD_SCALES[word] >= smallest:
+                return None
+            smallest = _WORD_SCALES[word]
+            total, group = total + (group or 1) * smallest, 0
+        elif word == "hundred":
+            group = (group or 1) * 100
+        elif word == "dozen":
+            group = (group or 1) * 12
+        elif word in _WORD_VALUES:
+            value, room = _WORD_VALUES[word], group % 100
+            if room and not (room >= 20 and room % 10 == 0 and 0 < value < 10):
+                return None
+            group += value
+        else:
+            return None
+    return total + group

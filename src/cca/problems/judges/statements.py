@@ -20,12 +20,22 @@ REACH = 400
 _TRIES = 40
 """How many final statements from the front, and others from the end, are tried: a text of markers stays cheap."""
 
+_OTHER_LANGUAGES = (
+    "antwort|respuesta|r\u00e9ponse|reponse|risposta|resposta|antwoord|svar|odpowied\u017a|cevap|jibu|"
+    "\u043e\u0442\u0432\u0435\u0442|\u0989\u09a4\u09cd\u09a4\u09b0|\u0909\u0924\u094d\u0924\u0930|\u0e04\u0e33\u0e15\u0e2d\u0e1a|"
+    "\u0c38\u0c2e\u0c3e\u0c27\u0c3e\u0c28\u0c02|\u0627\u0644\u0625\u062c\u0627\u0628\u0629|\u0627\u0644\u062c\u0648\u0627\u0628"
+)
+"""*Answer* in other languages, the eleven of MGSM among them."""
+
 _FINAL = re.compile(r"final answer is(?![a-z])|####")
 _STATED = re.compile(
     r"answer[*_ ]{0,4}(?:(?:to|for|in|of) [^.\n:=]{1,80}? )?"
     r"(?:(?P<verb>is|was|would be|should be|will be|must be|equals|becomes)(?![a-z])"
     r"|(?P<colon>[*_ ]{0,4}[:=\uff1a])|(?P<heading>[*_:]{1,5}[ ]{0,2}\n))"
-    r"|\u7b54\u6848[*_ ]{0,4}(?P<chinese>\u662f|\u4e3a|[:\uff1a=])"
+    rf"|(?<!\w)(?:{_OTHER_LANGUAGES})[*_ ]{{0,4}}"
+    r"(?P<other>[:\uff1a=]|(?:ist|lautet|es|est|\u00e8|\u00e9|jest)(?![^\W\d_]))"
+    r"|(?:\u7b54\u6848|\u7b54\u3048|\u56de\u7b54|\uc815\ub2f5|\ub2f5)[*_ ]{0,4}"
+    r"(?P<eastern>\u662f|\u4e3a|\u306f|\uc740|[:\uff1a=])"
 )
 _BOX = re.compile(r"\\?(?:f?box(?:ed)?)[ ]?\{")
 _STOP = re.compile(r"[.!?][\"'”’)*_$\]}]{0,6}(?=\s)|\n|[{}]|\u3002")
@@ -35,6 +45,7 @@ _FOLLOWING = re.compile(r"[^\S\n]{0,20}(?:\n|[^\s].)", re.DOTALL)
 _INITIALS = re.compile(r"(?:^|[\s(*])[A-Z]\.[ ]?[A-Z]$")
 _LIST_HEADING = re.compile(r"[ ]{0,3}[*_]{0,3}\d{1,3}[.):][*_]{0,3}[ ]+\S")
 _DIGIT = re.compile(r"\d")
+_DENIAL = re.compile(r"\s*(?:not\b|n't)", re.IGNORECASE)
 _LABEL_WORDS = ("", "final", "the final", "the", "my final")
 _EMPTY = " \t\n*_:$`#>=[]()\\\"'-~"
 
@@ -48,6 +59,13 @@ class Statement:
     """A label with nothing before it: it may head the whole worked solution."""
     closing: bool = False
     """A label at the head of a later line, with no digit after its sentence."""
+    alone: bool = True
+    """Nothing follows it."""
+
+    @property
+    def denies(self) -> bool:
+        """True for "is not ..."."""
+        return _DENIAL.match(self.text) is not None
 
 
 def lowered(text: str) -> str:
@@ -71,13 +89,15 @@ def final_statements(text: str, lower: str) -> list[Statement]:
     return [statement for _, statement in found]
 
 
-def stated_answers(text: str, lower: str) -> Iterator[Statement]:
-    """Statements of every kind, last one first; a box inside a statement comes before that statement."""
+def stated_answers(text: str, lower: str, closed: bool = False) -> Iterator[Statement]:
+    """Statements of every kind, last one first; a box inside a statement comes before that statement.
+
+    ``closed``: only those whose end has been written.
+    """
     found: list[tuple[int, str, int]] = []
-    if "answer" in lower or "\u7b54\u6848" in lower:
-        for marker in _STATED.finditer(lower):
-            kind = "stated" if marker["verb"] or marker["chinese"] else "label"
-            found.append((marker.end(), kind, marker.start()))
+    for marker in _STATED.finditer(lower):
+        said = marker["verb"] or (marker["other"] or ":")[0] not in ":\uff1a=" or marker["eastern"]
+        found.append((marker.end(), "stated" if said else "label", marker.start()))
     if "box" in lower:
         found += [(marker.end(), "box", marker.start()) for marker in _BOX.finditer(lower)]
     if "####" in lower:
@@ -85,29 +105,37 @@ def stated_answers(text: str, lower: str) -> Iterator[Statement]:
     if "<answer>" in lower:
         found += [(match.end(), "tag", match.start()) for match in re.finditer("<answer>", lower)]
     for start, kind, marker_start in sorted(found, reverse=True)[:_TRIES]:
-        statement = _statement(text, lower, start, kind, marker_start)
+        statement = _statement(text, lower, start, kind, marker_start, closed)
         if statement is not None:
             yield statement
 
 
-def _statement(text: str, lower: str, start: int, kind: str, marker_start: int) -> Statement | None:
+def _statement(
+    text: str, lower: str, start: int, kind: str, marker_start: int, closed: bool
+) -> Statement | None:
     if kind == "box":
         end = closing_brace(text, start)
         return None if end is None else Statement(text[start:end], kind)
-    if kind == "hashes":
-        end = _line_end(text, start).position
-        return None if _is_heading(text, marker_start, end) else Statement(text[start:end], kind)
     if kind == "tag":
         end = lower.find("</answer>", start, start + REACH)
-        return Statement(text[start : end if end >= 0 else start + REACH], kind)
-    end = _sentence_end(text, start).position
+        return (
+            Statement(text[start : end if end >= 0 else start + REACH], kind)
+            if end >= 0 or not closed
+            else None
+        )
+    found = _line_end(text, start) if kind == "hashes" else _sentence_end(text, start)
+    if closed and not found.certain:
+        return None
+    end = found.position
+    if kind == "hashes":
+        return None if _is_heading(text, marker_start, end) else Statement(text[start:end], kind)
     if kind != "label":
         return Statement(text[start:end], kind)
     before = lower[:marker_start]
     leading = before.strip(_EMPTY) in _LABEL_WORDS
     heads_line = before.rpartition("\n")[2].strip(_EMPTY) in _LABEL_WORDS
     closing = heads_line and not leading and _DIGIT.search(text, end) is None
-    return Statement(text[start:end], kind, leading, closing)
+    return Statement(text[start:end], kind, leading, closing, not text[end:].strip(_EMPTY + ".!?"))
 
 
 def closing_brace(text: str, start: int) -> int | None:

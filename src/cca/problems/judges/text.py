@@ -1,31 +1,46 @@
 """Judges that compare texts: a short answer (`TextJudge`), the whole completion (`ExactJudge`), a pattern
-(`RegexJudge`).
+(`RegexJudge`), the letter of a multiple choice (`ChoiceJudge`).
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from functools import lru_cache
 
 from cca.errors import CcaError
-from cca.problems.judges.completions import parts
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
-from cca.problems.judges.latex import unlatex
-from cca.problems.judges.reading import Reader
+from cca.problems.judges.reading import UNCLEAR, Reader, Unclear, answer_text, new_turn_began
 from cca.problems.judges.statements import Statement, first_sentence
+from cca.problems.judges.typography import FULL_WIDTH, plain, plain_text, unlatex
 
 _CLAUSE = re.compile(r"[,;:][ ]|[ ][(\-–—]|[ ](?:because|since|as|which)[ ]|\n", re.IGNORECASE)
-_OUTER = " \t\n\r.,;:!?*_`\"'“”‘’$#()[]{}<>"
-_ARTICLE = re.compile(r"(?:the|an?) (?=\S)")
+_OUTER = " \t\n\r.,;:!?*_`\"'"
+_PAIRS = ("()", "[]", "{}", "<>", "$$")
+_ARTICLE = re.compile(r"\A(?:the|an?) (?=\S)")
+_HEADING = re.compile(r"\A(?:#{1,6}\s+|-+(?=[^\W\d]))")
+_HAS_WORD = re.compile(r"[^\W_]")
 LONGEST = 20_000
 """Characters of a completion that a user's pattern is tried on."""
 
 
 def normalise(text: str) -> str:
-    """``text`` without case, outer punctuation and markup, runs of white space and a leading article."""
-    text = unicodedata.normalize("NFKC", unlatex(text)).casefold().replace("**", "")
-    return _ARTICLE.sub("", " ".join(text.split()).strip(_OUTER), count=1) if text else text
+    """``text`` with one typography, without case, outer punctuation, runs of white space and a leading article."""
+    text = plain_text(unlatex(text)).casefold().replace("**", "")
+    text = _HEADING.sub("", " ".join(text.split()).strip(_OUTER), count=1)
+    return _ARTICLE.sub("", text, count=1)
+
+
+def unwrap(text: str) -> str:
+    """A normalised ``text`` without the brackets or dollar signs around all of it."""
+    if len(text) > 2 and text[0] + text[-1] in _PAIRS and text[0] not in text[1:-1]:
+        return text[1:-1].strip(_OUTER)
+    return text
+
+
+def same_text(one: str, other: str) -> bool:
+    """True for texts equal but for typography; brackets around one of them may be missing around the other."""
+    one, other = normalise(one), normalise(other)
+    return one == other or unwrap(one) == other or one == unwrap(other)
 
 
 class TextJudge(Reader[tuple[str, ...]]):
@@ -36,12 +51,12 @@ class TextJudge(Reader[tuple[str, ...]]):
 
     name = "text"
 
-    def __call__(self, text: str, gold: str) -> Judgement:
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
         wanted = _gold(gold)
-        readings = self.read(text)
+        readings = self.read(text, cut_off)
         if readings is None:
             return UNREADABLE
-        right = next((reading for reading in readings if normalise(reading) == wanted), None)
+        right = next((reading for reading in readings if same_text(reading, wanted)), None)
         return judgement(right or readings[0], right is not None)
 
     def check_gold(self, gold: str) -> None:
@@ -50,9 +65,12 @@ class TextJudge(Reader[tuple[str, ...]]):
     def read_statement(self, statement: Statement) -> tuple[str, ...] | None:
         return _readings(statement.text)
 
-    def read_whole(self, text: str) -> tuple[str, ...] | None:
+    def read_whole(self, text: str, cut_off: bool = False) -> tuple[str, ...] | None:
         text = text.strip()
-        return _readings(first_sentence(text), text.split("\n", 1)[0], text)
+        sentence, line = first_sentence(text), text.split("\n", 1)[0]
+        if cut_off:
+            return _readings(*(said for said in (sentence, line) if len(said) < len(text)))
+        return _readings(sentence, line, text)
 
 
 class ExactJudge:
@@ -64,9 +82,9 @@ class ExactJudge:
         self.ignore_case = ignore_case
         self.thinking = thinking
 
-    def __call__(self, text: str, gold: str) -> Judgement:
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
         answer, wanted = answer_text(text, self.thinking), gold.strip()
-        if not answer:
+        if not answer or (cut_off and not self.finished(text)):
             return UNREADABLE
         same = answer.casefold() == wanted.casefold() if self.ignore_case else answer == wanted
         return judgement(answer, same)
@@ -95,18 +113,21 @@ class RegexJudge:
         self.pattern = None if pattern is None else _compile(pattern, self.flags)
         self.thinking = thinking
 
-    def __call__(self, text: str, gold: str) -> Judgement:
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
+        cut_off = cut_off and not self.finished(text)
         text = answer_text(text, self.thinking)[:LONGEST]
         if self.pattern is None:
             match = _compile(gold, self.flags).search(text)
-            return judgement(match[0] if match else text, match is not None) if text else UNREADABLE
+            if not text or (cut_off and match is None):
+                return UNREADABLE
+            return judgement(match[0] if match else text, match is not None)
         last = None
         for match in self.pattern.finditer(text):
             last = match
-        if last is None:
+        if last is None or (cut_off and last.end() == len(text)):
             return UNREADABLE
         answer = (last[1] if self.pattern.groups else last[0]) or ""
-        return judgement(answer, normalise(answer) == _gold(gold))
+        return judgement(answer, same_text(answer, _gold(gold)))
 
     def finished(self, text: str) -> bool:
         return new_turn_began(text, self.thinking)
@@ -118,18 +139,110 @@ class RegexJudge:
             _gold(gold)
 
 
-def answer_text(text: str, thinking: bool = False) -> str:
-    """The completion without thoughts and without what follows a new turn, stripped."""
-    last = ""
-    for part in parts(text, thinking):
-        last = part.text
-        if part.ended:
-            break
-    return last.strip()
+_LETTER_GOLD = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]?(?:\s.*)?\Z", re.DOTALL)
+_EXCLUDED = re.compile(
+    r"(?:\bnot|n't|\bnever|\bn?either|\bnor|\bexcept|\brul(?:e[sd]?|ing) out|\beliminat\w+|\bexclud\w+|\bwrong"
+    r"|\bincorrect|\bunlike|\binstead of|\brather than)[^.,;\n]{0,20}\Z",
+    re.IGNORECASE,
+)
 
 
-def new_turn_began(text: str, thinking: bool = False) -> bool:
-    return any(part.ended for part in parts(text, thinking))
+class ChoiceJudge(Reader[str]):
+    """``letters``: those of the options, in capitals. Gold answers: "B", "(B)" or "B) Paris".
+
+    Several letters ("A or C") are unreadable: a hedge is no choice.
+    """
+
+    name = "choice"
+
+    def __init__(self, *, letters: str = "ABCDE", thinking: bool = False, final: bool = True) -> None:
+        super().__init__(thinking=thinking, final=final)
+        if not (
+            letters.isascii() and letters.isalpha() and letters.isupper() and len({*letters}) == len(letters)
+        ):
+            raise CcaError(f"judge 'choice': expected letters such as 'ABCD', each once, got {letters!r}")
+        self.letters = letters
+        one, either = f"[{letters}]", f"[{letters}{letters.lower()}]"
+        lead = r"[\s*_:$`#>=\"'{}]*(?:(?:the )?(?:option|choice|letter|answer)[s]?[\s*_:$]*)?"
+        article = r"(?!(?<=A)[ ](?!because|since|as|is|and|or|,)[a-z])"
+        # A letter right after the marker; a bare "A" before a lower-case word is an article, but for a few.
+        self._direct = re.compile(
+            rf"{lead}(?:[(\[]({either})[)\]]|({one})(?![\w'’#+]){article})|{lead}({either})[\s*_.)\]$}}]*\Z",
+        )
+        self._second = re.compile(
+            rf"[)\]*_.]{{0,3}}(?:[ ]?[,/&+][ ]?|[ ](?:and|or|&)[ ])[(\[*]{{0,3}}({one})(?![\w'’])"
+        )
+        self._named = re.compile(
+            rf"(?:[Oo]ption|[Cc]hoice|[Ll]etter)[ ]?(?:is[ ]?)?[:*_ ]{{0,4}}[(\[]?({one})(?![\w'’])"
+        )
+        self._bracketed = re.compile(rf"\(({one})\)")
+        self._line = re.compile(rf"(?:^|\n)[ \t*_(\[#>=\-]*({either})[ \t*_)\].:]*(?=\n|\Z)")
+        self._opening = re.compile(
+            rf"[\s*_(\[#>=\-\u2192]*(?:({one})(?:[*_)\]]{{1,3}}|[.:)](?=\s|\Z)|(?=\s*\Z)|(?=[ ][-\u2013\u2014][ ]))"
+            rf"|({either})(?:\)|[.:](?=\s)|(?=[\s.)\]]*\Z)))"
+        )
+        self._single = re.compile(rf"(?<![\w'’.-])({one})(?![\w'’#+]|\.\w){article}")
+
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
+        wanted = self._gold(gold)
+        answer = self.read(text, cut_off)
+        return UNREADABLE if answer is None else judgement(answer, answer == wanted)
+
+    def check_gold(self, gold: str) -> None:
+        self._gold(gold)
+
+    def prepare(self, text: str) -> str:
+        return plain(text).translate(FULL_WIDTH)
+
+    def read_statement(self, statement: Statement) -> str | Unclear | None:
+        text = unlatex(statement.text)
+        if statement.denies:
+            return UNCLEAR
+        direct = self._direct.match(text)
+        if direct is not None:
+            second = self._second.match(text, direct.end())
+            letter = (direct[1] or direct[2] or direct[3]).upper()
+            return letter if second is None or second[1] == letter else UNCLEAR
+        if statement.kind == "label" and statement.leading and not statement.alone:
+            return None
+        return (
+            self._only(self._bracketed, text)
+            or self._only(self._named, text)
+            or self._only(self._single, text)
+        )
+
+    def read_whole(self, text: str, cut_off: bool = False) -> str | None:
+        opening = self._opening.match(text)
+        if opening is not None and (not cut_off or text[opening.end() :].strip()):
+            return (opening[1] or opening[2]).upper()
+        if cut_off:
+            return None
+        patterns = (self._named, self._line, self._bracketed)
+        found = next((letter for letter in (self._only(one, text) for one in patterns) if letter), None)
+        return found or self._concluded(text)
+
+    def _concluded(self, text: str) -> str | None:
+        """The letter of the last sentence that names one: "Therefore: B", "It's B."."""
+        for sentence in reversed(re.split(r"(?<=[.!?])\s+|\n", text[-2000:])):
+            if self._single.search(sentence):
+                return self._only(self._single, sentence)
+        return None
+
+    @staticmethod
+    def _only(pattern: re.Pattern[str], text: str) -> str | None:
+        """The letter that ``pattern`` finds and the text does not rule out, when it is one letter only."""
+        letters = {
+            match[1].upper()
+            for match in pattern.finditer(text)
+            if not _EXCLUDED.search(text, max(0, match.start() - 40), match.start())
+        }
+        return letters.pop() if len(letters) == 1 else None
+
+    def _gold(self, gold: str) -> str:
+        match = _LETTER_GOLD.match(gold)
+        if match is None or match[1].upper() not in self.letters:
+            raise CcaError(f"judge 'choice': expected a gold answer of one of {self.letters}, got {gold!r}")
+        return match[1].upper()
 
 
 def _readings(*texts: str) -> tuple[str, ...] | None:
@@ -138,16 +251,15 @@ def _readings(*texts: str) -> tuple[str, ...] | None:
     for text in texts:
         said = text.strip(_OUTER)
         clause = _CLAUSE.split(said, maxsplit=1)[0].strip(_OUTER)
-        readings += [reading for reading in (said, clause) if reading and reading not in readings]
+        readings += [one for one in (said, clause) if _HAS_WORD.search(one) and one not in readings]
     return tuple(readings) or None
 
 
 @lru_cache(maxsize=65536)
 def _gold(gold: str) -> str:
-    wanted = normalise(gold)
-    if not wanted:
+    if not _HAS_WORD.search(normalise(gold)):
         raise CcaError(f"judge: expected a gold answer with a letter or digit in it, got {gold!r}")
-    return wanted
+    return gold
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,7 @@
-"""The tool-call judge: the JSON calls in a completion against expected calls, and against the tools' schemas.
+"""The tool-call judge: the calls in a completion against expected calls, and against the tools' schemas.
+
+`cca.problems.judges.tool_call_forms` reads them. A call that was attempted and not understood makes a completion
+unreadable, never "no call".
 
 A gold answer is JSON: one call ``{"name": ..., "arguments": {...}}``, a list of calls in any order, or ``[]`` for
 "no tool fits". An expected argument may be ``{"$any": [...]}`` (one of these values) or ``{"$optional": value}``
@@ -8,35 +11,22 @@ unless it repeats the default in the tool's schema. 5 equals 5.0; True is not 1;
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from cca.errors import CcaError
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
-from cca.problems.judges.text import answer_text, new_turn_began
-
-_WRAPPINGS = (("<tool_call>", "</tool_call>"), ("```", "```"))
-_OPENING = re.compile(r"[{\[]")
-_DECODER = json.JSONDecoder()
-_TRIES = 64
-"""How many opening brackets of a text are tried as the start of a call."""
-_NAMES = ("name", "tool", "tool_name", "function_name")
-_ARGUMENTS = ("arguments", "parameters", "args", "input", "tool_input", "kwargs")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    name: str
-    arguments: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        return json.dumps(
-            {"name": self.name, "arguments": self.arguments}, sort_keys=True, ensure_ascii=False
-        )
+from cca.problems.judges.reading import answer_text, new_turn_began
+from cca.problems.judges.tool_call_forms import (
+    ATTEMPT,
+    DECODER,
+    Call,
+    Raw,
+    as_call,
+    begins_another,
+    read_calls,
+)
 
 
 class ToolCallJudge:
@@ -59,13 +49,21 @@ class ToolCallJudge:
         self.schemas = dict(map(_definition, tools))
         self.validators = {name: _validator(name, schema) for name, schema in self.schemas.items()}
 
-    def __call__(self, text: str, gold: str) -> Judgement:
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
         expected = _gold(gold)
-        calls = read_calls(answer_text(text, self.thinking))
-        if not calls:
-            return judgement("[]", True) if not expected and text.strip() else UNREADABLE
-        answer = "\n".join(str(call) for call in calls)
-        return judgement(answer, all(map(self._valid, calls)) and self._same(calls, expected))
+        cut_off = cut_off and not self.finished(text)
+        text = answer_text(text, self.thinking)
+        try:
+            calls = [self._typed(call) for call in read_calls(text)]
+            if not calls:
+                silent = not text or cut_off or ATTEMPT.search(text) is not None
+                return UNREADABLE if silent or expected else judgement("[]", True)
+            if begins_another(text):
+                return UNREADABLE
+            answer = "\n".join(str(call) for call in calls)
+            return judgement(answer, all(map(self._valid, calls)) and self._same(calls, expected))
+        except RecursionError:  # nested beyond all sense
+            return UNREADABLE
 
     def finished(self, text: str) -> bool:
         return new_turn_began(text, self.thinking)
@@ -75,6 +73,17 @@ class ToolCallJudge:
             if self.schemas and call.name not in self.schemas:
                 known = ", ".join(self.schemas)
                 raise CcaError(f"judge 'tool-call': expected a gold call of {known}, got {call.name!r}")
+
+    def _typed(self, call: Call) -> Call:
+        """``call`` with arguments of open type as the tool's schema has them."""
+        properties = self.schemas.get(call.name, {}).get("properties", {})
+        arguments = {
+            key: value.value()
+            if isinstance(value, Raw) and properties.get(key, {}).get("type", "string") != "string"
+            else value
+            for key, value in call.arguments.items()
+        }
+        return Call(call.name, arguments)
 
     def _valid(self, call: Call) -> bool:
         if not self.schemas:
@@ -105,60 +114,6 @@ class ToolCallJudge:
         return True
 
 
-def read_calls(text: str) -> list[Call]:
-    """The calls in ``text``: within <tool_call> tags, else within fenced blocks, else wherever JSON stands."""
-    for opening, closing in _WRAPPINGS:
-        calls = [call for block in _between(text, opening, closing) for call in _calls_in(block)]
-        if calls:
-            return calls
-    return list(_calls_in(text))
-
-
-def _between(text: str, opening: str, closing: str) -> Iterator[str]:
-    for _ in range(_TRIES):
-        start = text.find(opening)
-        end = text.find(closing, start + len(opening)) if start >= 0 else -1
-        if end < 0:
-            return
-        yield text[start + len(opening) : end]
-        text = text[end + len(closing) :]
-
-
-def _calls_in(text: str) -> Iterator[Call]:
-    position = 0
-    for _ in range(_TRIES):
-        opening = _OPENING.search(text, position)
-        if opening is None:
-            return
-        try:
-            value, position = _DECODER.raw_decode(text, opening.start())
-        except (json.JSONDecodeError, RecursionError):
-            position = opening.end()
-            continue
-        for item in value if isinstance(value, list) else [value]:
-            call = _call(item)
-            if call is not None:
-                yield call
-
-
-def _call(value: Any) -> Call | None:
-    if not isinstance(value, dict):
-        return None
-    inner = value.get("function")
-    if isinstance(inner, dict):
-        return _call(inner)
-    if isinstance(inner, str):
-        value = {"name": inner, **value}
-    name = next((value[key] for key in _NAMES if isinstance(value.get(key), str)), None)
-    arguments = next((value[key] for key in _ARGUMENTS if key in value), {})
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (json.JSONDecodeError, RecursionError):
-            return None
-    return Call(name, arguments) if name is not None and isinstance(arguments, dict) else None
-
-
 class _Missing:
     """An argument that was left out; unequal to every JSON value."""
 
@@ -167,6 +122,8 @@ _MISSING = _Missing()
 
 
 def _equal(value: Any, wanted: Any, ignore_case: bool) -> bool:
+    if isinstance(value, Raw) and not isinstance(wanted, str | dict):
+        value = value.value()
     if isinstance(wanted, dict) and len(wanted) == 1:
         if "$optional" in wanted:
             return value is _MISSING or _equal(value, wanted["$optional"], ignore_case)
@@ -188,13 +145,13 @@ def _equal(value: Any, wanted: Any, ignore_case: bool) -> bool:
 @lru_cache(maxsize=65536)
 def _gold(gold: str) -> tuple[Call, ...]:
     try:
-        value = json.loads(gold)
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = DECODER.decode(gold)
+    except (ValueError, RecursionError) as error:
         raise CcaError(
             f"judge 'tool-call': expected a gold answer of JSON calls, got {gold!r} ({error})"
         ) from error
     items = value if isinstance(value, list) else [value]
-    calls = tuple(call for call in map(_call, items) if call is not None)
+    calls = tuple(call for call in map(as_call, items) if call is not None)
     if len(calls) != len(items):
         raise CcaError(
             f'judge \'tool-call\': expected calls {{"name": ..., "arguments": {{...}}}}, got {gold!r}'
@@ -213,11 +170,16 @@ def _validator(name: str, schema: Mapping[str, Any]) -> Any:
     try:
         from jsonschema import SchemaError
         from jsonschema.validators import validator_for
+        from referencing.exceptions import Unresolvable
     except ImportError as error:
-        raise CcaError("judge 'tool-call' with tools needs jsonschema: pip install \"cca[tools]\"") from error
+        raise CcaError(
+            "judge 'tool-call' with tools needs jsonschema: pip install -e \".[tools]\""
+        ) from error
     kind = validator_for(schema)
     try:
         kind.check_schema(dict(schema))
-    except SchemaError as error:
-        raise CcaError(f"judge 'tool-call': tool {name!r} has a faulty schema: {error.message}") from error
+        kind(schema).is_valid({})
+    except (SchemaError, Unresolvable, RecursionError) as error:
+        reason = " ".join(str(getattr(error, "message", error)).split())[:200]
+        raise CcaError(f"judge 'tool-call': tool {name!r} has a faulty schema: {reason}") from error
     return kind(schema)

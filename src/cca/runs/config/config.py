@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
+from cca.amplify.settings import AmplifyConfig
+from cca.circuits.settings import CircuitConfig
+from cca.engines.settings import EngineName, RayConfig, VLLMConfig
 from cca.errors import CcaError
 from cca.evaluation.settings import EvaluateConfig
 from cca.models.anatomy.declarations import declaration_for
 from cca.problems.task_config import SHAPES, TaskSpec
 from cca.problems.task_config import TaskFiles as TaskFiles
-from cca.runs.config.circuit_config import CircuitConfig
-from cca.runs.config.engine_config import EngineName, RayConfig, VLLMConfig
 from cca.runs.config.presets import PRESETS
 from cca.section import Section
 
@@ -56,46 +57,6 @@ class PivotsConfig(Section):
     """Use at most this many pivots, the first in the order of the problems."""
 
 
-class BudgetConfig(Section):
-    points: float = Field(default=1.0, ge=0)
-    """A step may lose at most this many points on any retention set's validation half."""
-    drift: float = Field(default=2e-5, gt=0)
-    """A step may drift at most this many nats a token on the texts of those halves that nothing was fitted to."""
-
-
-class AmplifyConfig(Section):
-    objective: Literal["softplus", "logit-gap", "cross-entropy", "dpo"] = "softplus"
-    """What the steps minimise: of each logit gap, of the desired token alone, or of the gap against the base's."""
-    beta: float = Field(default=1.0, gt=0)
-    """dpo: how sharply the gap counts against the base's."""
-    anchor: float = Field(default=0.0, ge=0)
-    """Weight of the token KL from the base added to the objective, on half of the guarding retention problems."""
-    optimiser: Literal["gradient-descent", "adam"] = "gradient-descent"
-    """How the rows move."""
-    precondition: Literal["auto", "fisher", "none"] = "auto"
-    """fisher: steps shun the directions that text of other skills rests on; auto: fisher, where that can be had."""
-    damping: float = Field(default=1e-3, gt=0)
-    """fisher: added to the Fisher information of every direction, in units of its mean."""
-    rows: Literal["paper", "full", "up"] = "paper"
-    """paper: q/k/v and up rows; full: also gate rows, down and o columns; up: up rows alone."""
-    steps: int = Field(default=40, ge=1)
-    """Most steps to take."""
-    predicted_change: float | None = Field(default=0.2, gt=0)
-    """gradient-descent: size the first step to lower the mean objective by this much, and keep its coefficient."""
-    coefficient: float | None = Field(default=None, gt=0)
-    """A fixed step coefficient (paper: 1e-4), or Adam's learning rate."""
-    validate_at: tuple[int, ...] = ()
-    """Steps to validate at; empty means every step."""
-    patience: int = Field(default=5, ge=1)
-    """Stop after this many validations that bring no better step."""
-    batch_size: int = Field(default=32, ge=1)
-    """Pivots a forward and backward pass; the step is always over all pivots."""
-    gradient_checkpointing: bool = False
-    """Keep no activations inside layers: less memory, about a third more time a step."""
-    budget: BudgetConfig = BudgetConfig()
-    """What an accepted step may cost elsewhere."""
-
-
 class Config(Section):
     model: str
     """Hub id or local folder of the base model; 'tinymath' is the bundled one."""
@@ -126,7 +87,19 @@ class Config(Section):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Data type to load the model in."""
     device_map: str | None = None
-    """Where to put the model, as transformers takes it ('auto', 'cuda:0')."""
+    """How to spread the model over devices, as transformers takes it ('auto'); instead of device."""
+    device: str | None = None
+    """Where to put the model: cuda, cuda:1, mps, cpu; by default CUDA, then MPS, then the CPU. May change in a run."""
+
+    @field_validator("device")
+    @classmethod
+    def _alone(cls, device: str | None, others: ValidationInfo) -> str | None:
+        if device and others.data.get("device_map"):
+            raise ValueError(
+                f"expected none with device_map {others.data['device_map']!r}; leave one of them out"
+            )
+        return device
+
     sharding: Literal["none", "fsdp"] = "none"
     """fsdp: spread the weights over the processes of accelerate launch, for a model larger than one GPU."""
     trust_remote_code: bool = False

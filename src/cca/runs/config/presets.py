@@ -15,7 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "batch_size": 8, "penalty": 0.01, "initial": 1.0, "threshold": 0.5,
         },
         "amplify": {
-            "objective": "logit-gap", "optimiser": "gradient-descent", "precondition": "none", "rows": "paper",
+            "objective": "logit-gap", "optimiser": "gradient-descent", "whitening": "none", "rows": "paper",
             "predicted_change": None,
             "coefficient": 1e-4, "steps": 100, "patience": 100,
             "validate_at": [2, 4, 6, 8, 10, *range(15, 101, 5)],

@@ -16,20 +16,28 @@ from transformers import PreTrainedTokenizerBase
 from cca.files import fingerprint
 from cca.runs.folder.owner import now
 
-PACKAGES = ("cca", "torch", "transformers", "tokenizers", "safetensors", "peft", "numpy")
+DISTRIBUTION = "circuit-amplification"
+"""Name of this package in an index; it is imported and recorded as `cca`."""
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy")
 
 
-def provenance() -> dict[str, Any]:
-    return {"created": now(), "versions": versions(), "commit": source_commit(), "hardware": hardware()}
+def provenance(device: str | None = None) -> dict[str, Any]:
+    return {"created": now(), "versions": versions(), "commit": source_commit(), "hardware": hardware(device)}
 
 
 def versions() -> dict[str, str]:
     """Python and the packages that results depend on."""
-    return {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        "cca": _version(DISTRIBUTION),
+        **{package: _version(package) for package in PACKAGES},
+    }
 
 
-def hardware() -> dict[str, Any]:
+def hardware(device: str | None = None) -> dict[str, Any]:
+    """The machine, and which of its devices the model is on."""
     found: dict[str, Any] = {
+        **({"device": device} if device else {}),
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -20,8 +20,8 @@ from cca.runs.folder.provenance import provenance
 
 FORMAT, VERSION = "cca.run", 1
 MANIFEST = "manifest.json"
-ENGINE = ("engine", "vllm", "ray")
-"""Keys that say what generates text: they may change while a run goes on, for hardware does."""
+ENGINE = ("engine", "vllm", "ray", "device")
+"""Keys that say what computes, and where: they may change while a run goes on, for hardware does."""
 
 
 class RunDirectory:
@@ -60,11 +60,13 @@ class RunDirectory:
         if foreign:
             raise CcaError(f"{self.path}: expected a new folder or a run's, found {foreign[0]!r} in it")
 
-    def begin(self, config: Config, fingerprints: Mapping[str, str], **more: Any) -> None:
-        """Make this new folder that of ``config`` on this model and data."""
+    def begin(
+        self, config: Config, fingerprints: Mapping[str, str], device: str | None = None, **more: Any
+    ) -> None:
+        """Make this new folder that of ``config`` on this model and data; the model is on ``device``."""
         given = config.model_dump(mode="json", exclude_unset=True, exclude={"out"})
         whole = {
-            **provenance(),
+            **provenance(device),
             "config": without_out(config),
             "engine": config.model_dump(mode="json", include=set(ENGINE)),
             "given": given,

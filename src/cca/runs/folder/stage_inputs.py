@@ -21,6 +21,11 @@ from cca.runs.config.config import Config
 
 PIVOTS_LOG = "pivots.partial.jsonl"
 PATCH = "patch.safetensors"
+MASK = "mask.partial.safetensors"
+STEPS = "amplify.partial.safetensors"
+CONTROL = "control.partial.safetensors"
+UNDER_WAY = {MASK: "circuit.jsonl", STEPS: PATCH, CONTROL: "evaluation.json"}
+"""Files that keep the state of a training, each with the file that the training makes."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from cca.errors import CcaError
 from cca.files import read_json, write_json
-from cca.runs.progress.memory import peak_memory, reset_peak_memory
+from cca.models.memory import peak_memory, reset_peak_memory
 
 FILE = "timing.json"
 Account = dict[str, float]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
 
 from cca.engines.engine import Engine
 from cca.engines.hf import HFEngine
-from cca.engines.source import ModelSource
-from cca.engines.weight_sync import WeightWatch
+from cca.engines.weight_sync import ModelSource, WeightWatch
 from cca.errors import CcaError
 from cca.models.loading import LoadedModel
 from cca.runs.config.config import Config
@@ -37,29 +35,26 @@ def make_engine(
         say(f"engine: {name} (auto: {objection or 'vLLM is installed and there is a GPU with room for it'})")
     if name == "hf":
         return HFEngine(loaded.model, config.traces.batch_size, note)
-    from cca.engines.vllm import VLLMEngine, VLLMSettings
+    from cca.engines.vllm import VLLMEngine
 
     source = ModelSource.of(loaded, config.trust_remote_code)
     own = config.vllm
-    vllm = VLLMSettings(own.tensor_parallel, own.memory, own.context, own.options)
     if name == "vllm" or config.ray.engine == "vllm":
         note("text is generated with vLLM")
     if name == "vllm" and own.data_parallel == 1:
-        return VLLMEngine(source, vllm, watch)
-    from cca.engines.ray import RayEngine, RaySettings
+        return VLLMEngine(source, own, watch)
+    from cca.engines.ray import RayEngine
 
-    wanted = config.ray
-    settings = RaySettings(
-        wanted.address, wanted.actors, wanted.engine, wanted.cpus, wanted.gpus, config.traces.batch_size, vllm
-    )
+    settings = config.ray
     if name == "vllm":
         gpus = float(own.tensor_parallel) if torch.cuda.is_available() else 0.0
-        settings = replace(settings, address=None, actors=own.data_parallel, engine="vllm", gpus=gpus)
+        changes = {"address": None, "actors": own.data_parallel, "engine": "vllm", "gpus": gpus}
+        settings = settings.model_copy(update=changes)
     if settings.engine == "vllm" and torch.cuda.is_available() and settings.gpus < own.tensor_parallel:
         raise CcaError(
             f"ray.gpus: expected at least vllm.tensor_parallel ({own.tensor_parallel}), got {settings.gpus:g}"
         )
-    return RayEngine(source, settings, watch, note)
+    return RayEngine(source, settings, watch, note, config.traces.batch_size, own)
 
 
 def taken(config: Config, loaded: LoadedModel) -> tuple[str, bool]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cca.amplify.amplify import Amplified
+from cca.amplify.settings import BudgetConfig
 from cca.circuits.circuit import Circuit, shares
 from cca.circuits.random_circuits import random_circuit
 from cca.evaluation.against_base import AgainstBase
@@ -21,8 +22,7 @@ from cca.evaluation.planted_pivots import localisation
 from cca.files import Row, read_sealed, write_sealed
 from cca.models.anatomy.components import KINDS
 from cca.pivots.pivot import Pivot
-from cca.runs.config.config import BudgetConfig
-from cca.runs.folder.training_file import CONTROL
+from cca.runs.folder.stage_inputs import CONTROL
 from cca.runs.session import Session
 from cca.runs.stages import stages
 from cca.runs.stages.amplify import AMPLIFY, run_amplify

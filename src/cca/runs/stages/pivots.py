@@ -29,7 +29,7 @@ def find_pivots(session: Session, pairs: Sequence[Pair], made_from: str) -> list
     with session.timed("pivots"), session.narrator.work("pivots", len(pairs)) as progress:
         progress(len(rows))
         tell, chunks = one_at_a_time(progress), chunked(pairs[len(rows) :], chunk)
-        found_of = in_order(chunks, lambda own: pivots_of(session, own, tell), session.engine.lanes)
+        found_of = in_order(chunks, lambda own: pivots_of(session, own, tell), session.engine.parallel_chunks)
         for own in chunks:
             if most is not None and len(found) >= most:
                 break

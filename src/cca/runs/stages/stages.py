@@ -22,8 +22,7 @@ from cca.pivots.traces import VERSION as TRACES_VERSION
 from cca.pivots.traces import Trace, TraceSettings, opposite, paired_traces
 from cca.problems.problem import Problem
 from cca.runs.folder.row_log import ChunkLog
-from cca.runs.folder.stage_inputs import PIVOTS_LOG, claim
-from cca.runs.folder.training_file import MASK, STEPS
+from cca.runs.folder.stage_inputs import MASK, PIVOTS_LOG, STEPS, claim
 from cca.runs.replica import as_the_first_has_it
 from cca.runs.session import Session
 from cca.runs.stages.amplify import AMPLIFY, amplify_summary, make_patch, run_amplify
@@ -60,7 +59,9 @@ def traces(session: Session) -> list[list[Trace]]:
             tell, engine = one_at_a_time(progress), session.engine
             chunks = chunked(problems[len(rows) :], settings.chunk)
             for made in in_order(
-                chunks, lambda own: paired_traces(own, session.grader, engine, wanted, tell), engine.lanes
+                chunks,
+                lambda own: paired_traces(own, session.grader, engine, wanted, tell),
+                engine.parallel_chunks,
             ):
                 log.append(
                     [{"problem": own[0].problem, "traces": [trace.to_row() for trace in own]} for own in made]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from cca.evaluation.validation import Budget, Validator
+from cca.amplify.settings import BudgetConfig
+from cca.evaluation.validation import Validator
 from cca.runs.session import Session
 from cca.runs.stages.answers import answering
 
 
-def validator(session: Session, budget: Budget | None = None) -> Validator:
+def validator(session: Session, budget: BudgetConfig | None = None) -> Validator:
     """Make it while the model is untouched. ``budget`` takes the place of the configuration's."""
     return Validator(
         session.model, session.grader, answering(session), session.task.validation, session.task.retention,

@@ -1,0 +1,90 @@
+"""The ``circuit`` section of a configuration: what locates the circuit, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import Field, field_validator
+
+from cca.circuits.size import Size
+from cca.errors import CcaError
+from cca.models.anatomy.components import KINDS
+from cca.section import Section
+
+LocaliserName = Literal[
+    "attribution", "integrated", "selective", "natural", "dcm", "random", "all", "file"
+]  # fmt: skip
+"""The rows of the table `cca.circuits.localisers.LOCALISERS`."""
+OPERATIONS = ("|", "&", "-")
+"""Set operations that join localisers: union, intersection, difference."""
+
+
+class CircuitConfig(Section):
+    localiser: str = "auto"
+    """What picks the components: auto (natural with retention sets, else attribution) or a localiser."""
+
+    @field_validator("localiser")
+    @classmethod
+    def _known(cls, localiser: str) -> str:
+        if localiser != "auto":
+            check_localiser(localiser)
+        return localiser
+
+    sign: Literal["absolute", "signed"] = "absolute"
+    """attribution, integrated: rank by the size of the gate gradient, or by its value."""
+    kinds: tuple[Literal["q", "k", "v", "neuron"], ...] | None = None
+    """Kinds to choose from; by default all for natural, neurons for others; all, dcm and file ignore it."""
+    size: str | int = "2% of parameters"
+    """A number of components, 'N% of components' or 'N% of parameters'; all, file and dcm by coefficient ignore it."""
+
+    @field_validator("size")
+    @classmethod
+    def _readable(cls, size: str | int) -> str | int:
+        Size.parse(size)
+        return size
+
+    file: Path | None = None
+    """file: the circuit file to use."""
+    gate: Literal["double", "amplify", "ablate"] = "double"
+    """dcm: what a gate value m does to an activation: 2m, 1+m or m."""
+    learning_rate: float = Field(default=5e-3, gt=0)
+    """dcm: Adam's learning rate."""
+    decay_every: int = Field(default=5, ge=1)
+    """dcm: epochs between two decays of the learning rate."""
+    decay: float = Field(default=0.9, gt=0, le=1)
+    """dcm: factor of each decay."""
+    epochs: int = Field(default=50, ge=1)
+    """dcm: passes over the pivots."""
+    batch_size: int = Field(default=8, ge=1)
+    """dcm: pivots per step."""
+    penalty: float = Field(default=0.01, ge=0)
+    """dcm: L1 coefficient on the gates (paper: swept from 1e-4 to 1e-1)."""
+    initial: float = Field(default=1.0, ge=0, le=1)
+    """dcm: gate value to start from."""
+    threshold: float = Field(default=0.5, ge=0, lt=1)
+    """dcm: a gate above it puts its component into the circuit."""
+    relaxation: Literal["clamp", "hard-concrete", "annealed"] = "clamp"
+    """dcm: how gates are trained: clamped to [0, 1] (paper), L0 by hard-concrete draws, or an annealed sigmoid."""
+    penalty_for: Literal["coefficient", "size"] = "coefficient"
+    """dcm: keep the penalty as it is, or adapt it until the mask has 'size' components of all kinds."""
+
+
+def check_localiser(text: str) -> None:
+    """Raise CcaError unless ``text`` names localisers, joined by set operations."""
+    names, signs = text.split()[::2] or [text], text.split()[1::2]
+    known = get_args(LocaliserName)
+    for name in names:
+        if name not in known:
+            raise CcaError(f"localiser: expected one of {', '.join(known)}, got {name!r:.80}")
+    if len(signs) != len(names) - 1 or any(sign not in OPERATIONS for sign in signs):
+        raise CcaError(f"localiser: expected names joined by |, & or -, got {text!r:.80}")
+
+
+def resolve_auto(settings: CircuitConfig, has_texts: bool) -> CircuitConfig:
+    """Fill in ``localiser: auto`` and the default kinds; natural needs text of other skills (``has_texts``)."""
+    localiser = settings.localiser
+    if localiser == "auto":
+        localiser = "natural" if has_texts else "attribution"
+    kinds = settings.kinds or (KINDS if "natural" in localiser.split() else ("neuron",))
+    return settings.model_copy(update={"localiser": localiser, "kinds": kinds})

@@ -1,0 +1,299 @@
+"""A whitelisting evaluator for the expressions of templates. Text from a file never reaches ``eval``.
+
+``ast`` parses an expression once in mode "eval", every node is checked against the methods of `_Compiler`, and the tree
+becomes one closure over a dict of values; a call costs about 0.1 microseconds a node. Attributes are never read: a
+dotted name such as ``np.arange`` is looked up whole among the known functions. Length, nesting, powers, repetitions
+and sizes are bounded, so no expression takes long.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import operator
+import warnings
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from cca.problems.templates.exact_numbers import (
+    LONGEST,
+    ExpressionError,
+    Worded,
+    add,
+    bounded,
+    brief,
+    divide,
+    exact,
+    floor_divide,
+    multiply,
+    number,
+    power,
+    remainder,
+    shown,
+    subtract,
+)
+from cca.problems.templates.functions import FUNCTIONS, Function
+from cca.problems.templates.word_lists import LISTS
+
+Values = Mapping[str, Any]
+Closure = Callable[[Any], Any]
+
+MAXIMUM_TEXT = 5_000
+MAXIMUM_DEPTH = 40
+MAXIMUM_NODES = 1_500
+MAXIMUM_COST = 50_000
+
+SAMPLES = ("sample", "sample_sequential")
+"""Functions that only the sampler can call (`sampling.Draw`)."""
+
+# Typographic and mathematical signs that writers of templates paste in.
+_SPELLINGS = str.maketrans({
+    "“": '"', "”": '"', "‘": "'", "’": "'", "×": "*", "÷": "/", "−": "-", "–": "-", "≤": "<=", "≥": ">=", "≠": "!=",
+})  # fmt: skip
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: add,
+    ast.Sub: subtract,
+    ast.Mult: multiply,
+    ast.Div: divide,
+    ast.FloorDiv: floor_divide,
+    ast.Mod: remainder,
+    ast.Pow: power,
+}
+
+
+def _ordered(order: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    def compare(one: Any, other: Any) -> bool:
+        one = one.value if type(one) is Worded else one
+        return order(one, other.value if type(other) is Worded else other)
+
+    return compare
+
+
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Is: operator.eq,  # "n is 3": what its writer means
+    ast.IsNot: operator.ne,
+    ast.Lt: _ordered(operator.lt),
+    ast.LtE: _ordered(operator.le),
+    ast.Gt: _ordered(operator.gt),
+    ast.GtE: _ordered(operator.ge),
+    ast.In: lambda left, right: left in right,
+    ast.NotIn: lambda left, right: left not in right,
+}
+
+
+class Expression:
+    """A checked expression: call it with values. ``names`` are those it reads, ``cost`` a rough price of one call."""
+
+    __slots__ = ("closure", "cost", "names", "text", "tree")
+
+    def __init__(self, text: str, tree: ast.expr, functions: Mapping[str, Function] = FUNCTIONS) -> None:
+        compiler = _Compiler(functions)
+        self.text = text
+        self.tree = tree
+        self.closure = compiler.compile(tree, 0)
+        self.names = frozenset(compiler.names)
+        self.cost = compiler.cost
+        if self.cost > MAXIMUM_COST:
+            raise ExpressionError(f"expected less work in one expression, got '{brief(text)}'")
+
+    def __call__(self, values: Values) -> Any:
+        """The value for ``values``. Raises ExpressionError for a name without a value, a wrong type, a zero divisor."""
+        try:
+            return self.closure(values)
+        except ExpressionError as error:
+            raise ExpressionError(f"{error} in '{brief(self.text)}'") from error
+        except KeyError as error:
+            raise ExpressionError(f"unknown name {error.args[0]!r} in '{brief(self.text)}'") from error
+        except (ArithmeticError, TypeError, ValueError, IndexError) as error:
+            reason = "division by zero" if isinstance(error, ZeroDivisionError) else error
+            raise ExpressionError(f"{reason} in '{brief(self.text)}'") from error
+
+
+def evaluate(expression: str, values: Values) -> Any:
+    """The value of ``expression``. Raises ExpressionError when it is not allowed, or fails for these values."""
+    return compiled(expression)(values)
+
+
+@lru_cache(maxsize=16_384)
+def compiled(text: str) -> Expression:
+    """Parse and check ``text`` once. Raises ExpressionError saying what is not understood or not allowed."""
+    return Expression(text, parse(text))
+
+
+def parse(text: str) -> ast.expr:
+    """The syntax tree of ``text``, not checked yet. Raises ExpressionError when it is too long or cannot be read."""
+    if len(text) > MAXIMUM_TEXT:
+        raise ExpressionError(f"expected an expression of at most {MAXIMUM_TEXT} characters, got {len(text)}")
+    if text.isidentifier() and text not in ("True", "False", "None"):
+        return ast.Name(text, ast.Load())  # a variable may be called "class" or "from"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns of "1if x"; whoever wrote that meant it
+            return ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        respelled = text.translate(_SPELLINGS)
+        if respelled != text:
+            return parse(respelled)
+        raise ExpressionError(f"cannot read '{brief(text)}' as an expression ({error.msg})") from error
+    except (ValueError, MemoryError, RecursionError) as error:
+        raise ExpressionError(
+            f"cannot read '{brief(text)}' as an expression (too deep or malformed)"
+        ) from error
+
+
+class _Compiler:
+    """Turns one tree into a closure, collecting the names it reads and its price."""
+
+    def __init__(self, functions: Mapping[str, Function]) -> None:
+        self.names: set[str] = set()
+        self.cost = 0
+        self.nodes = 0
+        self.functions = functions
+
+    def compile(self, node: ast.AST, depth: int) -> Closure:
+        self.nodes += 1
+        self.cost += 1
+        if depth > MAXIMUM_DEPTH or self.nodes > MAXIMUM_NODES:
+            raise ExpressionError(
+                f"expected at most {MAXIMUM_DEPTH} levels and {MAXIMUM_NODES} parts in an expression, got more"
+            )
+        method = getattr(self, f"_{type(node).__name__.lower()}", None)
+        if method is None:
+            raise ExpressionError(f"{_described(node)} is not allowed in a template")
+        return method(node, depth + 1)
+
+    def _constant(self, node: ast.Constant, depth: int) -> Closure:  # noqa: ARG002
+        value = node.value
+        if isinstance(value, str):
+            if len(value) > LONGEST:
+                raise ExpressionError(f"expected texts of at most {LONGEST} characters, got {len(value)}")
+        elif isinstance(value, bool | int | float):
+            value = exact(value)
+        else:
+            raise ExpressionError(f"expected numbers and texts, got {shown(value)}")
+        return lambda _: value
+
+    def _name(self, node: ast.Name, depth: int) -> Closure:  # noqa: ARG002
+        name = node.id
+        if name.startswith("_"):
+            raise ExpressionError(
+                f"name {name!r} is not allowed in a template (it starts with an underscore)"
+            )
+        self.names.add(name)
+        if name not in LISTS:
+            return operator.itemgetter(name)
+        items = list(LISTS[name])
+        return lambda values: values.get(name, items)
+
+    def _binop(self, node: ast.BinOp, depth: int) -> Closure:
+        left, right = self.compile(node.left, depth), self.compile(node.right, depth)
+        operate = _ARITHMETIC.get(type(node.op))
+        if operate is None:
+            raise ExpressionError(f"operator {type(node.op).__name__} is not allowed in a template")
+        self.cost += 12 if isinstance(node.op, ast.Div) else 1  # a fraction takes longer than a whole number
+        return lambda values: operate(left(values), right(values))
+
+    def _unaryop(self, node: ast.UnaryOp, depth: int) -> Closure:
+        operand = self.compile(node.operand, depth)
+        match node.op:
+            case ast.USub():
+                return lambda values: -number(operand(values), "a minus sign")
+            case ast.UAdd():
+                return operand
+            case ast.Not():
+                return lambda values: not operand(values)
+        raise ExpressionError(f"operator {type(node.op).__name__} is not allowed in a template")
+
+    def _boolop(self, node: ast.BoolOp, depth: int) -> Closure:
+        parts = [self.compile(part, depth) for part in node.values]
+        if isinstance(node.op, ast.And):
+            return lambda values: all(part(values) for part in parts)
+        return lambda values: any(part(values) for part in parts)
+
+    def _compare(self, node: ast.Compare, depth: int) -> Closure:
+        sides = [self.compile(side, depth) for side in (node.left, *node.comparators)]
+        tests = [_COMPARISONS[type(kind)] for kind in node.ops]
+        if len(tests) == 1:
+            (first, second), (test,) = sides, tests
+            return lambda values: test(first(values), second(values))
+
+        def chain(values: Any) -> bool:
+            found = [side(values) for side in sides]
+            return all(test(found[place], found[place + 1]) for place, test in enumerate(tests))
+
+        return chain
+
+    def _ifexp(self, node: ast.IfExp, depth: int) -> Closure:
+        test, then, otherwise = (self.compile(part, depth) for part in (node.test, node.body, node.orelse))
+        return lambda values: then(values) if test(values) else otherwise(values)
+
+    def _list(self, node: ast.List | ast.Tuple, depth: int) -> Closure:
+        parts = [self.compile(part, depth) for part in node.elts]
+        kind = list if isinstance(node, ast.List) else tuple
+        return lambda values: bounded(kind([part(values) for part in parts]))
+
+    _tuple = _list
+
+    def _set(self, node: ast.Set, depth: int) -> Closure:
+        if len(node.elts) != 1:
+            raise ExpressionError("a set is not allowed in a template")
+        return self.compile(node.elts[0], depth)  # "{n} + {k}": a slot inside a slot
+
+    def _subscript(self, node: ast.Subscript, depth: int) -> Closure:
+        whole, index = self.compile(node.value, depth), node.slice
+        if isinstance(index, ast.Slice):
+            parts = (index.lower, index.upper, index.step)
+            bounds = [self.compile(part, depth) if part else None for part in parts]
+            return lambda values: whole(values)[slice(*(part and part(values) for part in bounds))]
+        place = self.compile(index, depth)
+
+        def item(values: Any) -> Any:
+            sequence, position = whole(values), place(values)
+            if type(sequence) is Worded:  # a (words, number) pair, as it stands in the template
+                return (sequence.text, sequence.value)[position]
+            return sequence[position]
+
+        return item
+
+    def _call(self, node: ast.Call, depth: int) -> Closure:
+        name = dotted(node.func)
+        if name not in self.functions:
+            raise ExpressionError(self._unknown(name))
+        if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
+            raise ExpressionError(f"expected plain arguments for {name}(), got named or starred ones")
+        function, price = self.functions[name]
+        self.cost += price
+        arguments = [self.compile(part, depth) for part in node.args]
+        if len(arguments) == 1:
+            (only,) = arguments
+            return lambda values: function(only(values))
+        return lambda values: function(*[argument(values) for argument in arguments])
+
+    def _unknown(self, name: str) -> str:
+        if name in SAMPLES:
+            return f"{name}() is only allowed in #init lines, and there once in a line"
+        near = difflib.get_close_matches(name, self.functions, n=1)
+        return f"unknown function {brief(name)}()" + (f"; did you mean {near[0]}()?" if near else "")
+
+
+def dotted(node: ast.expr) -> str:
+    """``np.random.randint`` as one name. Raises ExpressionError when a call is of anything but a name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    raise ExpressionError(f"expected a call of a known function, got a call of {_described(node)}")
+
+
+def _described(node: ast.AST) -> str:
+    match node:
+        case ast.Attribute(attr=name):
+            return f"attribute access ('.{name[:40]}')"
+        case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
+            return "a comprehension"
+        case ast.JoinedStr():
+            return "an f-string"
+    return f"a {type(node).__name__.lower()}"

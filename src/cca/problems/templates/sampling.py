@@ -1,0 +1,193 @@
+"""Values for a template's variables that meet its conditions.
+
+1. Draws that no condition reads are taken at random. The others fall into groups that conditions tie together.
+2. In a group all variables are guessed, one after the other, until a guess meets every condition. A condition is tested
+   as soon as its last name has a value, a condition with few combinations comes first, so that most wrong guesses are
+   short, and a variable that stands alone on one side of an equation is computed from the other side.
+3. A group with few combinations, or where guesses fail, is enumerated if that takes not too long: each of its solutions
+   is then equally likely, and a group without any proves that the conditions cannot be met.
+
+Budgets count work, never time: the same seed gives the same values on any machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cca.problems.templates.draws import Draw
+from cca.problems.templates.exact_numbers import ExpressionError, brief
+from cca.problems.templates.expressions import Expression
+from cca.problems.templates.steps import FAILURES, Step, ordered, split, tied
+
+FEW = 20_000
+"""Most combinations of a group that is enumerated at once, not guessed first."""
+
+MANY = 1_000_000
+"""Most combinations of a group that is ever enumerated."""
+
+GUESSING = 150_000
+"""Work on guesses before a group is enumerated; a unit takes 0.2 to 0.6 microseconds."""
+
+BUDGET = 3_000_000
+"""Work of one enumeration, and of the search for the first solution."""
+
+PATIENCE = 20
+"""Factor of the budget once there is a solution: more will be found, however long it takes."""
+
+Random = Callable[[], float]
+
+
+class Unsatisfiable(ExpressionError):
+    """No values meet the conditions. ``proven`` is True when every combination was tried."""
+
+    def __init__(self, message: str, proven: bool) -> None:
+        super().__init__(message)
+        self.proven = proven
+
+
+class Sampler:
+    """Samples values for the targets of ``draws`` that meet ``conditions``."""
+
+    def __init__(self, draws: Sequence[Draw], conditions: Sequence[Expression]) -> None:
+        targets = {target for draw in draws for target in draw.targets}
+        fixed = [condition for condition in conditions if not condition.names & targets]
+        self._always_false = next((condition for condition in fixed if not _holds(condition, {})), None)
+        self._groups: list[_Group] = []
+        self._free: list[Step] = []
+        for members in tied(draws, conditions):
+            names = {target for draw in members for target in draw.targets}
+            tests = [part for one in conditions if one.names & names for part in split(one)]
+            steps = [Step(draw, targets) for draw in members]
+            if len(members) > 1 or tests or members[0].needs:
+                self._groups.append(_Group(steps, tests))
+            else:
+                self._free += steps
+        people = [target for step in self._free if step.people for target in step.draw.targets]
+        self._people = people if sum(step.people for step in self._free) > 1 else []
+
+    def sample(self, generator: np.random.Generator) -> dict[str, Any]:
+        """Values for every target. Raises Unsatisfiable when there are none, or none were found in the budget."""
+        if self._always_false is not None:
+            raise Unsatisfiable(f"condition '{brief(self._always_false.text)}' is never met", proven=True)
+        random, values = generator.random, {}
+        for group in self._groups:
+            group.sample(random, values)
+        while True:
+            for step in self._free:
+                step.draw.choose(step.items or (), random, values)
+            # People of one problem have different names, or nobody could tell who is meant.
+            if len({values[name] for name in self._people}) == len(self._people):
+                return values
+
+
+class _Group:
+    """Draws that conditions tie together, in the order in which they are given values."""
+
+    def __init__(self, steps: Sequence[Step], conditions: Sequence[Expression]) -> None:
+        self.conditions = conditions
+        self.targets = tuple(target for step in steps for target in step.draw.targets)
+        self.steps = ordered(steps, conditions)
+        combinations = math.prod(step.size for step in steps if step.solved is None)
+        self.few = combinations <= FEW
+        self.enumerable = combinations <= MANY and not any(
+            step.items is None or step.draw.kind == "distinct" for step in steps
+        )
+        self.solutions: list[tuple[Any, ...]] = []
+        self.budget = BUDGET
+        self.left = 0
+        self.failed: Unsatisfiable | None = None
+
+    def sample(self, random: Random, values: dict[str, Any]) -> None:
+        if self.failed is not None:
+            raise self.failed
+        if not (self.enumerable and self.few) and self._guess(GUESSING, random, values):
+            return
+        if self.enumerable and not self.solutions:
+            self._enumerate()
+        if self.enumerable:
+            values.update(zip(self.targets, self.solutions[int(random() * len(self.solutions))], strict=True))
+        elif self._guess(self.budget, random, values):
+            self.budget = PATIENCE * BUDGET
+        else:
+            self._fail(proven=False)
+
+    def _guess(self, budget: int, random: Random, values: dict[str, Any]) -> bool:
+        """Guess until every condition is met; False when the budget is spent."""
+        self.left = budget
+        while self.left > 0:
+            for step in self.steps:
+                self.left -= step.cost
+                items = step.choices(values)
+                if not items:
+                    break
+                if step.items is None and not isinstance(items, range):
+                    self.left -= 10 * len(items)  # a list is made again for every guess
+                step.draw.choose(items, random, values)
+                if not self._tests(step, values):
+                    break
+            else:
+                return True
+        return False
+
+    def _tests(self, step: Step, values: Mapping[str, Any]) -> bool:
+        for test in step.tests:
+            self.left -= test.cost + 2
+            if not _holds(test, values):
+                return False
+        return True
+
+    def _enumerate(self) -> None:
+        """Find all solutions; a group that takes too long is not enumerable after all."""
+        self.left = BUDGET
+        values: dict[str, Any] = {}
+
+        def turn(depth: int) -> None:
+            if depth == len(self.steps):
+                self.solutions.append(tuple(values[target] for target in self.targets))
+                return
+            step = self.steps[depth]
+            for item in step.choices(values):
+                self.left -= step.cost
+                if self.left <= 0:
+                    return
+                step.draw.assign(item, values)
+                if self._tests(step, values):
+                    turn(depth + 1)
+
+        turn(0)
+        self.enumerable = self.left > 0
+        if not self.enumerable:
+            self.solutions = []
+        elif not self.solutions:
+            self._fail(proven=True)
+
+    def _fail(self, proven: bool) -> None:
+        names = ", ".join(self.targets[:8])
+        texts = "; ".join(brief(condition.text) for condition in self.conditions[:3])
+        how = "no combination" if proven else "a long search found no combination"
+        self.failed = Unsatisfiable(f"{how} of {names} meets the conditions ({texts}){self._hint()}", proven)
+        raise self.failed
+
+    def _hint(self) -> str:
+        """A condition that cannot be evaluated at all explains more than that nothing meets it."""
+        values: dict[str, Any] = {}
+        try:
+            for step in self.steps:
+                step.draw.choose(step.draw.items(values), np.random.default_rng(0).random, values)
+            for condition in self.conditions:
+                condition(values)
+        except ExpressionError as error:
+            return f"; {error}"
+        return ""
+
+
+def _holds(condition: Expression, values: Mapping[str, Any]) -> bool:
+    """True when the condition is met; it is not met by values for which it cannot be evaluated (a zero divisor)."""
+    try:
+        return bool(condition.closure(values))
+    except FAILURES:
+        return False
