@@ -6,13 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cca.files import Row, read_sealed, write_json, write_text
-from cca.patches.claims import with_claims
-from cca.patches.patch_file import digest, load_patch, save_patch
 from cca.reports.page import render_page
 from cca.reports.report import make_report
 from cca.runs.config.config import Config
 from cca.runs.folder.run_folder import RunDirectory
-from cca.runs.folder.stage_inputs import PATCH
 from cca.runs.open import open_session
 from cca.runs.plan import held_against, read_plan
 from cca.runs.progress.costs import FILE as TIMING
@@ -51,8 +48,6 @@ def run_stage(config: Config, stage: str, narrator: Narrator) -> None:
 def write_report(path: Path) -> Row | None:
     """report.json and report.html from the files of the stages; of a run under way the page alone.
 
-    The patch then carries the report's figures as what it claims (`cca patch show`).
-
     Loads no model and takes no lock. Returns report.json; None when it is not there yet.
     """
     folder = RunDirectory(path)
@@ -66,10 +61,6 @@ def write_report(path: Path) -> Row | None:
         if plan is not None:
             report["plan"] = held_against(plan, read_accounts(folder / TIMING), _steps_taken(report))
         write_json(folder / "report.json", report)
-        patch = load_patch(folder / PATCH)
-        claimed = with_claims(patch, report)
-        if digest(claimed) != digest(patch):
-            save_patch(folder / PATCH, claimed)
     write_text(folder / "report.html", render_page(path))
     return report
 
