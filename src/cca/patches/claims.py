@@ -142,9 +142,7 @@ def figures(patch: Patch | PatchContent) -> list[tuple[str, str]]:
     return lines
 
 
-MEASURED = (
-    "Paired with the base on the same problems; 95 % bootstrap intervals over templates; p by McNemar's test."
-)
+MEASURED = "Paired with the base on the same problems; 95 % intervals and p-values over templates."
 
 
 def model_card(patch: Patch, repo: str) -> str:

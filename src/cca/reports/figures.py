@@ -32,7 +32,9 @@ class Gain(Part):
     interval: PointsInterval | None = None
     """Of the gain, paired."""
     p_value: Number | None = None
-    """Two-sided exact McNemar test."""
+    """Two-sided, over templates: sign flips, or Student's t below six. In version 1 the McNemar test."""
+    mcnemar_p: Number | None = None
+    """Two-sided exact McNemar test, as if problems were independent."""
     gained: Count | None = None
     """Problems that only the patched model solves."""
     lost: Count | None = None
