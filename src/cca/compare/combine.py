@@ -230,6 +230,7 @@ def _tested(models: Sequence[str], tests: Sequence[Row]) -> TestSummary | None:
         min((100 * (skill["patched"] - skill["base"]) for skill in test["retention"].values()), default=0.0)
         for test in tests
     ]
+    drifts = [test["drift"] for test in tests if test["drift"] is not None]
     unseen = [test["unseen"]["points"] for test in tests if test["unseen"]]
     return TestSummary(
         gain=SummaryGain(
@@ -237,7 +238,7 @@ def _tested(models: Sequence[str], tests: Sequence[Row]) -> TestSummary | None:
             interval=_gain_interval(models[: len(tests)], [test["templates"] for test in tests]),
         ),
         unseen=SummaryGain(points=mean(unseen)) if unseen else None,
-        drift=geometric_mean([test["drift"] for test in tests]),
+        drift=geometric_mean(drifts) if drifts else None,
         worst_skill=SummaryGain(points=min(worst)),
         runs=len(tests),
     )

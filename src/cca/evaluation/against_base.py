@@ -67,7 +67,7 @@ class AgainstBase:
                 for record in per_template(self.base, patched)
             ],
             "drift": {
-                "kl": sum(drifts[name] * tokens[name] for name in drifts) / total if total else 0.0,
+                "kl": sum(drifts[name] * tokens[name] for name in drifts) / total if total else None,
                 "tokens": total,
             },
             "retention": {

@@ -46,6 +46,18 @@ class Validator:
         self.guards = {name: halves(problems)[0] for name, problems in retention.items()}
         self.base = self._accuracies(UNTOUCHED)
         self._watched: list[WeightRows] | None = None
+        self._say_what_guards_nothing()
+
+    def _say_what_guards_nothing(self) -> None:
+        if not self.retention:
+            self.note(
+                "no retention sets: drift and other skills are not measured, and the budget guards nothing"
+            )
+        for name, accuracy in self.base.items():
+            if accuracy == 0:
+                self.note(
+                    f"retention set {name}: the base solves none of its problems, so its accuracy guards nothing"
+                )
 
     @cached_property
     def probe(self) -> DriftProbe:

@@ -71,7 +71,7 @@ class TemplateAccuracy(Part):
 
 class Drift(Part):
     kl: Nats | None = None
-    """Drift over the solutions of all retention sets, each token counted once."""
+    """Drift over the solutions of all retention sets, each token counted once; null: not measured."""
     tokens: Count | None = None
     """Tokens that it is the mean of."""
 

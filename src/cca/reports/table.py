@@ -83,6 +83,8 @@ def facts(report: Report) -> list[tuple[str, str]]:
         else:
             exact = f"McNemar {formats.p_value(gain.mcnemar_p)}"
             found.append(("p-value", f"{formats.p_value(gain.p_value)} over templates; {exact} ({flips})"))
+    if gain.points is not None and report.drift.kl is None:
+        found.append(("drift", "not measured: no retention sets, so nothing is known of other skills"))
     if matched := results.matched_drift(report):
         patch, control, ratio = matched
         times = f", {formats.significant(ratio)} times the patch's {formats.nats(patch)}" if ratio else ""
