@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
-from cca.compare.edits import Edit
 from doubles import in_double
 from torch import Tensor
 from torch.nn import functional
@@ -23,6 +22,7 @@ from cca.baselines.settings import baseline_settings
 from cca.baselines.texts import TrainingText, batches, completion_loss
 from cca.baselines.tuning import AsItIs, tune
 from cca.circuits.circuit import Circuit
+from cca.compare.step_scores import Edit
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.components import Component

@@ -7,7 +7,7 @@ from cca.pivots.grader import Grader
 from cca.pivots.pivot import first_difference
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import Trace, make_trace, opposite, sample_traces
-from cca.problems.judges.judge import Judgement, Verdict
+from cca.problems.judges.text import ExactJudge
 
 SETTINGS = TracesConfig(samples=5)
 
@@ -38,8 +38,8 @@ class NeverRight(tiny_world.ChecksumJudge):
 
 
 def test_samples_of_a_problem_are_drawn_apart() -> None:
-    grader, problems = Grader(tiny_world.grader().codec, NeverRight()), tiny_world.problems(20)
-    engine = HFEngine(tiny_world.model())
+    grader, engine = Grader(tiny_world.grader().codec, ExactJudge()), HFEngine(tiny_world.model())
+    problems = tiny_world.problems(20)  # no answer is right, so all samples are drawn
     traces = sample_traces(problems, grader, engine, SETTINGS, 10, seed=3)
     texts = [{trace.token_ids for trace in own[1:]} for own in traces]
     assert {len(own) for own in traces} == {6}

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from cca.runs.chunk_log import ChunkLog
-from cca.runs.dependence import STAGES, made_from
-from cca.runs.narrator import Silent
-from cca.runs.opening import open_session
 
 import tiny_run
-from cca.runs.config import load_config
+from cca.runs.config.config import load_config
+from cca.runs.folder.row_log import RowLog
+from cca.runs.folder.stage_inputs import STAGES, hash_inputs
+from cca.runs.open import open_run
 from cca.runs.pipeline import run_stage
+from cca.runs.progress.progress import NoProgress
 
 INPUTS = {
     "model": {"traces"},
@@ -30,7 +30,7 @@ INPUTS = {
 """Each part of the data, and the stages that read it themselves; those after them depend on their files."""
 
 
-class Telling(Silent):
+class Telling(NoProgress):
     def __init__(self) -> None:
         self.said = ""
 
@@ -42,7 +42,7 @@ class Telling(Silent):
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run whose stages are done."""
     folder = tmp_path_factory.mktemp("world")
-    run_stage(load_config(tiny_run.make(folder)), "evaluate", Silent())
+    run_stage(load_config(tiny_run.make(folder)), "evaluate", NoProgress())
     return folder
 
 
@@ -51,15 +51,15 @@ def test_traces_go_on_after_the_last_whole_chunk(world: Path, tmp_path: Path) ->
     lines = whole.splitlines(keepends=True)
     assert len(lines) == 1 + tiny_run.SIZES["train"]
     config = load_config(world / "run.yaml", [f"out={tmp_path / 'out'}"])
-    run_stage(config, "traces", Silent())
+    run_stage(config, "traces", NoProgress())
     for left in (lines[:5], [*lines[:7], lines[7][:-9]], lines[:1]):  # one of three chunks, a torn one, none
         (tmp_path / "out" / "traces.jsonl").write_bytes(b"".join(left))
-        run_stage(config, "traces", Silent())
+        run_stage(config, "traces", NoProgress())
         assert (tmp_path / "out" / "traces.jsonl").read_bytes() == whole
 
 
 def test_what_is_left_of_a_chunk_is_owed_again(tmp_path: Path) -> None:
-    log = ChunkLog(tmp_path / "log.jsonl", "cca.test", 1, "this", chunk=4, total=12)
+    log = RowLog(tmp_path / "log.jsonl", {"format": "cca.test"}, chunk=4, total=12)
     for begin in (0, 4):
         log.append([{"row": begin + place} for place in range(4)])
     lines = log.path.read_bytes().splitlines(keepends=True)
@@ -81,11 +81,11 @@ def test_a_fork_takes_over_what_does_not_depend_on_the_data_that_changed(
     key = "retention" if file == "other" else f"task.{file}"
     value = f"[{changed}]" if file == "other" else changed
     config = load_config(world / "run.yaml", [f"{key}={value}", f"out={tmp_path / 'fork'}"])
-    narrator = Telling()
-    with open_session(config, narrator, world / "out"):
+    progress = Telling()
+    with open_run(config, progress, world / "out"):
         pass
-    assert f"taken over from {world / 'out'}: " in narrator.said
-    assert taken in narrator.said.partition("taken over")[2].splitlines()[0]
+    assert f"taken over from {world / 'out'}: " in progress.said
+    assert taken in progress.said.partition("taken over")[2].splitlines()[0]
     assert (tmp_path / "fork" / "circuit.jsonl").exists() == (file == "test")
 
 
@@ -95,7 +95,7 @@ def test_a_stage_depends_on_the_data_it_reads(name: str, world: Path) -> None:
     before = dict.fromkeys(INPUTS, "as it was")
     differ = set()
     for stage in STAGES.values():
-        changed = made_from(stage, config, {**before, name: "changed"}, folder)
-        if changed != made_from(stage, config, before, folder):
+        changed = hash_inputs(stage, config, {**before, name: "changed"}, folder)
+        if changed != hash_inputs(stage, config, before, folder):
             differ.add(stage.name)
     assert differ == INPUTS[name]
