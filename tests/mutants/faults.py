@@ -66,7 +66,7 @@ FAULTS = [
         ("text after the first stop is judged", "a run-on question would be read as the answer",
          "text[: min(found)]", "text[: max(found)]"),
     ),
-    *of("cca.problems.splits", "problems/test_splits.py",
+    *of("cca.problems.task", "problems/test_splits.py",
         ("unseen templates are trained on", "what should be new would be known",
          "dict.fromkeys((problem.id for problem in own), len(shares) - 1)",
          "dict.fromkeys((problem.id for problem in own), 0)"),
