@@ -13,8 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cca.cli import processes
-from cca.cli.console import ConsoleProgress, console, fail, say, stoppable
+from cca.cli.console import ConsoleProgress, console, fail, join, leads, say, speaks, stoppable
 from cca.errors import CcaError
 
 app = typer.Typer(
@@ -195,17 +194,17 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     _add_groups()
     try:
-        processes.join()
-        console.quiet = not processes.leads()
+        join()
+        console.quiet = not leads()
         app()
     except CcaError as error:
-        if processes.speaks():
+        if speaks():
             fail(str(error))
         sys.exit(2)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "; make room, and the same command goes on" if full else ""
-        if processes.speaks():
+        if speaks():
             fail(f"{error.filename or 'input or output'}: {error.strerror or error}{advice}")
         sys.exit(2)
 
