@@ -29,14 +29,6 @@ def test_samples_stop_at_the_first_opposite_and_are_those_of_taking_all() -> Non
         assert len(own) == 6 or opposite(own) is own[-1]
 
 
-class NeverRight(tiny_world.ChecksumJudge):
-    """Finds every answer wrong, so that all samples are taken."""
-
-    def __call__(self, text: str, gold: str) -> Judgement:
-        del gold
-        return Judgement(Verdict.WRONG, text)
-
-
 def test_samples_of_a_problem_are_drawn_apart() -> None:
     grader, engine = Grader(tiny_world.grader().codec, ExactJudge()), HFEngine(tiny_world.model())
     problems = tiny_world.problems(20)  # no answer is right, so all samples are drawn
