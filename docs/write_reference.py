@@ -1,19 +1,22 @@
-"""Write the table of keys in docs/report.md from the field texts of the report: python docs/write_reference.py"""
+"""Write the generated parts of docs/reference from the code: python docs/write_reference.py"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from inspect import getdoc
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+import cca
 from cca.reports.parts import Unit
 from cca.reports.report import Report
+from cca.runs.config.help_text import describe
 
-PAGE = Path(__file__).with_name("report.md")
-BEGIN, END = "<!-- keys: written by docs/write_reference.py -->\n", "<!-- end of keys -->\n"
+REFERENCE = Path(__file__).parent / "reference"
+BEGIN, END = "<!-- written by docs/write_reference.py -->\n", "<!-- end of what is written -->\n"
 
 
 def rows(
@@ -63,12 +66,34 @@ def table(model: type[BaseModel]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def config_page() -> str:
+    return f"```yaml\n{describe()}\n```\n"
+
+
+def python_page() -> str:
+    lines = ["| name | from | |", "|---|---|---|"]
+    for name in cca.__all__:
+        value = getattr(cca, name)
+        text = (getdoc(value) or "").split("\n\n")[0] if callable(value) else ""
+        lines.append(f"| `cca.{name}` | `{cca.HOMES[name]}` | {' '.join(text.split())} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"report": lambda: table(Report), "config": config_page, "python": python_page}
+"""The generated part of each page of docs/reference."""
+
+
+def path_of(page: str) -> Path:
+    return REFERENCE / f"{page}.md"
+
+
 def written(page: str) -> str:
-    """The page with its table of keys as the field texts say."""
-    before, _, rest = page.partition(BEGIN)
+    """The page with its generated part as the code says."""
+    before, _, rest = path_of(page).read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table(Report)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{PAGES[page]()}\n{END}{after}"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in PAGES:
+        path_of(name).write_text(written(name), encoding="utf-8")

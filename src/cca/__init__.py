@@ -1,6 +1,6 @@
 """cca: raise one skill of an open-weight language model by editing few of its weights.
 
-Each stage is a function on a loaded `transformers` model; docs/python.md shows them in order.
+Each stage is a function on a loaded `transformers` model; docs/reference/python.md shows them in order.
 Names are imported on first use, so that ``import cca`` costs nothing.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_HOMES = {
+HOMES = {
     "CcaError": "cca.errors",
     "Problem": "cca.problems.problem",
     "read_problems": "cca.problems.problem",
-    "make_judge": "cca.problems.judges.registry",
+    "make_judge": "cca.problems.judges",
     "load_model": "cca.models.loading",
     "anatomy_of": "cca.models.anatomy.anatomy",
     "Grader": "cca.pivots.grader",
@@ -45,13 +45,13 @@ _HOMES = {
     "run": "cca.runs.pipeline",
 }
 
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted(HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in HOMES:
         raise AttributeError(f"module 'cca' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

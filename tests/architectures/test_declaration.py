@@ -17,7 +17,7 @@ from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Component, Declaration, anatomy_of, check_anatomy
 from cca.models.anatomy.declarations import declaration_for, read_declaration
 
-PAGE = (Path(__file__).parents[2] / "docs" / "adding-your-model.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "your-model.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

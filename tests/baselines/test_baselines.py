@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
-from cca.compare.edits import Edit
 from doubles import in_double
 from torch import Tensor
 from torch.nn import functional
@@ -16,13 +15,11 @@ from transformers import PreTrainedModel
 import tiny_world
 from cca.amplify.amplify import StepRecord, Validation, make_gradient
 from cca.amplify.settings import AmplifyConfig
-from cca.baselines.finetune import unfrozen
-from cca.baselines.lora import lora
+from cca.baselines import baseline_settings
 from cca.baselines.scaling import scaled, scaled_rows
-from cca.baselines.settings import baseline_settings
-from cca.baselines.texts import TrainingText, batches, completion_loss
-from cca.baselines.tuning import AsItIs, tune
+from cca.baselines.training import AsItIs, TrainingText, batches, completion_loss, lora, tune, unfrozen
 from cca.circuits.circuit import Circuit
+from cca.compare.step_scores import Edit
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.components import Component

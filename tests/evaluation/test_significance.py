@@ -1,29 +1,51 @@
+"""Intervals that cover, and p-values that respect clusters."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from cca.evaluation.significance import cluster_interval, mcnemar_p, paired_gain_interval
-
-
-def test_mcnemar_is_the_exact_binomial_test() -> None:
-    base = [True] * 3 + [False] * 12 + [True] * 50
-    patched = [False] * 3 + [True] * 12 + [True] * 50
-    assert mcnemar_p(base, patched) == pytest.approx(2 * binom.cdf(3, 15, 0.5))
-    assert mcnemar_p(base, base) == 1.0
+from cca.evaluation.significance import (
+    accuracy_interval,
+    cluster_p,
+    coverage_table,
+    gain_interval,
+    mcnemar_p,
+    paired_gain_interval,
+)
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    generator = np.random.default_rng(0)
-    covered = 0
-    for trial in range(60):
-        effects = generator.normal(0.1, 0.2, size=40)
-        clusters = [f"t{i}" for i in range(40) for _ in range(10)]
-        values = np.repeat(effects, 10) + generator.normal(0, 0.3, size=400)
-        low, high = cluster_interval(values, clusters, seed=trial)
-        covered += low <= 0.1 <= high
-    assert 50 <= covered <= 60  # 95 % of 60 is 57; ignoring clusters would cover about 35
+    table = list(coverage_table(trials=600))
+    lines = [f"{c:>2} x {n:<3}  gain {gain:.3f}  accuracy {accuracy:.3f}" for c, n, gain, accuracy in table]
+    print("coverage of 95 % intervals, templates x problems", *lines, sep="\n")
+    noise = 2 * (0.95 * 0.05 / 600) ** 0.5
+    assert [
+        line
+        for line, (*_, gain, accuracy) in zip(lines, table, strict=True)
+        if min(gain, accuracy) < 0.93 - noise
+    ] == []
+    assert np.mean([row[2:] for row in table]) < 0.99, "intervals that always cover say nothing"
+
+
+def test_templates_that_agree_do_not_give_an_interval_without_width() -> None:
+    low, high = paired_gain_interval([0] * 20, [1, 0] * 10, ["a"] * 10 + ["b"] * 10)
+    assert high - low > 0.3
+    assert accuracy_interval([1, 0] * 10, ["a"] * 10 + ["b"] * 10)[0] < 0.35
+
+
+def test_no_problem_lost_of_200_is_a_bound_of_one_and_a_half_points() -> None:
+    assert gain_interval([0.0] * 200, ["a", "b"] * 100) == pytest.approx((-0.015, 0.015))
+    assert accuracy_interval([True] * 200, ["a", "b"] * 100) == (pytest.approx(0.981, abs=1e-3), 1.0)
+
+
+def test_intervals_stay_where_figures_can_be() -> None:
+    assert gain_interval([1.0] * 4, list("aabb"))[1] == 1.0
+    assert gain_interval([0.0], ["a"]) == (-1.0, 1.0)
+    low, high = accuracy_interval([1, 1, 0, 0], list("aabb"))
+    assert 0 <= low < 0.1
+    assert 0.9 < high <= 1
 
 
 def test_clusters_widen_the_interval() -> None:
@@ -35,6 +57,30 @@ def test_clusters_widen_the_interval() -> None:
     assert clustered[0] < 0.5 < clustered[1]
 
 
-def test_a_seed_gives_the_same_interval() -> None:
-    values, clusters = [0.0, 1.0, 1.0, 0.0, 1.0], list("aabbc")
-    assert cluster_interval(values, clusters, 4) == cluster_interval(values, clusters, 4)
+def test_mcnemar_is_the_exact_binomial_test() -> None:
+    base = [True] * 3 + [False] * 12 + [True] * 50
+    patched = [False] * 3 + [True] * 12 + [True] * 50
+    assert mcnemar_p(base, patched) == pytest.approx(2 * binom.cdf(3, 15, 0.5))
+    assert mcnemar_p(base, base) == 1.0
+
+
+def test_the_p_value_counts_templates_not_problems() -> None:
+    base, templates = [0.0] * 100, [i // 10 for i in range(100)]
+    two = [float(i < 20) for i in range(100)]  # all that was gained, in two templates
+    assert mcnemar_p([False] * 100, [value == 1 for value in two]) < 1e-5
+    assert cluster_p(base, two, templates) == pytest.approx(0.5)  # 2 of the 4 ways to sign two changes
+    every = [float(i % 2) for i in range(100)]
+    assert cluster_p(base, every, templates) == pytest.approx(2 / 2**10)
+    assert cluster_p(base, base, templates) == 1.0
+    assert cluster_p(base, every, [i // 50 for i in range(100)]) < 0.05, "two templates: Student's t"
+
+
+def test_p_values_are_uniform_where_nothing_changed() -> None:
+    generator, small = np.random.default_rng(0), 0
+    for _ in range(300):
+        shift = np.repeat(generator.normal(0, 0.3, 8), 10)
+        change = np.clip(np.round(shift + generator.normal(0, 0.5, 80)), -1, 1)
+        small += (
+            cluster_p(np.zeros(80).tolist(), change.tolist(), np.repeat(np.arange(8), 10).tolist()) < 0.05
+        )
+    assert small <= 0.05 * 300 + 12

@@ -127,7 +127,7 @@ def test_batches_and_padding_change_nothing() -> None:
 
 def test_the_metric_is_fisher_and_a_tenth_of_the_inputs_and_the_damping(model: PreTrainedModel) -> None:
     rows = anatomy_of(model).rows(NEURONS.components)
-    factors = whitening(model, rows, TEXTS, 0.01, drawing(3)).factors
+    factors = measure_whitening(model, rows, TEXTS, 0.01, drawing(3)).factors
     blocks = fisher_blocks(model, rows, TEXTS, drawing(3))
     assert set(factors) == set(blocks)
     for key, block in blocks.items():

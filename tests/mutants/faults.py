@@ -75,7 +75,7 @@ FAULTS = [
         ("a hedge between A and C is A", "return letter if second is None or second[1] == letter else UNCLEAR",
          "return letter"),
     ),
-    *of("problems.splits", "problems/test_splits.py",
+    *of("problems.task", "problems/test_splits.py",
         ("unseen templates are trained on", "for problem in own), len(shares) - 1)",
          "for problem in own), 0)"),
         ("a question in two splits", "part_of_prompt[problem.prompt] for problem in own}",

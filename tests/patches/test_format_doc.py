@@ -1,4 +1,4 @@
-"""The reader printed in docs/patch-format.md, which shares no code with ours, reads and applies our patches."""
+"""The reader in docs/reference/patch-format.md, which shares no code with ours, reads and applies our patches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toy import patched, toy_patch, toy_weights
 from cca.models.bits import bits
 from cca.patches.patch_file import digest, save_patch
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "patch-format.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "patch-format.md"
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,11 @@ from __future__ import annotations
 import tiny_world
 from cca.engines.engine import Request, request_seed
 from cca.engines.hf import HFEngine
+from cca.pivots.grader import Grader
 from cca.pivots.pivot import first_difference
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import Trace, make_trace, opposite, sample_traces
+from cca.problems.judges.text import ExactJudge
 
 SETTINGS = TracesConfig(samples=5)
 
@@ -28,17 +30,14 @@ def test_samples_stop_at_the_first_opposite_and_are_those_of_taking_all() -> Non
 
 
 def test_samples_of_a_problem_are_drawn_apart() -> None:
-    exhaustive = TraceSettings(samples=5, max_new_tokens=10, seed=3, exhaustive=True)
-    traces = paired_traces(
-        tiny_world.problems(20), tiny_world.grader(), HFEngine(tiny_world.model()), exhaustive
-    )
+    grader, engine = Grader(tiny_world.grader().codec, ExactJudge()), HFEngine(tiny_world.model())
+    problems = tiny_world.problems(20)  # no answer is right, so all samples are drawn
+    traces = sample_traces(problems, grader, engine, SETTINGS, 10, seed=3)
     texts = [{trace.token_ids for trace in own[1:]} for own in traces]
+    assert {len(own) for own in traces} == {6}
     assert min(map(len, texts)) > 1
     assert sum(map(len, texts)) > 4 * len(texts)
-    other = TraceSettings(samples=5, max_new_tokens=10, seed=4, exhaustive=True)
-    assert traces != paired_traces(
-        tiny_world.problems(20), tiny_world.grader(), HFEngine(tiny_world.model()), other
-    )
+    assert traces != sample_traces(problems, grader, engine, SETTINGS, 10, seed=4)
 
 
 def test_batching_and_order_do_not_change_what_is_sampled() -> None:

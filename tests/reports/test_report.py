@@ -63,15 +63,15 @@ def test_names_the_value_that_does_not_fit(change: dict[str, Any], message: str)
     assert "\n" not in str(caught.value)
 
 
-def test_the_reference_page_is_up_to_date() -> None:
-    """`python docs/write_reference.py` writes it."""
+def test_the_reference_pages_are_up_to_date() -> None:
+    """`python docs/write_reference.py` writes them."""
     script = Path(__file__).parents[2] / "docs" / "write_reference.py"
     found = importlib.util.spec_from_file_location("write_reference", script)
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
-    page = module.PAGE.read_text(encoding="utf-8")
-    assert module.written(page) == page
-    assert "| `controls.<name>.draws[].matched.drift` |" in page
+    for page in module.PAGES:
+        assert module.written(page) == module.path_of(page).read_text(encoding="utf-8"), page
+    assert "| `controls.<name>.draws[].matched.drift` |" in module.table(Report)
     assert all(meaning for _, meaning, _ in module.rows(Report)), "a field has no text"

@@ -16,11 +16,11 @@ from cca.engines.engine import Progress
 from cca.errors import CcaError
 from cca.models.loading import choose_device, load_model
 from cca.runs.config.config import load_config
-from cca.runs.open import open_session
+from cca.runs.open import open_run
 
 
 class Listener:
-    """A `Narrator` that keeps everything in order."""
+    """A `RunProgress` that keeps everything in order."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -84,23 +84,23 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(asked: str, here: str
 def test_a_run_says_its_device_first_and_keeps_it(tmp_path: Path) -> None:
     path = tiny_run.make(tmp_path, device="cpu")
     heard = Listener()
-    with open_session(load_config(path), heard) as session:
-        assert session.model.device == torch.device("cpu")
+    with open_run(load_config(path), heard) as opened:
+        assert opened.model.device == torch.device("cpu")
     assert heard.heard[0] == "device: cpu"
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["hardware"]["device"] == "cpu"
     # null is another value of the key and on this machine another device or the same: the run goes on with either
-    with open_session(load_config(path, ["device=null"]), heard := Listener()) as session:
-        assert session.model.device.type == choose_device()
-        assert session.folder.config().device == "cpu"
+    with open_run(load_config(path, ["device=null"]), heard := Listener()) as opened:
+        assert opened.model.device.type == choose_device()
+        assert opened.folder.config().device == "cpu"
     assert heard.heard[0] == f"device: {choose_device()}"
 
 
 def test_another_device_than_the_run_began_on_is_told(tmp_path: Path) -> None:
     config = load_config(tiny_run.make(tmp_path, device="cpu"))
-    with open_session(config, Listener()) as session:
-        fingerprints, origin = session.fingerprints, session.task.origin
-        session.folder.begin(config, fingerprints, "cuda", task=origin)  # as if on another machine
-    with open_session(config, heard := Listener()):
+    with open_run(config, Listener()) as opened:
+        fingerprints, origin = opened.fingerprints, opened.task.origin
+        opened.folder.begin(config, fingerprints, "cuda", task=origin)  # as if on another machine
+    with open_run(config, heard := Listener()):
         pass
     assert any(
         text.startswith("device changed since") and text.endswith("cuda -> cpu") for text in heard.heard

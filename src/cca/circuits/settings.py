@@ -28,8 +28,6 @@ class CircuitConfig(Section):
     @classmethod
     def _known(cls, localiser: str) -> str:
         if localiser != "auto":
-            from cca.circuits.localisers import check_localiser  # which loads torch
-
             check_localiser(localiser)
         return localiser
 

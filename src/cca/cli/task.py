@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cca.problems.judges.judge import Judge
     from cca.problems.problem import Problem
     from cca.problems.task import Task
-    from cca.problems.templates.check import Check
+    from cca.problems.templates import Check
     from cca.problems.templates.template import Template
     from cca.runs.config.config import Config
 
@@ -66,7 +66,7 @@ def check(
     notes: Annotated[bool, typer.Option(help="Also name faults that show for some values only.")] = True,
 ) -> None:
     """Check that each template parses, can be satisfied and gives sound instances; exit code 1 if one does not."""
-    from cca.problems.templates.check import check_file
+    from cca.problems.templates import check_file
     from cca.problems.templates.template import template_files
 
     faulty = 0
@@ -92,7 +92,7 @@ def sample(
     force: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write instances of every template. Faulty templates are named and left out."""
-    from cca.problems.templates.check import remarks
+    from cca.problems.templates import remarks
     from cca.problems.templates.template import read_template, template_files
 
     if out.exists() and not force:
@@ -125,7 +125,7 @@ def sample(
 
 
 def _instances(template: Template, count: int, seed: int) -> list[Row]:
-    from cca.problems.templates.check import distinct_instances, template_generator
+    from cca.problems.templates import distinct_instances, template_generator
 
     found = zip(range(count), distinct_instances(template, template_generator(template, seed)), strict=False)
     return [
@@ -148,7 +148,7 @@ def _check_lines(found: Check, notes: bool) -> list[str]:
 def _task_lines() -> Iterator[str]:
     """Lines that name every source, prompt style and judge."""
     from cca.problems.datasets import NAMED
-    from cca.problems.judges.registry import JUDGES
+    from cca.problems.judges import JUDGES
     from cca.problems.prompts import STYLES
     from cca.problems.sources import BUILT_IN
 
@@ -192,7 +192,7 @@ def _preview_lines(
 def _open(config: Config, tokenizer: Any) -> Task:
     """The task; of a problem file that is too small to be divided, all problems."""
     from cca.problems.sources import open_task, whole_file
-    from cca.problems.splits import TooFewProblems
+    from cca.problems.task import TooFewProblems
     from cca.problems.task_config import PromptSpec, TaskSource
 
     try:

@@ -26,7 +26,7 @@ from cca.engines.decoding import STOP_EVERY as STOP_EVERY
 from cca.engines.decoding import Decoding, greedy_path, prefill, read_batch
 from cca.engines.decoding import context_length as context_length
 from cca.engines.decoding import end_tokens as end_tokens
-from cca.engines.engine import Completion, Engine, GreedyPath, Progress, Request, StopRule, Tokens
+from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
 from cca.engines.rehearsal import Shortcuts, has_window, rehearse, rope_switch
 from cca.errors import CcaError
 from cca.models.memory import halving, is_out_of_memory
@@ -38,7 +38,7 @@ MIN_SHARED = 16
 
 
 @dataclass
-class HFEngine(Engine):
+class HFEngine:
     model: PreTrainedModel
     batch_size: int = 64
     tell: Callable[[str], None] = warnings.warn
@@ -118,7 +118,7 @@ class HFEngine(Engine):
         ]
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Nothing to end: no process was started."""
 
     def _complete(
         self,

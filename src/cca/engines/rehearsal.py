@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,7 +131,8 @@ def _fault(model: PreTrainedModel, cached: bool, together: bool, shared: int) ->
 
 def _texts(model: PreTrainedModel, shared: int) -> tuple[list[Tokens], list[Tokens]]:
     """Three prefixes behind the same ``shared`` tokens, and what follows each; none of it ends a text."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    embeddings: Any = model.get_input_embeddings()
+    vocabulary = embeddings.weight.shape[0]
     usable = [token for token in range(min(vocabulary, 5000)) if token not in end_tokens(model)]
     draws = torch.randint(len(usable), (3, shared + 20), generator=torch.Generator().manual_seed(0))
     rows = [tuple(usable[index] for index in row) for row in draws.tolist()]

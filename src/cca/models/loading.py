@@ -243,11 +243,12 @@ def _complete_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
         found |= {ends} if isinstance(ends, int) else set(ends or ())
     turn = _end_of_turn(tokenizer)
     found |= set() if turn is None else {turn}
-    size = model.get_input_embeddings().weight.shape[0]
+    embeddings: Any = model.get_input_embeddings()
+    size = embeddings.weight.shape[0]
     model.generation_config.eos_token_id = sorted(end for end in found if 0 <= end < size) or None
 
 
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+def _end_of_turn(tokenizer: Any) -> int | None:
     """The special token that the chat template writes after an assistant's turn; None where there is none."""
     if not tokenizer.chat_template:
         return None

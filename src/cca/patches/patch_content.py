@@ -3,7 +3,7 @@
 A patch is one safetensors file: three tensors for each edit, one JSON header in its metadata. The header carries a
 digest over itself and over every tensor, so a changed byte anywhere that matters is noticed and two files with the same
 digest are the same patch. A patch may come from a stranger: nothing in it is trusted before it was checked, and nothing
-in it is ever executed. ``docs/patch-format.md`` is the specification.
+in it is ever executed. ``docs/reference/patch-format.md`` is the specification.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import pytest
 
 from cca.errors import CcaError
 from cca.problems.judges import code as code_judge
+from cca.problems.judges import make_judge
 from cca.problems.judges.code import CodeJudge
 from cca.problems.judges.judge import Verdict
-from cca.problems.judges.registry import make_judge
 
 RIGHT, WRONG, UNREADABLE = Verdict.RIGHT, Verdict.WRONG, Verdict.UNREADABLE
 try:

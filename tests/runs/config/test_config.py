@@ -117,7 +117,7 @@ def test_every_key_is_explained() -> None:
         own = describe(key)
         assert own.startswith("# "), f"{key} has no text"
         assert own.splitlines()[0] in text
-    assert describe("amplify.budget").startswith("# What an accepted step may cost")
+    assert describe("amplify.budget").startswith("# Limits on the cost of an accepted step")
     with pytest.raises(CcaError, match=r"'traces\.sample'; did you mean 'samples'"):
         describe("traces.sample")
 

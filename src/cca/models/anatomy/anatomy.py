@@ -219,7 +219,7 @@ def _decoder_layers(model: PreTrainedModel, config: Any, declared: Declaration) 
         raise CcaError(
             f"{config.model_type}: expected one list of {config.num_hidden_layers} decoder layers called "
             f"{' or '.join(declared.layers)}, found {len(found)} among {names or 'no lists'}; "
-            "set `layers` in an anatomy declaration (see docs/adding-your-model.md)"
+            "set `layers` in an anatomy declaration (see docs/how-to/your-model.md)"
         )
     return found[0]
 
@@ -238,7 +238,7 @@ def check_anatomy(model: PreTrainedModel, anatomy: Anatomy) -> None:
     for layer in anatomy.layers:
         for pattern in layer.patterns:
             where = f"{anatomy.model_type}, {layer.module}: {pattern.role} in {pattern.weight}"
-            ask = f"set `{pattern.role}` in an anatomy declaration (see docs/adding-your-model.md)"
+            ask = f"set `{pattern.role}` in an anatomy declaration (see docs/how-to/your-model.md)"
             shape = shapes.get(pattern.weight)
             if shape is None or shape != anatomy.shapes.get(pattern.weight):
                 raise CcaError(f"{where}: expected {anatomy.shapes.get(pattern.weight)}, got {shape}; {ask}")

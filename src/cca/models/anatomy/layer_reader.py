@@ -26,7 +26,7 @@ class LayerReader:
         kind = getattr(self.config, "model_type", "this model")
         return CcaError(
             f"{kind}, {self.name}: expected {expected}; set `{field}` in an anatomy declaration "
-            "(see docs/adding-your-model.md)"
+            "(see docs/how-to/your-model.md)"
         )
 
     def child(self, parent: nn.Module, names: Names) -> tuple[str, nn.Module] | None:

@@ -72,7 +72,7 @@ def _attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    mask: Tensor | None,
+    attention_mask: Tensor | None = None,  # some models pass it by this name
     *args: Any,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
@@ -85,7 +85,7 @@ def _attend(
     ours = config._attn_implementation
     config._attn_implementation = base  # flash attention looks its own name up
     try:
-        return _implementation(type(module), base)(module, q, k, v, mask, *args, **kwargs)
+        return _implementation(type(module), base)(module, q, k, v, attention_mask, *args, **kwargs)
     finally:
         config._attn_implementation = ours
 
@@ -95,7 +95,7 @@ def _attend_with_prefix(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    mask: Window,
+    attention_mask: Window | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
@@ -104,7 +104,7 @@ def _attend_with_prefix(
 ) -> tuple[Tensor, None]:
     """Gate and capture, then attend to the prefixes too; ``s_aux`` are attention sinks."""
     kind = type(module).__name__
-    if not isinstance(mask, Window):
+    if not isinstance(attention_mask, Window):
         raise CcaError(f"{kind}: expected attention masks made by transformers, got the model's own")
     if dropout:
         raise CcaError(f"{kind}: expected no dropout next to prefixes, got {dropout}; call model.eval()")
@@ -114,7 +114,7 @@ def _attend_with_prefix(
     softcap = None if hooks.bases[layer] == "sdpa" else softcap
     scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
     options = {"scaling": scaling, "softcap": softcap, "sinks": s_aux}
-    return hooks.prefixes.attend(layer, q, k, v, mask.size, **options), None
+    return hooks.prefixes.attend(layer, q, k, v, attention_mask.size, **options), None
 
 
 def _gate_and_capture(

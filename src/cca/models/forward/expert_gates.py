@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cca.errors import CcaError
+
 
 def routed_correction(
     experts: Any,
@@ -55,7 +57,13 @@ def routing(experts: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, 
 
     Raises CcaError for experts that are called with others.
     """
-    x, chosen, weights = inspect.signature(experts.forward).bind(*args, **kwargs).arguments.values()
+    given = inspect.signature(experts.forward).bind(*args, **kwargs).arguments
+    if len(given) != 3:
+        raise CcaError(
+            f"{type(experts).__name__}: expected experts that are called with tokens, choices and weights, got "
+            f"{', '.join(given)}; this mixture of experts cannot be gated"
+        )
+    x, chosen, weights = given.values()
     return x, chosen, weights
 
 

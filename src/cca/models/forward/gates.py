@@ -22,10 +22,15 @@ from cca.errors import CcaError
 from cca.models.anatomy.anatomy import KINDS, Anatomy
 from cca.models.forward.attention_hooks import hooked_attention
 from cca.models.forward.expert_gates import routed_correction
+from cca.models.memory import is_out_of_memory
 
 Index = tuple[Tensor, Tensor]  # rows (B,), positions (B,)
 CHECKED = 8
 """Tokens that `check_gates` runs."""
+MODEL_FAULTS = (
+    TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError, NotImplementedError
+)  # fmt: skip
+"""Exceptions out of the code of a model that is not built as our hooks expect."""
 
 
 @contextmanager
@@ -82,20 +87,30 @@ def check_gates(model: PreTrainedModel, anatomy: Anatomy) -> None:
     """Check an anatomy on the loaded model: a few tokens plain and under neutral gates, with one backward pass.
 
     Raises CcaError when a neutral gate moves a logit by a single bit, or when all gates of a kind in a layer
-    leave the logits as they are: then the anatomy is not the model's, or its attention is not what it seems.
+    leave the logits as they are: then the anatomy is not the model's, or its attention is not what it seems. An error
+    in the model's own code is a CcaError too: the gates do not fit its architecture.
     """
+    ask = "set `anatomy` (docs/how-to/your-model.md) or `attn_implementation: eager`"
     vocabulary = model.config.get_text_config().vocab_size
     device = next(model.parameters()).device
     tokens = torch.arange(1, CHECKED + 1, device=device)[None] % vocabulary
     factors = torch.ones(anatomy.size, device=device, requires_grad=True)
-    with torch.no_grad():
-        plain = _logits(model, tokens)
-        repeatable = torch.equal(plain, _logits(model, tokens))  # some CUDA kernels are not
-    with torch.enable_grad(), gated(model, anatomy, factors):
-        logits = _logits(model, tokens)
-        (moved,) = torch.autograd.grad(logits[0, -1].float().logsumexp(-1), factors)
+    try:
+        with torch.no_grad():
+            plain = _logits(model, tokens)
+            repeatable = torch.equal(plain, _logits(model, tokens))  # some CUDA kernels are not
+        with torch.enable_grad(), gated(model, anatomy, factors):
+            logits = _logits(model, tokens)
+            (moved,) = torch.autograd.grad(logits[0, -1].float().logsumexp(-1), factors)
+    except MODEL_FAULTS as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise CcaError(
+            f"{anatomy.model_type}: expected a forward pass under gates to succeed, got {type(error).__name__} "
+            f"({reason:.200}); {ask}"
+        ) from error
     change = float((logits - plain).detach().abs().max())
-    ask = "set `anatomy` (docs/adding-your-model.md) or `attn_implementation: eager`"
     if repeatable and change > 0:
         raise CcaError(
             f"{anatomy.model_type}: expected neutral gates to change no logit, got a change of {change:.3g}; {ask}"

@@ -30,7 +30,7 @@ class Config(Section):
     model: str
     """Hub id or local folder of the base model; 'tinymath' is the bundled one."""
     task: TaskSpec
-    """A name (`cca task list`), files {train, validation, test}, or {source, ...}: docs/tasks.md has every key."""
+    """A name (`cca task list`), files {train, validation, test}, or {source, ...}: docs/how-to/your-task.md."""
     out: Path
     """Folder of the run; the same folder resumes it."""
     retention: tuple[str, ...] = ()

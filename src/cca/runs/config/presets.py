@@ -6,7 +6,7 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # Published settings (arXiv 2512.16914): see docs/method.md for where each stands.
+    # Published settings (arXiv 2512.16914): see docs/concepts.md for where each stands.
     "paper": {
         "traces": {"samples": 10, "temperature_when_right": 1.2, "temperature_when_wrong": 0.8, "templates_below": 0.8},
         "pivots": {"method": "branching"},
