@@ -106,7 +106,7 @@ FAULTS = [
     *of("runs.pipeline", REPORTED,
         ("validation on training problems", "run.answering, task.validation,", "run.answering, task.train,"),
     ),
-    *of("runs.plan", "end_to_end/test_plan.py",
+    *of("runs.plan", "end_to_end/test_plan.py::test_a_run_resumes_from_its_plan",
         ("a plan forgets what is left", "\"seconds_left\": left * cost", "\"seconds_left\": 0 * cost"),
     ),
     *of("runs.stages.evaluate", REPORTED,
