@@ -57,6 +57,12 @@ def test_clusters_widen_the_interval() -> None:
     assert clustered[0] < 0.5 < clustered[1]
 
 
+def test_few_clusters_are_corrected_for() -> None:
+    """Gains of 10, 0 and 0 points: sum u_g^2 / n^2 = 1 / 1350, times 1.5 ** 3 it is 0.05 ** 2."""
+    low, high = gain_interval([float(i < 10) for i in range(300)], [i // 100 for i in range(300)])
+    assert (low, high) == pytest.approx((1 / 30 - 4.3027 * 0.05, 1 / 30 + 4.3027 * 0.05), abs=1e-4)
+
+
 def test_mcnemar_is_the_exact_binomial_test() -> None:
     base = [True] * 3 + [False] * 12 + [True] * 50
     patched = [False] * 3 + [True] * 12 + [True] * 50

@@ -6,6 +6,7 @@ from tests.mutants.core import FAULTS as CORE
 from tests.mutants.fault import of
 
 REPORTED = "runs/test_reported.py"
+TRICKY = "problems/test_answers.py::test_tricky_answers"
 
 # fmt: off
 FAULTS = [
@@ -31,15 +32,16 @@ FAULTS = [
         ("drift is the divergence of the patched from the base", "(base.exp() * (base - now))",
          "(now.exp() * (now - base))"),
     ),
-    *of("evaluation.retention", REPORTED,
-        ("halves of a retention set overlap", "list(problems[1::2])", "list(problems[::2])"),
-        ("drift judged on what was fitted to", "guard[1::2] or guard", "guard[::2]"),
-        ("circuits spare the reported half", "halves(problems)[0][::2]", "halves(problems)[1][::2]"),
+    *of("evaluation.retention", "evaluation/test_retention.py",
+        ("halves of a retention set overlap", "in (1, 3)", "in (0, 1, 3)"),
+        ("drift judged on what was fitted to", "== 2] or", "== 0] or"),
+        ("circuits spare the reported half", "parts[problem.prompt] == 0]", "parts[problem.prompt] == 1]"),
+        ("what another set reports is fitted to", " if problem.prompt not in reported]", "]"),
     ),
     *of("evaluation.significance", "evaluation/test_significance.py",
-        ("bootstrap over problems, not templates", "if labels.max(initial=0) == 0:", "if True:"),
-        ("an interval of 90 % is called one of 95 %", "[(1 - level) / 2, (1 + level) / 2]",
-         "[(1 - level), level]"),
+        ("intervals of independent problems, not templates", "    if groups > 1:\n", "    if False:\n"),
+        ("an interval of 90 % is called one of 95 %", "student.ppf((1 + level) / 2,", "student.ppf(level,"),
+        ("few templates uncorrected", "(groups / (groups - 1)) ** 3", "1.0"),
         ("a loss is never significant", "gained + lost, 0.5)", "gained + lost, 0.5, alternative='greater')"),
     ),
     *of("evaluation.validation", REPORTED,
@@ -62,7 +64,7 @@ FAULTS = [
         ("a stop string that has begun is judged", "text[: len(text) - self._begun(text)]", "text"),
         ("text after the first stop is judged", "text[: min(found)]", "text[: max(found)]"),
     ),
-    *of("problems.judges.quantities", "problems/judges/test_number_judge.py problems/test_answers.py",
+    *of("problems.judges.quantities", "problems/judges/test_number_judge.py " + TRICKY,
         ("3,5 read as 35", "Fraction(int(whole.replace(\".\", \"\") + part), 10 ** len(part))",
          "Fraction(int(whole.replace(\".\", \"\") + part), 1)"),
         ("1,23 read as 123", "(?P<integer>\\d{1,3}(?:,\\d{3})+(?!\\d) ",
@@ -70,7 +72,7 @@ FAULTS = [
         ("0.5 % equals 50", "return (self.value, self.value / 100)",
          "return (self.value, self.value / 100, self.value * 100)"),
     ),
-    *of("problems.judges.text", "problems/test_answers.py",
+    *of("problems.judges.text", TRICKY,
         ("a hedge between A and C is A", "return letter if second is None or second[1] == letter else UNCLEAR",
          "return letter"),
     ),
