@@ -15,6 +15,8 @@ from cca.problems.problem import Problem
 
 MOST = 100
 """Most problems of one skill that anything is fitted to."""
+RULE = "quarters by hash of the prompt"
+"""How sets are divided. What an earlier rule made must not be taken for this one's (`cca.runs.folder.stage_inputs`)."""
 
 
 def halves(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
