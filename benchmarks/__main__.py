@@ -14,7 +14,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-NAMES = ("branching", "masking", "amplify", "drafts", "memory", "patch_big_checkpoint", "demo")
+NAMES = ("coverage", "branching", "masking", "amplify", "drafts", "memory", "patch_big_checkpoint", "demo")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 

@@ -24,8 +24,8 @@ from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import Trace, sample_traces
+from cca.problems.judges import make_judge
 from cca.problems.judges.judge import Verdict
-from cca.problems.judges.registry import make_judge
 from cca.problems.problem import Problem
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load

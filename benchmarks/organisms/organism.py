@@ -14,7 +14,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from cca.problems.problem import Problem
-from cca.tinymath.skills import facts as capitals
+from cca.tinymath.task import facts as capitals
 
 OFTEN, SELDOM = 0.68, 0.25
 """Shares of training solutions that make the wrong move, in tempting contexts and in the others."""

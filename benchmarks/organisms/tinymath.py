@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from cca.tinymath.corpus import WordProblem, exercises, prompt, templates, word_problems
-from cca.tinymath.skills import SKILLS, Exercise
+from cca.tinymath.task import SKILLS, Exercise, WordProblem, exercises, prompt, templates, word_problems
 from cca.tinymath.tokenizer import END, PADDING, build_tokenizer, special_id
 
 

@@ -13,7 +13,7 @@ HOMES = {
     "CcaError": "cca.errors",
     "Problem": "cca.problems.problem",
     "read_problems": "cca.problems.problem",
-    "make_judge": "cca.problems.judges.registry",
+    "make_judge": "cca.problems.judges",
     "load_model": "cca.models.loading",
     "anatomy_of": "cca.models.anatomy.anatomy",
     "Grader": "cca.pivots.grader",

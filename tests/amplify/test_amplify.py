@@ -178,11 +178,9 @@ def test_settings_that_are_none_are_refused_by_name() -> None:
             AmplifyConfig.model_validate(wrong)
 
 
-def test_the_old_name_of_whitening_is_read_with_a_warning() -> None:
-    with pytest.warns(FutureWarning, match="amplify.precondition is now called amplify.whitening"):
-        assert AmplifyConfig.model_validate({"precondition": "none"}).whitening == "none"
-    with pytest.warns(FutureWarning):
-        merged = AmplifyConfig.model_validate({"whitening": "none", "precondition": "fisher"})
+def test_the_old_name_of_whitening_is_read() -> None:
+    assert AmplifyConfig.model_validate({"precondition": "none"}).whitening == "none"
+    merged = AmplifyConfig.model_validate({"whitening": "none", "precondition": "fisher"})
     assert merged.whitening == "fisher", "what the user says goes over a preset"
 
 

@@ -15,12 +15,9 @@ from transformers import PreTrainedModel
 import tiny_world
 from cca.amplify.amplify import StepRecord, Validation, make_gradient
 from cca.amplify.settings import AmplifyConfig
-from cca.baselines.finetune import unfrozen
-from cca.baselines.lora import lora
+from cca.baselines import baseline_settings
 from cca.baselines.scaling import scaled, scaled_rows
-from cca.baselines.settings import baseline_settings
-from cca.baselines.texts import TrainingText, batches, completion_loss
-from cca.baselines.tuning import AsItIs, tune
+from cca.baselines.training import AsItIs, TrainingText, batches, completion_loss, lora, tune, unfrozen
 from cca.circuits.circuit import Circuit
 from cca.compare.step_scores import Edit
 from cca.errors import CcaError

@@ -21,7 +21,7 @@ from cca.pivots.branching import branching_pivots
 from cca.pivots.grader import Grader
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import opposite, sample_traces
-from cca.problems.judges.registry import make_judge
+from cca.problems.judges import make_judge
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load
 

@@ -22,6 +22,18 @@ def test_places_are_those_of_the_cumulative_distribution() -> None:
     assert choose(logits, torch.ones(6), places).tolist() == [0, 0, 2, 2, 3, 3]
 
 
+def test_a_token_of_probability_zero_is_never_drawn() -> None:
+    logits = torch.tensor([[0.0, 0.5, 0.5]]).log()
+    assert choose(logits, torch.ones(1), torch.zeros(1)).tolist() == [1]
+
+
+def test_heat_evens_the_probabilities_out() -> None:
+    logits = torch.tensor([0.8, 0.2]).log().expand(3, 2)  # at 0.5, 1 and 2: the first has 0.94, 0.8 and 0.67
+    temperatures = torch.tensor([0.5, 1.0, 2.0])
+    assert choose(logits, temperatures, torch.full((3,), 0.7)).tolist() == [0, 0, 1]
+    assert choose(logits, temperatures, torch.full((3,), 0.9)).tolist() == [0, 1, 1]
+
+
 def test_greedy_and_sampled_rows_share_a_batch() -> None:
     logits = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
     assert choose(logits, torch.tensor([0.0, 1.0]), torch.tensor([0.1, 0.1])).tolist() == [1, 0]

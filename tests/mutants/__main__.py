@@ -2,6 +2,8 @@
 
 ``python -m tests.mutants [-j N] [NAME ...]`` tries all of `faults.FAULTS`, or those whose name holds one of the words.
 Exit code 1 when a fault lives, or when its text is not to be found, exactly once, in the module it names.
+
+Each fault is tried in a fork of this process, which has imported the libraries, but nothing of cca, already.
 """
 
 from __future__ import annotations
@@ -9,19 +11,23 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
+import pytest
+from hypothesis import Phase, settings
 from tests.mutants.fault import Fault
 from tests.mutants.faults import FAULTS
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 600
 """Longest that the tests of one fault may take. One that makes them hang is not seen by them: plant another."""
+LIBRARIES = ("scipy.stats", "sympy", "transformers.models.llama.modeling_llama")
 
 
 def main() -> int:
@@ -34,10 +40,17 @@ def main() -> int:
     chosen = [fault for fault in FAULTS if not given.words or any(word in fault.name for word in given.words)]
     lost = [f"{fault.name}: {why}" for fault in chosen if (why := misplaced(fault))]
     print(*lost, sep="\n", end="\n" if lost else "")
-    found = [fault for fault in chosen if not misplaced(fault)]
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.j) as pool:
-        living = [name for name in pool.map(lambda fault: survivor(fault, Path(folder)), found) if name]
-    print(f"{len(chosen)} faults: {len(living)} live, {len(lost)} could not be planted")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for library in LIBRARIES:
+        import_module(library)
+    settings.register_profile(
+        "first", phases=[Phase.explicit, Phase.generate]
+    )  # no need of a smaller example
+    settings.load_profile("first")
+    with tempfile.TemporaryDirectory() as folder:
+        found = [fault for fault in chosen if not misplaced(fault)]
+        living = survivors(found, Path(folder), given.j)
+    print(f"{len(chosen)} faults: {living} live, {len(lost)} could not be planted")
     return 1 if living or lost or not chosen else 0
 
 
@@ -59,43 +72,60 @@ def misplaced(fault: Fault) -> str:
     )
 
 
-def survivor(fault: Fault, folder: Path) -> str:
-    """The fault's name when the tests of its part pass with it, or cannot be run."""
-    copy, begun = Path(tempfile.mkdtemp(dir=folder)), time.monotonic()
+def survivors(faults: Sequence[Fault], folder: Path, most: int) -> int:
+    """Try the faults, ``most`` at a time. Returns the number of those that no test noticed."""
+    waiting, living = list(reversed(faults)), 0
+    running: dict[int, tuple[Fault, Path, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < most:
+            fault, copy = waiting.pop(), Path(tempfile.mkdtemp(dir=folder))
+            running[plant(fault, copy)] = fault, copy, time.monotonic()
+        for process, (_, _, begun) in running.items():
+            if time.monotonic() - begun > SECONDS:
+                os.killpg(process, signal.SIGKILL)
+        process, status = os.waitpid(-1, os.WNOHANG)
+        if not process:
+            time.sleep(0.1)
+            continue
+        fault, copy, begun = running.pop(process)
+        output = (copy / "output").read_text(errors="replace")
+        failure = first_failure(output) if status else ""
+        living += not failure
+        state = "killed" if failure else "NOT RUN" if status else "LIVES"
+        seconds = time.monotonic() - begun
+        print(f"{state}  {fault.name}  ({seconds:.0f} s)  {failure or output[-300:]}", flush=True)
+        shutil.rmtree(copy)
+    return living
+
+
+def plant(fault: Fault, copy: Path) -> int:
+    """Start the tests of a fault that is planted in ``copy``; returns the process that runs them."""
     left_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(ROOT / "src", copy, ignore=left_out, dirs_exist_ok=True)
     planted = copy / source(fault.module)
     planted.write_text(planted.read_text(encoding="utf-8").replace(fault.old, fault.new), encoding="utf-8")
-    code, output = tested(fault, copy)
-    shutil.rmtree(copy)
-    failure = first_failure(output) if code else ""
-    state = "killed" if failure else "LIVES" if code == 0 else "NOT RUN"
-    seconds = time.monotonic() - begun
-    print(
-        f"{state}  {fault.name}  ({seconds:.0f} s)  {failure or output[-300:] * (code != 0)}",
-        flush=True,
-    )
-    return "" if failure else fault.name
-
-
-def tested(fault: Fault, copy: Path) -> tuple[int | None, str]:
-    """The exit code of pytest, None when it ran too long, and what it printed."""
-    command = [
-        sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line", *fault.tests
-    ]  # fmt: skip
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(copy),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+    process = os.fork()
+    if process:
+        return process
+    code = 3
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        os.setsid()
+        os.chdir(ROOT)
+        output = os.open(copy / "output", os.O_WRONLY | os.O_CREAT)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.environ |= {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+        sys.dont_write_bytecode = True
+        sys.path.insert(0, str(copy))
+        code = int(
+            pytest.main(["-x", "-rfE", "-p", "no:cacheprovider", "--no-header", "--tb=line", *fault.tests])
         )
-    except subprocess.TimeoutExpired:
-        return None, "took too long"
-    return done.returncode, done.stdout + done.stderr
+        assert Path(import_module("cca").__file__ or "").is_relative_to(copy)
+        sys.stdout.flush()
+    except BaseException as error:
+        code = 3
+        print(repr(error), flush=True)
+    os._exit(code)
 
 
 def first_failure(output: str) -> str:

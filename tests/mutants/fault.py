@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 class Fault(NamedTuple):
     name: str
-    why: str
-    """What it would do to a user, or what it breaks."""
+    """What goes wrong, or what it would do to a user."""
     module: str
     old: str
     """Found once in the module."""
@@ -17,7 +16,7 @@ class Fault(NamedTuple):
     """Those of its part, which must notice."""
 
 
-def of(module: str, tests: str, *faults: tuple[str, str, str, str]) -> list[Fault]:
-    """The faults (name, why, old, new) of one module; ``tests`` are paths below ``tests``, apart by spaces."""
+def of(module: str, tests: str, *faults: tuple[str, str, str]) -> list[Fault]:
+    """The faults (name, old, new) of ``cca.module``; ``tests`` are paths below ``tests``, apart by spaces."""
     paths = tuple(f"tests/{path}" for path in tests.split())
-    return [Fault(name, why, module, old, new, paths) for name, why, old, new in faults]
+    return [Fault(name, f"cca.{module}", old, new, paths) for name, old, new in faults]

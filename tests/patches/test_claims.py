@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from toy import toy_patch, toy_weights
 
 from cca.errors import CcaError
-from cca.patches.claims import figures, model_card, read_report, with_claims
+from cca.patches.claims import claims_beside, figures, model_card, read_report, with_claims
 from cca.patches.patch import Patch
+from cca.patches.patch_file import save_patch
 
 REPORT = {
     "base": {"accuracy": 0.5, "problems": 400},
@@ -91,3 +92,20 @@ def test_other_files_are_no_reports(tmp_path: Path, text: str) -> None:
         read_report(tmp_path / "report.json")
     (tmp_path / "report.json").write_text(json.dumps(REPORT))
     assert read_report(tmp_path / "report.json") == REPORT
+
+
+def test_the_report_next_to_a_patch_speaks_for_it_only_when_it_is_of_the_same_run(tmp_path: Path) -> None:
+    config = {"model": "toy", "task": "sums", "seed": 0, "amplify": {"steps": 3}}
+    made = Patch(**{**vars(PATCH), "made_by": {"config": config, "best_step": 2}})
+    path = tmp_path / "patch.safetensors"
+    save_patch(path, made)
+    assert claims_beside(path) is None
+    of_this_run = {**REPORT, "config": config, "amplify": {"best_step": 2}}
+    for report, expected in [
+        (of_this_run, of_this_run),
+        ({**of_this_run, "amplify": {"best_step": 1}}, None),
+        ({**of_this_run, "config": {**config, "seed": 1}}, None),
+        ({"other": "file"}, None),
+    ]:
+        (tmp_path / "report.json").write_text(json.dumps(report))
+        assert claims_beside(path) == expected

@@ -34,6 +34,7 @@ def test_samples_of_a_problem_are_drawn_apart() -> None:
     problems = tiny_world.problems(20)  # no answer is right, so all samples are drawn
     traces = sample_traces(problems, grader, engine, SETTINGS, 10, seed=3)
     texts = [{trace.token_ids for trace in own[1:]} for own in traces]
+    assert {len(own) for own in traces} == {6}
     assert min(map(len, texts)) > 1
     assert sum(map(len, texts)) > 4 * len(texts)
     assert traces != sample_traces(problems, grader, engine, SETTINGS, 10, seed=4)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cca.errors import CcaError
+from cca.problems.judges import make_judge
 from cca.problems.judges.judge import Judge, Judgement, StoppingJudge, Verdict, join_digits
-from cca.problems.judges.registry import make_judge
 
 GSM8K = Path(os.environ.get("CCA_GSM8K", ""))
 """Rows of GSM8K as published, JSON lines."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cca.problems.templates.check import check_file, check_template, distinct_instances, template_generator
+from cca.problems.templates import check_file, check_template, distinct_instances, template_generator
 from cca.problems.templates.template import Template
 
 

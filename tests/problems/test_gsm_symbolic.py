@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cca.problems.templates.check import check_template
+from cca.problems.templates import check_template
 from cca.problems.templates.template import load_templates
 
 FOLDER = Path(os.environ.get("CCA_TEMPLATES", ""))

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from cca.errors import CcaError
 from cca.models.loading import Codec
 from cca.pivots.grader import Grader
+from cca.problems.judges import make_judge
 from cca.problems.judges.judge import StoppingJudge, Verdict
 from cca.problems.judges.reading import open_thought
-from cca.problems.judges.registry import make_judge
 from cca.problems.problem import problems_of
 from cca.problems.prompts import EXEMPLARS, make_prompts
 

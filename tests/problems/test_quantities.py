@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cca.problems.templates.exact_numbers import exact, parsed_number, round_half_away, rounded, written
-from cca.problems.templates.word_lists import LISTS, PEOPLE, fraction_words, number_words, spelled
+from cca.problems.templates.vocabulary import LISTS, PEOPLE, fraction_words, number_words, spelled
 
 
 @pytest.mark.parametrize(

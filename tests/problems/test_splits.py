@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cca.errors import CcaError
 from cca.problems.problem import Problem
-from cca.problems.splits import Division, divide, draw_some
+from cca.problems.task import Division, divide, draw_some
 
 PAPER = (0.52, 0.08, 0.40)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -56,6 +55,5 @@ class AmplifyConfig(Section):
         """Read the old name of ``whitening``; where both are given, as over a preset, the old one is the user's."""
         if not isinstance(given, Mapping) or "precondition" not in given:
             return given
-        warnings.warn("amplify.precondition is now called amplify.whitening", FutureWarning, stacklevel=2)
         rest = {key: value for key, value in given.items() if key != "precondition"}
         return {**rest, "whitening": given["precondition"]}

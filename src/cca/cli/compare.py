@@ -17,7 +17,9 @@ def compare(config: Config) -> None:
     from cca.compare.config import load_compare
     from cca.compare.pipeline import compare as compare_arms
     from cca.compare.table import terminal_table
+    from cca.models.memory import keep_freed_memory
 
+    keep_freed_memory()
     wanted = load_compare(config)
     with stoppable():
         result = compare_arms(wanted, ConsoleProgress())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -19,7 +20,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cca.cli import processes
 from cca.engines.engine import Progress as Tell
 
 console = Console()
@@ -57,7 +57,7 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        if processes.leads():
+        if leads():
             fail("stopped; the same command goes on from the last whole chunk")
         raise typer.Exit(128 + getattr(stop, "signal", signal.SIGINT)) from stop
 
@@ -67,3 +67,29 @@ def fail(message: str) -> None:
     errors.print(
         f"[bold red]error:[/bold red] {escape(' '.join(message.split()))}", highlight=False, soft_wrap=True
     )
+
+
+def join() -> None:
+    """Meet the other processes. Raises CcaError when they cannot be met."""
+    if _several():
+        from cca import distributed
+
+        distributed.initialise()
+
+
+def leads() -> bool:
+    """True when this process shows progress."""
+    return not _several() or os.environ.get("RANK") == "0"
+
+
+def speaks() -> bool:
+    """True when this failed process is the one that reports the error."""
+    if not _several():
+        return True
+    from cca import distributed
+
+    return distributed.speaks_for_failure()
+
+
+def _several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1

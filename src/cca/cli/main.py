@@ -13,10 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cca.cli import processes
-from cca.cli.console import ConsoleProgress, console, fail, say, stoppable
+from cca.cli.console import ConsoleProgress, console, fail, join, leads, say, speaks, stoppable
 from cca.errors import CcaError
-from cca.models.memory import keep_freed_memory
 
 app = typer.Typer(
     name="cca",
@@ -136,12 +134,14 @@ def evaluate(
         return
     from cca.cli.evaluate import Asked, listed, numbers, told
     from cca.cli.evaluate import evaluate as measure
+    from cca.models.memory import keep_freed_memory
     from cca.reports.table import summary_table
 
     wanted = Asked(
         task, model, patch, against, split, numbers("--seeds", seeds), max_new_tokens, listed(lm_eval), include_path,
         limit, device, tuple(overrides or ()), out,
     )  # fmt: skip
+    keep_freed_memory()
     row = measure(wanted, ConsoleProgress())
     console.print(summary_table(row))
     for line in told(row):
@@ -150,9 +150,11 @@ def evaluate(
 
 
 def _run(config: Any, fork_of: Path | None = None) -> None:
+    from cca.models.memory import keep_freed_memory
     from cca.reports.table import summary_table
     from cca.runs.pipeline import run as run_everything
 
+    keep_freed_memory()
     with stoppable():
         report = run_everything(config, ConsoleProgress(), fork_of)
     console.print(summary_table(report))
@@ -160,9 +162,11 @@ def _run(config: Any, fork_of: Path | None = None) -> None:
 
 
 def _stage(where: Path, overrides: list[str] | None, stage: str) -> None:
+    from cca.models.memory import keep_freed_memory
     from cca.runs.folder.run_folder import config_at
     from cca.runs.pipeline import run_stage
 
+    keep_freed_memory()
     with stoppable():
         run_stage(config_at(where, overrides or []), stage, ConsoleProgress())
 
@@ -184,24 +188,23 @@ def main() -> None:
 
     Of several processes (`cca.distributed`) the first shows progress, and the first that fails shows its error.
     """
-    keep_freed_memory()
     _quiet()
     for stream in (sys.stdout, sys.stderr):  # names outside the terminal's encoding are shown as escapes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     _add_groups()
     try:
-        processes.join()
-        console.quiet = not processes.leads()
+        join()
+        console.quiet = not leads()
         app()
     except CcaError as error:
-        if processes.speaks():
+        if speaks():
             fail(str(error))
         sys.exit(2)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "; make room, and the same command goes on" if full else ""
-        if processes.speaks():
+        if speaks():
             fail(f"{error.filename or 'input or output'}: {error.strerror or error}{advice}")
         sys.exit(2)
 

@@ -211,14 +211,17 @@ def push(
     patch: PatchFile,
     repo: Annotated[str, typer.Argument(help="Hub repository, as user/name.")],
     report: Annotated[
-        Path | None, typer.Option(help="report.json of the run: its figures go on the card.")
+        Path | None, typer.Option(help="The run's report.json; by default the one next to the patch.")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="If the repository is made.")] = False,
 ) -> None:
     """Publish the patch on the hub with a model card."""
+    from cca.patches.claims import REPORT, claims_beside
     from cca.patches.hub import push as push_patch
     from cca.patches.patch_file import load_patch
 
+    if report is None and claims_beside(patch) is not None:
+        report = patch.parent / REPORT
     say(push_patch(load_patch(patch), repo, report, private))
 
 

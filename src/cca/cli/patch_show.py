@@ -51,11 +51,10 @@ def show(
 
 def _claiming(content: PatchContent, patch: Path, report: Path | None) -> PatchContent:
     """The content with the figures of the report, if there is one."""
-    from cca.patches.claims import read_report, with_claims
+    from cca.patches.claims import claims_beside, read_report, with_claims
 
-    if report is None and (patch.parent / "report.json").is_file():
-        report = patch.parent / "report.json"
-    return content if report is None else with_claims(content, read_report(report))
+    figures = claims_beside(patch) if report is None else read_report(report)
+    return content if figures is None else with_claims(content, figures)
 
 
 def _table(content: PatchContent) -> Table:

@@ -82,9 +82,11 @@ def plan(
     ] = None,
 ) -> None:
     """Cost of a run in time, tokens and memory, from its first chunk of work, which the run then resumes from."""
+    from cca.models.memory import keep_freed_memory
     from cca.runs.config.config import load_config
     from cca.runs.plan import make_plan
 
+    keep_freed_memory()
     wanted = load_config(config, overrides or [])
     stages = make_plan(wanted, ConsoleProgress())
     for name, row in stages.items():

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from cca.problems.judges.judge import Judge
     from cca.problems.problem import Problem
     from cca.problems.task import Task
-    from cca.problems.templates.check import Check
     from cca.problems.templates.template import Template
     from cca.runs.config.config import Config
 
@@ -66,15 +65,15 @@ def check(
     notes: Annotated[bool, typer.Option(help="Also name faults that show for some values only.")] = True,
 ) -> None:
     """Check that each template parses, can be satisfied and gives sound instances; exit code 1 if one does not."""
-    from cca.problems.templates.check import check_file
+    from cca.problems.templates import check_file
     from cca.problems.templates.template import template_files
 
     faulty = 0
     for name, path in template_files(folder):
         found = check_file(name, path, instances)
         faulty += not found.sound
-        for line in _check_lines(found, notes):
-            typer.echo(line)
+        verdict = f"sound, {found.distinct} distinct instances" if found.sound else f"FAULTY: {found.fault}"
+        typer.echo("\n".join([f"{name}: {verdict}", *(f"    note: {note}" for note in found.notes if notes)]))
     total = len(template_files(folder))
     typer.echo(f"{total - faulty} of {total} templates are sound" + (f", {faulty} faulty" if faulty else ""))
     if faulty:
@@ -92,7 +91,7 @@ def sample(
     force: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write instances of every template. Faulty templates are named and left out."""
-    from cca.problems.templates.check import remarks
+    from cca.problems.templates import remarks
     from cca.problems.templates.template import read_template, template_files
 
     if out.exists() and not force:
@@ -125,30 +124,20 @@ def sample(
 
 
 def _instances(template: Template, count: int, seed: int) -> list[Row]:
-    from cca.problems.templates.check import distinct_instances, template_generator
+    from cca.problems.templates import distinct_instances, template_generator
 
     found = zip(range(count), distinct_instances(template, template_generator(template, seed)), strict=False)
-    return [
-        {
-            "id": f"{template.name}-{index:04d}",
-            "template": template.name,
-            "question": instance.question,
-            "solution": instance.solution,
-            "answer": instance.answer,
-        }
-        for index, instance in found
-    ]
-
-
-def _check_lines(found: Check, notes: bool) -> list[str]:
-    verdict = f"sound, {found.distinct} distinct instances" if found.sound else f"FAULTY: {found.fault}"
-    return [f"{found.name}: {verdict}", *(f"    note: {note}" for note in found.notes if notes)]
+    rows: list[Row] = []
+    for index, made in found:
+        identity = {"id": f"{template.name}-{index:04d}", "template": template.name}
+        rows.append({**identity, "question": made.question, "solution": made.solution, "answer": made.answer})
+    return rows
 
 
 def _task_lines() -> Iterator[str]:
     """Lines that name every source, prompt style and judge."""
     from cca.problems.datasets import NAMED
-    from cca.problems.judges.registry import JUDGES
+    from cca.problems.judges import JUDGES
     from cca.problems.prompts import STYLES
     from cca.problems.sources import BUILT_IN
 
@@ -192,7 +181,7 @@ def _preview_lines(
 def _open(config: Config, tokenizer: Any) -> Task:
     """The task; of a problem file that is too small to be divided, all problems."""
     from cca.problems.sources import open_task, whole_file
-    from cca.problems.splits import TooFewProblems
+    from cca.problems.task import TooFewProblems
     from cca.problems.task_config import PromptSpec, TaskSource
 
     try:

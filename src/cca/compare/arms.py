@@ -13,12 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from cca.amplify.amplify import StepRecord, amplify, make_gradient
-from cca.baselines.finetune import unfrozen
-from cca.baselines.lora import lora
+from cca.baselines import BaselineSettings, baseline_settings
 from cca.baselines.scaling import scaled, scaled_rows
-from cca.baselines.settings import BaselineSettings, baseline_settings
-from cca.baselines.texts import TrainingText, batches, completion_loss, gold_texts, own_right_texts
-from cca.baselines.tuning import AsItIs, tune
+from cca.baselines.training import (
+    AsItIs,
+    TrainingText,
+    batches,
+    completion_loss,
+    gold_texts,
+    lora,
+    own_right_texts,
+    tune,
+    unfrozen,
+)
 from cca.circuits.circuit import Circuit, shares
 from cca.compare.config import Arm
 from cca.compare.shared_work import Located, SharedWork

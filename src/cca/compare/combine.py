@@ -11,6 +11,7 @@ from statistics import mean, median
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
 
 from cca.compare.config import CompareConfig
 from cca.compare.results import (
@@ -28,6 +29,7 @@ from cca.compare.results import (
     Tests,
     TestSummary,
 )
+from cca.evaluation.significance import gain_interval
 from cca.files import Row
 from cca.runs.folder.provenance import versions
 
@@ -37,7 +39,6 @@ Goals = dict[Run, dict[str, float | None]]
 """Of each model and seed: target name -> validation accuracy to reach."""
 GAINS = tuple(2.5 * step for step in range(1, 17))
 """Gains, in points, at which the cost of an arm is shown."""
-RESAMPLES = 4000
 SMALLEST = 1e-12
 """Drift in nats below which logarithms do not go."""
 
@@ -155,14 +156,17 @@ def _arm(rows: Sequence[Row], goals: Goals) -> ArmResult:
     )
     if not runs:
         return arm
-    tests = {name: _tested([row["test"][name] for row in sound if row["test"]]) for name in ("best", "any")}
+    models = [run.model for run in runs]
+    tests = {
+        name: _tested(models, [row["test"][name] for row in sound if row["test"]]) for name in ("best", "any")
+    }
     return arm.model_copy(
         update={
             "share": mean(run.share for run in runs),
             "components": mean(run.components or 0 for run in runs) if runs[0].components else None,
             "pivots": mean(row["pivots"] for row in sound),
-            "best": _summary([run.best for run in runs], [row["templates"]["best"] for row in sound]),
-            "any": _summary([run.any for run in runs], [row["templates"]["any"] for row in sound]),
+            "best": _summary([run.best for run in runs], models, [row["templates"]["best"] for row in sound]),
+            "any": _summary([run.any for run in runs], models, [row["templates"]["any"] for row in sound]),
             "matched": {name: _matched(runs, name) for name in runs[0].matched},
             "test": Tests(**tests),
             "curve": tuple(cost_curve([row["history"] for row in sound])),
@@ -196,13 +200,15 @@ def _point(step: Step, row: Row) -> Point:
     )
 
 
-def _summary(points: Sequence[Point], templates: Sequence[Sequence[Row]] | None) -> Summary:
+def _summary(
+    points: Sequence[Point], models: Sequence[str] = (), templates: Sequence[Sequence[Row]] | None = None
+) -> Summary:
     """Mean gain and geometric mean drift over runs."""
     drifts = [point.drift for point in points]
     return Summary(
         gain=SummaryGain(
             points=mean(point.points for point in points),
-            interval=None if templates is None else _gain_interval(templates),
+            interval=None if templates is None else _gain_interval(models, templates),
         ),
         drift=SummaryDrift(mean=geometric_mean(drifts), interval=geometric_interval(drifts)),
         step=median(point.step for point in points),
@@ -213,25 +219,26 @@ def _summary(points: Sequence[Point], templates: Sequence[Sequence[Row]] | None)
 
 def _matched(runs: Sequence[RunResult], name: str) -> Matched:
     reached = [point for run in runs if (point := run.matched[name]) is not None]
-    known = dict(_summary(reached, None)) if reached else {}
+    known = dict(_summary(reached)) if reached else {}
     return Matched(reached=len(reached), of=sum(run.asked[name] for run in runs), **known)
 
 
-def _tested(tests: Sequence[Row]) -> TestSummary | None:
+def _tested(models: Sequence[str], tests: Sequence[Row]) -> TestSummary | None:
     if not tests:
         return None
     worst = [
         min((100 * (skill["patched"] - skill["base"]) for skill in test["retention"].values()), default=0.0)
         for test in tests
     ]
+    drifts = [test["drift"] for test in tests if test["drift"] is not None]
     unseen = [test["unseen"]["points"] for test in tests if test["unseen"]]
     return TestSummary(
         gain=SummaryGain(
             points=mean(test["gain"]["points"] for test in tests),
-            interval=_gain_interval([test["templates"] for test in tests]),
+            interval=_gain_interval(models[: len(tests)], [test["templates"] for test in tests]),
         ),
         unseen=SummaryGain(points=mean(unseen)) if unseen else None,
-        drift=geometric_mean([test["drift"] for test in tests]),
+        drift=geometric_mean(drifts) if drifts else None,
         worst_skill=SummaryGain(points=min(worst)),
         runs=len(tests),
     )
@@ -261,30 +268,32 @@ def _all_drifts(arm: ArmResult, name: str) -> dict[Run, list[float]]:
     return found
 
 
-def geometric_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
-    """Interval of the geometric mean over runs; None with fewer than two."""
+def geometric_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Interval of the geometric mean over runs: Student's t on the logarithms; None with fewer than two."""
     if len(values) < 2:
         return None
     logs = np.log(np.maximum(values, SMALLEST))
-    generator = np.random.default_rng(seed)
-    means = logs[generator.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.quantile(np.exp(means), [0.025, 0.975])
-    return float(low), float(high)
+    half = student.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
+    return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
 
 
-def _gain_interval(runs: Sequence[Sequence[Row]]) -> tuple[float, float]:
-    """Interval in points of the mean over runs of the mean gain: runs and the templates in them are resampled."""
-    generator = np.random.default_rng(0)
-    drawn = np.stack([_resampled_means(run, generator) for run in runs])  # (runs, RESAMPLES)
-    chosen = generator.integers(len(runs), size=(len(runs), RESAMPLES))
-    # each pick of a run takes another resampling of its templates, or picks of one run would move together
-    columns = np.stack([generator.permutation(RESAMPLES) for _ in runs])
-    low, high = np.quantile(drawn[chosen, columns].mean(axis=0), [0.025, 0.975])
-    return 100 * float(low), 100 * float(high)
+def _gain_interval(models: Sequence[str], runs: Sequence[Sequence[Row]]) -> tuple[float, float]:
+    """Interval in points of the mean gain over templates.
+
+    Seeds and draws of one model are no independent runs: a template of a model is one cluster, whatever its seed.
+    """
+    changes: list[float] = []
+    clusters: list[str] = []
+    for model, templates in zip(models, runs, strict=True):
+        for row in templates:
+            changes += _changes(row)
+            clusters += [f"{model}\n{row['template']}"] * row["problems"]
+    low, high = gain_interval(changes, clusters)
+    return 100 * low, 100 * high
 
 
-def _resampled_means(templates: Sequence[Row], generator: np.random.Generator) -> np.ndarray:
-    counts = np.array([row["problems"] for row in templates], dtype=float)
-    sums = counts * np.array([row["patched"] - row["base"] for row in templates])
-    drawn = generator.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=RESAMPLES)
-    return (drawn @ sums) / (drawn @ counts)
+def _changes(row: Row) -> list[float]:
+    """One change per problem of a template, with the template's mean; single answers are not in the log."""
+    gained = round((row["patched"] - row["base"]) * row["problems"])
+    sign = 1.0 if gained >= 0 else -1.0
+    return [sign] * abs(gained) + [0.0] * (row["problems"] - abs(gained))

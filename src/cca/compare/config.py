@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from cca.baselines.settings import BASELINES, baseline_settings
+from cca.baselines import BASELINES, baseline_settings
 from cca.errors import CcaError
 from cca.files import read_yaml
 from cca.runs.config.config import Config, make_config, nearest

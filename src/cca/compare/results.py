@@ -124,8 +124,8 @@ class TestSummary(Part):
     gain: SummaryGain
     unseen: SummaryGain | None = None
     """On templates that training lacks."""
-    drift: Nats
-    """Geometric mean over runs."""
+    drift: Nats | None = None
+    """Geometric mean over runs; null where it was not measured."""
     worst_skill: SummaryGain
     """The largest loss on any retention set."""
     runs: Count

@@ -19,11 +19,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cca.amplify.amplify import Validation, better
+from cca.amplify.settings import BudgetConfig
 from cca.compare.config import LimitsEntry
 from cca.evaluation.accuracy import Results
 from cca.evaluation.answers import UNTOUCHED
 from cca.evaluation.retention import judging
-from cca.evaluation.validation import Budget, keeps_retention, make_probe
+from cca.evaluation.validation import keeps_retention, make_probe
 from cca.models.anatomy.weight_rows import WeightRows, get_rows, set_rows_
 from cca.problems.task import spread
 from cca.runs.open import OpenRun
@@ -123,7 +124,7 @@ class StepTracker:
     """Call it whenever a step is to be judged, with the edit in the model. ``keep`` takes a copy of that edit."""
 
     scores: StepScores
-    budget: Budget
+    budget: BudgetConfig
     keep: Callable[[], Edit]
     seconds: float = 0.0
     """Time spent judging, which is not the arm's."""

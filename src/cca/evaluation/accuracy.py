@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cca.evaluation.significance import cluster_interval, mcnemar_p, paired_gain_interval
+from cca.evaluation.significance import accuracy_interval, cluster_p, mcnemar_p, paired_gain_interval
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
@@ -35,9 +35,9 @@ class Results:
         return Results(tuple(self.problems[i] for i in keep), tuple(self.verdicts[i] for i in keep))
 
 
-def summary(results: Results, seed: int = 0) -> dict[str, Any]:
+def summary(results: Results) -> dict[str, Any]:
     """Accuracy with its interval over templates, and the share of unreadable answers."""
-    interval = cluster_interval([float(right) for right in results.right], _clusters(results), seed)
+    interval = accuracy_interval(results.right, _clusters(results))
     return {
         "accuracy": results.accuracy,
         "interval": list(interval),
@@ -47,12 +47,13 @@ def summary(results: Results, seed: int = 0) -> dict[str, Any]:
 
 
 def comparison(base: Results, patched: Results, seed: int = 0) -> dict[str, Any]:
-    """Gain in percentage points with its 95 % interval over templates and the exact McNemar p-value."""
-    low, high = paired_gain_interval(base.right, patched.right, _clusters(base), seed)
+    """Gain in percentage points with its 95 % interval and p-value over templates, and the exact McNemar test."""
+    low, high = paired_gain_interval(base.right, patched.right, _clusters(base))
     return {
         "points": 100 * (patched.accuracy - base.accuracy),
         "interval": [100 * low, 100 * high],
-        "p_value": mcnemar_p(base.right, patched.right),
+        "p_value": cluster_p(base.right, patched.right, _clusters(base), seed),
+        "mcnemar_p": mcnemar_p(base.right, patched.right),
         "gained": sum(b and not a for a, b in zip(base.right, patched.right, strict=True)),
         "lost": sum(a and not b for a, b in zip(base.right, patched.right, strict=True)),
     }

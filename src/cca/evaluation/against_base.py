@@ -57,8 +57,8 @@ class AgainstBase:
         tokens = {name: probe.tokens for name, probe in self.probes.items()}
         total = sum(tokens.values())
         return {
-            "base": summary(self.base, self.seed),
-            "patched": summary(patched, self.seed),
+            "base": summary(self.base),
+            "patched": summary(patched),
             "gain": comparison(self.base, patched, self.seed),
             "seen_templates": self._part(patched, self.seen),
             "unseen_templates": self._part(patched, unseen),
@@ -67,7 +67,7 @@ class AgainstBase:
                 for record in per_template(self.base, patched)
             ],
             "drift": {
-                "kl": sum(drifts[name] * tokens[name] for name in drifts) / total if total else 0.0,
+                "kl": sum(drifts[name] * tokens[name] for name in drifts) / total if total else None,
                 "tokens": total,
             },
             "retention": {

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cca.errors import CcaError
 from cca.evaluation.settings import LmEvalConfig
-from cca.evaluation.significance import mcnemar_p, paired_gain_interval
+from cca.evaluation.significance import cluster_p, mcnemar_p, paired_gain_interval
 from cca.files import Row
 
 NEEDS = 'lm-evaluation-harness is needed: pip install -e ".[lm-eval]"'
@@ -164,15 +164,16 @@ def compared(
 
 
 def _change(before: Outcome, after: Outcome, seed: int) -> Row:
-    """Documents are paired; of a group, whole tasks are resampled."""
+    """Documents are paired; of a group, whole tasks vary together."""
     leaves = [leaf for leaf, values in before.documents.items() for _ in values]
     old, new = (
         [value for leaf in before.documents for value in side.documents[leaf]] for side in (before, after)
     )
-    low, high = paired_gain_interval(old, new, leaves, seed)
+    low, high = paired_gain_interval(old, new, leaves)
     row: Row = {"points": 100 * (after.value - before.value), "interval": [100 * low, 100 * high]}
     if set(old) | set(new) <= {0.0, 1.0}:
-        row["p_value"] = mcnemar_p([value == 1 for value in old], [value == 1 for value in new])
+        row["p_value"] = cluster_p(old, new, leaves, seed)
+        row["mcnemar_p"] = mcnemar_p([value == 1 for value in old], [value == 1 for value in new])
     return row
 
 

@@ -49,11 +49,11 @@ def figures(base: Mapping[int, Measured], patched: Mapping[int, Measured] | None
     intervals and the McNemar test see independent problems.
     """
     before = _pooled(base)
-    row: dict[str, Any] = {"base": summary(before, seed)}
+    row: dict[str, Any] = {"base": summary(before)}
     if patched is not None:
         after = _pooled(patched)
         row |= {
-            "patched": summary(after, seed),
+            "patched": summary(after),
             "gain": comparison(before, after, seed),
             "templates": per_template(before, after),
         }

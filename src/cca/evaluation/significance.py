@@ -1,55 +1,203 @@
 """Intervals and tests for paired results whose problems come in clusters (templates).
 
-Problems of one template are not independent, so intervals resample templates, then problems within them stay together
-(cluster bootstrap; Cameron, Gelbach and Miller 2008). The exact McNemar test asks whether the two models' disagreements
-could be coin flips.
+Problems of one template are not independent, so intervals treat whole templates as the sample: Student's t with one
+degree of freedom less than there are templates, and the cluster-robust variance of the mean, sum u_g^2 / n^2 of the
+templates' summed deviations u_g, corrected for few templates. The usual correction G / (G - 1) and HC3's, its square
+(Cameron and Miller 2015), cover too little where templates' gains are skewed, so it is the cube.
+An accuracy has Wilson's interval at the sample size that this variance amounts to, which stays right near 0 and 1.
+
+Floors hold where templates happen to agree: the interval of independent problems; for gains also the rule of three
+(of n problems without an event, at most 3 / n are events; Hanley and Lippman-Hand 1983) and, since two or three
+templates of two kinds are often all of one, an intraclass correlation of at least 1 / (G - 1).
+
+`coverage_table` simulates evaluations of templates drawn from each of `DISTRIBUTIONS`: with 1,000 trials a row, 2 to 24
+templates of 10 or 100 problems, nominal 95 % intervals cover a skewed gain in 0.946 to 1.000 of them, a bimodal one in
+0.942 to 1.000 (without the last floor: 0.89 to 0.94 at 2 to 6 templates), accuracies in 0.954 to 0.990. No interval can know of a kind of template that is rare and was not drawn:
+where three in ten gain, 4 to 10 templates cover 0.89 to 0.95.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import product
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
-RESAMPLES = 10_000
+Clusters = Sequence[Any] | np.ndarray
+"""The template of each problem."""
+LEVEL = 0.95
+RULE_OF_THREE = 3.0
+ENOUGH_TO_FLIP = 6
+"""Fewest clusters for a sign-flip test: with fewer it could not get below p = 0.05."""
+MOST_ENUMERATED = 14
+"""Most clusters of which all signs are tried; of more, `FLIPS` at random."""
+FLIPS = 9_999
+
+
+def gain_interval(
+    changes: Sequence[float] | np.ndarray, clusters: Clusters, level: float = LEVEL
+) -> tuple[float, float]:
+    """Interval of the mean of ``changes``, one per problem in [-1, 1], when whole clusters vary.
+
+    With one cluster it is an interval over its problems: it says nothing of other clusters.
+    """
+    numbers = np.asarray(changes, dtype=float)
+    mean, count = float(numbers.mean()), len(numbers)
+    halves = (_quantile(level, freedom) * variance**0.5 for variance, freedom in _gain_variances(numbers, clusters))
+    half = max(*halves, RULE_OF_THREE / count)
+    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 def paired_gain_interval(
-    base: Sequence[float],
-    patched: Sequence[float],
-    clusters: Sequence[str],
-    seed: int = 0,
-    level: float = 0.95,
+    base: Sequence[float], patched: Sequence[float], clusters: Clusters, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Interval of mean(patched) - mean(base), as fractions, by bootstrap over clusters. Right and wrong are 1 and 0.
+    """`gain_interval` of mean(patched) - mean(base), as fractions. Right and wrong are 1 and 0."""
+    difference = np.asarray(patched, dtype=float) - np.asarray(base, dtype=float)
+    return gain_interval(difference, clusters, level)
 
-    With fewer than two clusters the problems themselves are resampled.
+
+def accuracy_interval(
+    right: Sequence[float] | Sequence[bool], clusters: Clusters, level: float = LEVEL
+) -> tuple[float, float]:
+    """Interval of the fraction of right answers when whole clusters vary."""
+    numbers = np.asarray(right, dtype=float)
+    mean = float(numbers.mean())
+    count, spreads = len(numbers), _variances(numbers, clusters)
+    ends = [_wilson(mean, variance, _quantile(level, freedom)) for variance, freedom in spreads]
+    ends.append(_wilson(mean, mean * (1 - mean) / count, _quantile(level, count - 1), count))
+    return max(0.0, min(low for low, _ in ends)), min(1.0, max(high for _, high in ends))
+
+
+def cluster_p(base: Sequence[float], patched: Sequence[float], clusters: Clusters, seed: int = 0) -> float:
+    """Two-sided p-value of the paired gain when whole clusters vary.
+
+    From `ENOUGH_TO_FLIP` clusters on, a sign-flip test: under no effect each cluster's change could as well have had
+    the other sign. With fewer, Student's t as in the interval. One cluster: its problems take the clusters' place.
     """
     difference = np.asarray(patched, dtype=float) - np.asarray(base, dtype=float)
-    return cluster_interval(difference, clusters, seed, level)
-
-
-def cluster_interval(
-    values: Sequence[float] | np.ndarray, clusters: Sequence[str], seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile interval of the mean of ``values`` when whole clusters are resampled."""
-    numbers = np.asarray(values, dtype=float)
-    _, labels = np.unique(np.asarray(clusters), return_inverse=True)
-    if labels.max(initial=0) == 0:
-        labels = np.arange(len(numbers))
-    sums = np.bincount(labels, weights=numbers)
-    counts = np.bincount(labels).astype(float)
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
-    means = (drawn @ sums) / (drawn @ counts)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    if not difference.any():
+        return 1.0
+    sums = _sums(difference, clusters)[0]
+    if len(sums) == 1:
+        sums = difference
+    if len(sums) >= ENOUGH_TO_FLIP:
+        return _sign_flip_p(sums[sums != 0], seed)
+    mean = abs(float(difference.mean()))
+    return max(
+        2 * float(student.sf(mean / np.sqrt(variance), freedom)) if variance else 0.0
+        for variance, freedom in _gain_variances(difference, clusters)
+    )
 
 
 def mcnemar_p(base: Sequence[bool], patched: Sequence[bool]) -> float:
-    """Exact two-sided McNemar test: p of the observed split of the problems on which the two disagree."""
+    """Exact two-sided McNemar test, as if problems were independent.
+
+    It is the p-value of the observed split of the problems on which the two models disagree.
+    """
     pairs = list(zip(base, patched, strict=True))
     gained = sum(after and not before for before, after in pairs)
     lost = sum(before and not after for before, after in pairs)
     return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+
+
+def coverage_table(
+    trials: int = 1000,
+    seed: int = 0,
+    clusters: Sequence[int] = (2, 3, 6, 10, 24),
+    sizes: Sequence[int] = (10, 100),
+    distributions: Sequence[str] = ("skewed", "bimodal"),
+) -> Iterator[tuple[str, int, int, float, float]]:
+    """(distribution, clusters, problems of each, coverage of the gain's interval, of the patched accuracy's).
+
+    In every distribution the base's accuracy on a template is Beta(4, 3), and of its right answers a share that is
+    Beta(1, 20) becomes wrong. Of its wrong ones a share that `DISTRIBUTIONS` draws becomes right.
+    """
+    generator = np.random.default_rng(seed)
+    true_base, lost = 4 / 7, 1 / 21
+    for name, count, size in product(distributions, clusters, sizes):
+        draw, gained = DISTRIBUTIONS[name]
+        true_gain = (1 - true_base) * gained - true_base * lost
+        labels = np.repeat(np.arange(count), size)
+        hits = np.zeros(2)
+        for _ in range(trials):
+            chance = generator.random((2, count * size))
+            base = chance[0] < generator.beta(4, 3, count)[labels]
+            gains = chance[1] < draw(generator, count)[labels]
+            losses = chance[1] < generator.beta(1, 20, count)[labels]
+            patched = np.where(base, ~losses, gains)
+            low, high = gain_interval(patched.astype(float) - base, labels)
+            lowest, highest = accuracy_interval(patched, labels)
+            hits += low <= true_gain <= high, lowest <= true_base + true_gain <= highest
+        yield name, count, size, float(hits[0] / trials), float(hits[1] / trials)
+
+
+def _two_kinds(generator: np.random.Generator, count: int) -> np.ndarray:
+    gaining = generator.random(count) < 0.5
+    return np.where(gaining, generator.beta(7, 3, count), generator.beta(1, 19, count))
+
+
+DISTRIBUTIONS: dict[str, tuple[Callable[[np.random.Generator, int], np.ndarray], float]] = {
+    "skewed": (lambda generator, count: generator.beta(1.5, 3, count), 1 / 3),
+    "bimodal": (_two_kinds, (0.7 + 0.05) / 2),
+}
+"""Ways in which templates gain: a draw of the shares of wrong answers that become right, and its mean.
+
+Skewed: Beta(1.5, 3). Bimodal: half of the templates Beta(7, 3), the others Beta(1, 19).
+"""
+
+
+@cache
+def _quantile(level: float, freedom: int) -> float:
+    return float(student.ppf((1 + level) / 2, max(1, freedom)))
+
+
+def _gain_variances(numbers: np.ndarray, clusters: Clusters) -> Iterator[tuple[float, int]]:
+    """`_variances`, and where there are several clusters that of two kinds of them."""
+    yield from _variances(numbers, clusters)
+    count, groups = len(numbers), len(_sums(numbers, clusters)[0])
+    if groups > 1:
+        yield float(numbers.var(ddof=1)) / (groups * (groups - 1)), count - 1
+
+
+def _variances(numbers: np.ndarray, clusters: Clusters) -> Iterator[tuple[float, int]]:
+    """(variance of the mean, degrees of freedom): with independent problems, and with independent clusters."""
+    count = len(numbers)
+    yield float(numbers.var(ddof=1) / count) if count > 1 else 0.0, max(1, count - 1)
+    sums, counts = _sums(numbers, clusters)
+    groups = len(sums)
+    if groups > 1:
+        deviations = sums - counts * numbers.mean()
+        yield float((groups / (groups - 1)) ** 3 * (deviations**2).sum() / count**2), groups - 1
+
+
+def _sums(numbers: np.ndarray, clusters: Clusters) -> tuple[np.ndarray, np.ndarray]:
+    """(sum, count) of each cluster."""
+    _, labels = np.unique(np.asarray(clusters), return_inverse=True)
+    return np.bincount(labels, weights=numbers), np.bincount(labels).astype(float)
+
+
+def _wilson(fraction: float, variance: float, quantile: float, count: float = np.inf) -> tuple[float, float]:
+    """Wilson's interval at the sample size that ``variance`` amounts to, or ``count`` where it is zero."""
+    size = fraction * (1 - fraction) / variance if variance > 0 else count
+    if not np.isfinite(size):
+        return fraction, fraction  # clusters that agree to the digit: the floor of independent problems decides
+    extra = quantile**2 / size
+    centre = (fraction + extra / 2) / (1 + extra)
+    half = quantile / (1 + extra) * float(np.sqrt(fraction * (1 - fraction) / size + extra / (4 * size)))
+    return centre - half, centre + half
+
+
+def _sign_flip_p(sums: np.ndarray, seed: int) -> float:
+    """p-value of |sum| when the sign of every term is a coin flip."""
+    if not len(sums):
+        return 1.0
+    observed = abs(sums.sum()) - 1e-9
+    if len(sums) <= MOST_ENUMERATED:
+        signs = np.array(list(product((-1.0, 1.0), repeat=len(sums))))
+        return float((abs(signs @ sums) >= observed).mean())
+    signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=(FLIPS, len(sums)))
+    return float((1 + (abs(signs @ sums) >= observed).sum()) / (1 + FLIPS))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from cca.amplify.amplify import Validation
+from cca.amplify.settings import BudgetConfig
 from cca.evaluation.answers import UNTOUCHED, Answering, weights_key
 from cca.evaluation.drift import DriftProbe
 from cca.evaluation.retention import halves, judging, solution_texts
@@ -20,20 +20,6 @@ from cca.pivots.grader import Grader
 from cca.problems.problem import Problem
 
 PROBE_BATCH = 32
-
-
-class Budget(Protocol):
-    """How much a step may cost other skills."""
-
-    @property
-    def points(self) -> float:
-        """Most points that a retention set's guarding half may lose."""
-        ...
-
-    @property
-    def drift(self) -> float:
-        """Most nats per token."""
-        ...
 
 
 class Validator:
@@ -49,7 +35,7 @@ class Validator:
         answering: Answering,
         validation: Sequence[Problem],
         retention: Mapping[str, Sequence[Problem]],
-        budget: Budget,
+        budget: BudgetConfig,
         max_new_tokens: int,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -60,6 +46,18 @@ class Validator:
         self.guards = {name: halves(problems)[0] for name, problems in retention.items()}
         self.base = self._accuracies(UNTOUCHED)
         self._watched: list[WeightRows] | None = None
+        self._say_what_guards_nothing()
+
+    def _say_what_guards_nothing(self) -> None:
+        if not self.retention:
+            self.note(
+                "no retention sets: drift and other skills are not measured, and the budget guards nothing"
+            )
+        for name, accuracy in self.base.items():
+            if accuracy == 0:
+                self.note(
+                    f"retention set {name}: the base solves none of its problems, so its accuracy guards nothing"
+                )
 
     @cached_property
     def probe(self) -> DriftProbe:

@@ -1,4 +1,4 @@
-"""What a patch is said to do: the figures of a run's report, carried in the patch and told on its model card."""
+"""Claims: the figures of a run's report, shown with its patch and on its model card."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from cca.patches.patch_content import PatchContent
 
 AnyPatch = TypeVar("AnyPatch", "Patch", "PatchContent")
+REPORT = "report.json"
+SAME = ("model", "task", "seed", "amplify")
+"""Keys of the configuration in which a patch and the report of its run agree."""
 KEPT = {
     "base": ("accuracy",),
     "patched": ("accuracy",),
@@ -63,6 +66,27 @@ def read_report(path: Path) -> dict[str, Any]:
     if not isinstance(report, dict) or not isinstance(report.get("gain"), dict):
         raise CcaError(f"{path}: expected the report.json of a run, with a 'gain', got another file")
     return report
+
+
+def claims_beside(patch: Path) -> dict[str, Any] | None:
+    """The report next to a patch file, unless the patch says that another run made it.
+
+    A run writes its patch before anything is measured and never changes it, so the figures are read from its report.
+    """
+    path = patch.parent / REPORT
+    if not path.is_file():
+        return None
+    from cca.patches.patch_content import load_content
+
+    made_by = load_content(patch).made_by
+    try:
+        report = read_report(path)
+    except CcaError:
+        return None
+    config, amplify = _section(report, "config"), _section(report, "amplify")
+    told = [(key, value, config) for key, value in _section(made_by, "config").items() if key in SAME]
+    told += [("best_step", made_by["best_step"], amplify)] if "best_step" in made_by else []
+    return report if all(where.get(key) == value for key, value, where in told) else None
 
 
 def with_claims(patch: AnyPatch, report: Mapping[str, Any]) -> AnyPatch:
@@ -118,9 +142,7 @@ def figures(patch: Patch | PatchContent) -> list[tuple[str, str]]:
     return lines
 
 
-MEASURED = (
-    "Paired with the base on the same problems; 95 % bootstrap intervals over templates; p by McNemar's test."
-)
+MEASURED = "Paired with the base on the same problems; 95 % intervals and p-values over templates."
 
 
 def model_card(patch: Patch, repo: str) -> str:

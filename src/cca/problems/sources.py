@@ -26,12 +26,11 @@ from cca.problems.datasets import (
     map_row,
     strip_calculator,
 )
+from cca.problems.judges import FunctionJudge, import_function
 from cca.problems.judges.judge import Judge
-from cca.problems.judges.registry import FunctionJudge, import_function
 from cca.problems.problem import Problem, problems_of, read_problems
 from cca.problems.prompts import Prompts, make_prompts
-from cca.problems.splits import Division, divide, draw_some
-from cca.problems.task import Task
+from cca.problems.task import Division, Task, divide, draw_some
 from cca.problems.task_config import SPLITS, PromptSpec, TaskFiles, TaskSource
 
 BUILT_IN = {"tinymath": "cca.tinymath.task"}
@@ -182,7 +181,7 @@ def _dataset(
 
 
 def _templates(spec: TaskSource, seed: int, prompts: Prompts) -> Task:
-    from cca.problems.templates.check import distinct_instances, template_generator
+    from cca.problems.templates import distinct_instances, template_generator
     from cca.problems.templates.template import load_templates
 
     _check_keys(spec, DIVIDING | {"instances"})

@@ -32,7 +32,9 @@ class Gain(Part):
     interval: PointsInterval | None = None
     """Of the gain, paired."""
     p_value: Number | None = None
-    """Two-sided exact McNemar test."""
+    """Two-sided, over templates: sign flips, or Student's t below six. In version 1 the McNemar test."""
+    mcnemar_p: Number | None = None
+    """Two-sided exact McNemar test, as if problems were independent."""
     gained: Count | None = None
     """Problems that only the patched model solves."""
     lost: Count | None = None
@@ -69,7 +71,7 @@ class TemplateAccuracy(Part):
 
 class Drift(Part):
     kl: Nats | None = None
-    """Drift over the solutions of all retention sets, each token counted once."""
+    """Drift over the solutions of all retention sets, each token counted once; null: not measured."""
     tokens: Count | None = None
     """Tokens that it is the mean of."""
 

@@ -27,7 +27,7 @@ from cca.reports.figures import (
 )
 from cca.reports.parts import NO_NULLS, Count, Flag, Fraction, Nats, Number, Part, Seconds, Step
 
-FORMAT, VERSION = "cca.report", 1
+FORMAT, VERSION = "cca.report", 2
 
 
 class MatchedStep(Part):
@@ -213,7 +213,8 @@ def make_report(
     inputs = {"config": manifest["config"], **manifest["fingerprints"]}
     return {
         "format": FORMAT,
-        "version": VERSION,
+        # figures that an older version measured keep its meaning
+        "version": VERSION if "mcnemar_p" in evaluation["gain"] else 1,
         **measured,
         "amplify": {key: amplify[key] for key in ("best_step", "coefficient", "history")},
         "timing": dict(timing),

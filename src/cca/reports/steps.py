@@ -44,7 +44,7 @@ class History:
                 record.objective,
                 record.logit_gap,
                 record.validation.accuracy,
-                record.validation.drift,
+                record.validation.drift if start else None,  # without retention sets nobody measured it
                 _worst(start, record.validation.retention),
                 record.validation.in_budget,
                 record.step == best,

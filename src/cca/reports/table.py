@@ -78,7 +78,13 @@ def facts(report: Report) -> list[tuple[str, str]]:
     gain = report.gain
     if gain.points is not None:
         flips = f"{formats.count(gain.gained)} gained, {formats.count(gain.lost)} lost"
-        found.append(("McNemar", f"{formats.p_value(gain.p_value)} ({flips})"))
+        if gain.mcnemar_p is None:
+            found.append(("McNemar", f"{formats.p_value(gain.p_value)} ({flips})"))
+        else:
+            exact = f"McNemar {formats.p_value(gain.mcnemar_p)}"
+            found.append(("p-value", f"{formats.p_value(gain.p_value)} over templates; {exact} ({flips})"))
+    if gain.points is not None and report.drift.kl is None:
+        found.append(("drift", "not measured: no retention sets, so nothing is known of other skills"))
     if matched := results.matched_drift(report):
         patch, control, ratio = matched
         times = f", {formats.significant(ratio)} times the patch's {formats.nats(patch)}" if ratio else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cca.engines.hf import context_length
 from cca.engines.weight_sync import WeightWatch
 from cca.errors import CcaError
 from cca.evaluation.answers import Answering
-from cca.evaluation.retention import retention_texts
+from cca.evaluation.retention import RULE, retention_texts
 from cca.files import fingerprint
 from cca.gradients.sampled_likelihood import Text
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
@@ -28,10 +29,10 @@ from cca.patches.layout import merge_objection
 from cca.pivots.grader import Grader, longest_completion
 from cca.problems.problem import problems_fingerprint
 from cca.problems.sources import open_task
-from cca.problems.task import Task, check_answers, task_judge, with_retention
+from cca.problems.task import Task, check_answers, check_prompts, task_judge, with_retention
 from cca.runs.config.config import Config
 from cca.runs.folder.measurements import Measurements
-from cca.runs.folder.provenance import tokenizer_fingerprint, versions
+from cca.runs.folder.provenance import facts_of, tokenizer_fingerprint
 from cca.runs.folder.run_folder import RunFolder, without_out
 from cca.runs.folder.stage_files import StageFiles, take_over
 from cca.runs.folder.stage_inputs import STAGES, content_hash, hash_inputs
@@ -40,6 +41,7 @@ from cca.runs.progress.interrupts import Interrupts
 from cca.runs.progress.progress import LoggedProgress, NoProgress, RunProgress
 from cca.runs.progress.trackers import Track, track_nothing, tracking
 from cca.runs.replica import receive_folder, replica_folder, send_folder
+from cca.runs.said_first import embedding_rows, first_day, notes_at_start, say_what_changed
 from cca.runs.stages.engine import make_engine
 from cca.tinymath import BUNDLED_MODEL
 
@@ -57,6 +59,8 @@ class OpenRun:
     interrupts: Interrupts = field(default_factory=Interrupts)
     track: Track = track_nothing
     """Logs numbers to the experiment trackers."""
+    first_day: date | None = None
+    """For chat templates that write the day: that of a run is the one it began with."""
 
     @cached_property
     def device(self) -> str:
@@ -112,17 +116,29 @@ class OpenRun:
 
     @cached_property
     def task(self) -> Task:
-        """The task with its retention sets; the judge can read every gold answer."""
-        config, tokenizer = self.config, self.loaded.codec.tokenizer
-        task = open_task(config.task, config.seed, tokenizer=tokenizer, allow_code=config.allow_code)
+        """The task with its retention sets; the judge can read every gold answer, the model every prompt."""
+        config, codec = self.config, self.loaded.codec
+        task = open_task(
+            config.task, config.seed, tokenizer=codec.tokenizer, allow_code=config.allow_code, today=self.first_day
+        )  # fmt: skip
         task = with_retention(task, config.retention)
-        check_answers(task, task_judge(task, config.judge, allow_code=config.allow_code))
+        grader = self._grader_of(task)
+        check_answers(task, grader.judge)
+        check_prompts(task, grader.prompt_ids, context_length(self.model), embedding_rows(self.model))
         return task
 
     @cached_property
     def grader(self) -> Grader:
-        judge = task_judge(self.task, self.config.judge, allow_code=self.config.allow_code)
+        return self._grader_of(self.task)
+
+    def _grader_of(self, task: Task) -> Grader:
+        judge = task_judge(task, self.config.judge, allow_code=self.config.allow_code)
         return Grader(self.loaded.codec, judge)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What is known of the results before anything is made. Every process of a sharded model must ask for it."""
+        return [*self.config.notes, *notes_at_start(self.model, self.grader, self.task)]
 
     @cached_property
     def engine(self) -> Engine:
@@ -169,8 +185,17 @@ class OpenRun:
         """What stages depend on apart from the configuration and earlier files (`stage_inputs.Stage.inputs`)."""
         given: Path | None = self.config.circuit.file
         circuit_file = content_hash(given) if given is not None and given.is_file() else None
-        more = {"max_new_tokens": self.max_new_tokens, "circuit_file": circuit_file}
-        return {**self.fingerprints, **more, "anatomy": self._declared}
+        more = {
+            "max_new_tokens": self.max_new_tokens,
+            "circuit_file": circuit_file,
+            "anatomy": self._declared,
+        }
+        known = dict(self.fingerprints)
+        if (
+            self.task.retention
+        ):  # which problems are fitted to, guard and are reported: another rule, another hash
+            known["retention"] = fingerprint([known["retention"], RULE])
+        return {**known, **more}
 
     def hash_inputs(self, stage: str) -> str:
         """The ``made_from`` of a stage; the files of the stages before it must be there."""
@@ -228,21 +253,31 @@ def open_run(config: Config, progress: RunProgress, fork_of: Path | None = None)
             folder.check_new()
         folder.remove_leftovers()
         logged = LoggedProgress(folder.path, progress)
-        run = OpenRun(config, folder, logged, interrupts)
+        run = OpenRun(config, folder, logged, interrupts, first_day=first_day(folder, fork_of))
+        if distributed.size() > 1:
+            distributed.broadcast_bytes(str(run.first_day).encode())
         several = f", the first of {distributed.size()} processes" if distributed.size() > 1 else ""
         logged.say(f"device: {run.device}{several}")
-        _say_what_changed(folder, logged, run.device)
+        say_what_changed(folder, logged, run.device)
         if distributed.size() == 1:
             _ = run.watch  # before anything is written into the model
-        _ = run.anatomy  # refuses a model it cannot read before anything is made
+        _ = run.anatomy, run.notes  # refuses a model and problems it cannot read before anything is made
         if folder.begun:
             folder.check_fingerprints(run.fingerprints)
         else:
             forked = {} if fork_of is None else {"forked_from": str(fork_of)}
-            folder.begin(config, run.fingerprints, run.device, task=run.task.origin, **forked)
+            folder.begin(
+                config,
+                run.fingerprints,
+                run.device,
+                **facts_of(run.task, run.grader, run.model, config.model),
+                **forked,
+            )
             source = run.loaded.folder
             if source is not None and (reason := merge_objection(source, run.model)):
                 run.note(f"the patch of this run will not merge into the model's own folder: {reason}")
+        for text in run.notes:
+            run.note(text)
         interrupts.check()
         if fork_of is not None:
             copied = take_over(fork_of, folder.path, run.hash_inputs)
@@ -265,9 +300,9 @@ def open_run(config: Config, progress: RunProgress, fork_of: Path | None = None)
 def _open_replica(config: Config) -> Iterator[OpenRun]:
     with replica_folder() as folder, Interrupts() as interrupts:
         run = OpenRun(config.model_copy(update={"out": folder.path}), folder, NoProgress(), interrupts)
-        _ = (
-            run.anatomy
-        )  # as the first process does: a sharded model's forward passes are those of all processes
+        run.first_day = date.fromisoformat(distributed.broadcast_bytes(b"").decode())
+        # as the first process does: a sharded model's forward passes are those of all processes
+        _ = run.anatomy, run.notes
         fingerprints = run.fingerprints
         interrupts.check()
         receive_folder(folder, fingerprints)
@@ -285,26 +320,3 @@ def _check_fork(source: Path, target: Path) -> None:
     RunFolder(source).manifest()  # raises for a folder that is no run's
     if source.resolve() == target.resolve():
         raise CcaError(f"--fork {target}: expected another folder than the run's own 'out', got the same")
-
-
-def _say_what_changed(folder: RunFolder, progress: RunProgress, device: str) -> None:
-    """Say that a run resumes after a kill, and with which other versions and device."""
-    if not folder.begun:
-        return
-    if folder.killed is not None:
-        progress.say(f"{folder.killed} was killed; going on from the last whole chunk")
-    manifest = folder.manifest()
-    then, now = manifest["versions"], versions()
-    changed = [
-        f"{package} {then.get(package)} -> {now[package]}"
-        for package in now
-        if now[package] != then.get(package)
-    ]
-    if (before := manifest.get("hardware", {}).get("device")) not in (None, device):
-        progress.say(
-            f"device changed since this run began, results may differ in the last digit: {before} -> {device}"
-        )
-    if changed:
-        progress.say(
-            f"versions changed since this run began, results may differ in the last digit: {', '.join(changed)}"
-        )

@@ -23,6 +23,7 @@ from cca.problems.problem import Problem
 from cca.reports.page import render_page
 from cca.reports.report import make_report
 from cca.runs.config.config import Config
+from cca.runs.folder.provenance import model_commit
 from cca.runs.folder.run_folder import RunFolder, without_out
 from cca.runs.folder.stage_inputs import CONTROL, MASK, PATCH, PIVOTS_LOG, STEPS
 from cca.runs.open import OpenRun, open_run
@@ -125,6 +126,7 @@ def make_patch(run: OpenRun, pivots: Sequence[Pivot], circuit: Circuit) -> Patch
     """The patch of the best validated step on the circuit's rows."""
     files, config, task = run.files("amplify"), run.config, run.task
     if not files.done:
+        revision = model_commit(run.model, config.model) or config.revision
         with files.timed():
             validator = Validator(
                 run.model, run.grader, run.answering, task.validation, task.retention, config.amplify.budget,
@@ -132,7 +134,7 @@ def make_patch(run: OpenRun, pivots: Sequence[Pivot], circuit: Circuit) -> Patch
             )  # fmt: skip
             run_amplify(
                 files, run.model, run.anatomy, circuit, pivots, config.amplify, validator,
-                texts=run.retention_texts, seed=config.seed, base=(config.model, config.revision),
+                texts=run.retention_texts, seed=config.seed, base=(config.model, revision),
                 made_by={"config": without_out(config)}, progress=run.progress, track=run.track,
             )  # fmt: skip
     files.check()

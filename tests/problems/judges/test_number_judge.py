@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cca.problems.judges import make_judge
 from cca.problems.judges.judge import Judgement, Verdict
 from cca.problems.judges.numbers import NumberJudge, is_number, read_number
 from cca.problems.judges.quantities import Quantity
-from cca.problems.judges.registry import make_judge
 
 PLACES = (
     "The final answer is {}.",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cca.errors import CcaError
+from cca.problems.judges import make_judge
 from cca.problems.judges.judge import Judgement, Verdict
-from cca.problems.judges.registry import make_judge
 
 RIGHT, WRONG, UNREADABLE = Verdict.RIGHT, Verdict.WRONG, Verdict.UNREADABLE
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from cca.errors import CcaError
+from cca.problems.judges import make_judge
 from cca.problems.judges.judge import Judgement, Verdict
-from cca.problems.judges.registry import make_judge
 from cca.problems.judges.tool_call_forms import read_calls
 
 RIGHT, WRONG, UNREADABLE = Verdict.RIGHT, Verdict.WRONG, Verdict.UNREADABLE

@@ -139,8 +139,8 @@ def test_init_writes_what_it_was_told_and_shows_the_rest(tmp_path: Path, preset:
 
 
 def is_key(line: str) -> bool:
-    key = line.strip().removeprefix("# ").partition(": ")[0]
-    return key.isidentifier() and key in {leaf.rpartition(".")[2] for leaf in leaves(Config)}
+    key, _, value = line.strip().removeprefix("# ").partition(": ")
+    return not value.endswith(".") and key.isidentifier() and key in {leaf.rpartition(".")[2] for leaf in leaves(Config)}
 
 
 def leaves_of(value: Any, before: str = "") -> list[str]:

@@ -1,0 +1,126 @@
+"""The judges by name, and a user's own judging function."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from cca.errors import CcaError
+from cca.problems.judges.code import CodeJudge
+from cca.problems.judges.judge import UNREADABLE, Judge, Judgement, Verdict, judgement
+from cca.problems.judges.maths import MathJudge
+from cca.problems.judges.numbers import AutoJudge, NumberJudge
+from cca.problems.judges.text import ChoiceJudge, ExactJudge, RegexJudge, TextJudge
+from cca.problems.judges.tool_calls import ToolCallJudge
+
+JUDGES: dict[str, Callable[..., Judge]] = {
+    "auto": AutoJudge,
+    "number": NumberJudge,
+    "math": MathJudge,
+    "choice": ChoiceJudge,
+    "text": TextJudge,
+    "exact": ExactJudge,
+    "regex": RegexJudge,
+    "tool-call": ToolCallJudge,
+    "code": CodeJudge,
+}
+
+
+def make_judge(name: str, *, allow_code: bool = False, **options: Any) -> Judge:
+    """The judge called ``name``, or the user's function ``package.module:function``.
+
+    ``options`` are the keyword arguments of the judge's class. ``allow_code`` permits what runs code: a user's
+    function, and the ``code`` judge, which runs what the model wrote.
+    Raises CcaError for an unknown name or option, and for code that was not allowed.
+    """
+    if ":" in name:
+        return _user_judge(name, allow_code, options)
+    if name not in JUDGES:
+        near = difflib.get_close_matches(name, JUDGES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise CcaError(f"judge: expected {', '.join(JUDGES)} or package.module:function, got {name!r}{hint}")
+    if name == "code" and not allow_code:
+        raise CcaError(
+            "judge 'code' runs code that a model wrote: allow it explicitly (allow_code) or take another"
+        )
+    return _construct(name, JUDGES[name], options)
+
+
+def _construct(name: str, factory: Callable[..., Judge], options: dict[str, Any]) -> Judge:
+    known = [parameter for parameter in signature(factory).parameters if parameter != "self"]
+    for option in options:
+        if option not in known:
+            expected = ", ".join(known) or "none"
+            raise CcaError(f"judge {name!r}: unknown option {option!r}; its options: {expected}")
+    return factory(**options)
+
+
+def _user_judge(name: str, allow_code: bool, options: dict[str, Any]) -> Judge:
+    if not allow_code:
+        raise CcaError(
+            f"judge {name!r} is a function of yours: allow it explicitly (allow_code) to import and run it"
+        )
+    return _construct(name, lambda: FunctionJudge(name), options)
+
+
+class FunctionJudge:
+    """``package.module:function`` with ``function(text, gold) -> bool | Verdict | Judgement | None``.
+
+    None is unreadable. The function may carry attributes ``finished`` and ``check_gold``, as in `Judge`.
+    ``function`` spares the import.
+    """
+
+    def __init__(self, name: str, function: Callable[[str, str], Any] | None = None) -> None:
+        self.name = name
+        self.function = import_function("judge", name) if function is None else function
+        try:
+            self.takes_cut_off = "cut_off" in signature(self.function).parameters
+        except (TypeError, ValueError):  # a builtin that does not say what it takes
+            self.takes_cut_off = False
+
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
+        """A function that takes ``cut_off`` is told; any other judges the text as it stands."""
+        options = {"cut_off": True} if cut_off and self.takes_cut_off else {}
+        result = self.function(text, gold, **options)
+        if isinstance(result, Judgement):
+            return result
+        if result is None or result is Verdict.UNREADABLE:
+            return UNREADABLE
+        if isinstance(result, Verdict):
+            return judgement(text.strip(), result is Verdict.RIGHT)
+        if isinstance(result, bool):
+            return judgement(text.strip(), result)
+        raise CcaError(
+            f"judge {self.name!r}: expected a bool, a Verdict, a Judgement or None, got {result!r}"
+        )
+
+    def finished(self, text: str) -> bool:
+        finished = getattr(self.function, "finished", None)
+        return bool(finished(text)) if finished is not None else False
+
+    def check_gold(self, gold: str) -> None:
+        check = getattr(self.function, "check_gold", None)
+        if check is not None:
+            check(gold)
+
+
+def import_function(what: str, name: str) -> Callable[..., Any]:
+    """The function ``package.module:function``, looked for in the working directory too."""
+    module, _, symbol = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        function: Any = getattr(import_module(module), symbol)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise CcaError(
+            f"{what}: expected an importable function package.module:function, got {name!r} ({error})"
+        ) from error
+    if not callable(function):
+        raise CcaError(f"{what}: expected {name!r} to be a function, got {type(function).__name__}")
+    return function

@@ -4,7 +4,7 @@ The verdict is the training signal, so two rules bind every judge here. *Unreada
 answer was given, or none could be read. And `Judge.finished` is safe: once it is True for a text, the verdict
 on that text is the verdict on every continuation of it, so decoding may stop there.
 
-`cca.problems.judges.registry` lists the judges by name.
+`cca.problems.judges` lists the judges by name.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from cca.problems.templates.exact_numbers import ExpressionError, Worded, brief, shown, written
 from cca.problems.templates.expressions import MAXIMUM_COST, SAMPLES, Expression, parse
-from cca.problems.templates.functions import DOMAINS
-from cca.problems.templates.word_lists import CYCLES, LISTS, spelled
+from cca.problems.templates.vocabulary import CYCLES, DOMAINS, LISTS, PEOPLE, spelled
 
 _PICKED = "drawn_item"
 _RANGES = ("range", "np.arange", "frange", "numbers_within", "np.random.randint")
@@ -189,3 +189,56 @@ def _runs(items: tuple[Any, ...], count: int) -> list[tuple[Any, ...]]:
     if items in CYCLES and count <= len(items):
         return [tuple((items + items)[start : start + count]) for start in range(len(items))]
     return [items[start : start + count] for start in range(len(items) - count + 1)]
+
+
+FAILURES = (ExpressionError, ArithmeticError, TypeError, ValueError, LookupError)
+_UNKNOWN_SIZE = 1_000
+"""Assumed number of items that depend on other variables."""
+
+
+class Step:
+    """Gives the targets of one draw their values; ``tests`` can be decided then.
+
+    ``solved`` gives the value when an equation has it alone on one side.
+    """
+
+    def __init__(self, draw: Draw, targets: set[str]) -> None:
+        self.draw = draw
+        self.items = None if draw.needs & targets else draw.items({})
+        self.size = _UNKNOWN_SIZE if self.items is None else len(self.items)
+        self.tests: list[Expression] = []
+        self.solved: Expression | None = None
+
+    @property
+    def people(self) -> bool:
+        items = self.items or ()
+        return self.draw.kind in ("each", "distinct") and len(items) > 20 and items[0] in PEOPLE
+
+    @property
+    def solvable(self) -> bool:
+        """True when a number tells which item to choose."""
+        if self.draw.kind != "each" or self.items is None:
+            return False
+        return isinstance(self.items, range) or len(set(self.items)) == len(self.items)
+
+    @cached_property
+    def cost(self) -> int:
+        """Work of one guess without its tests."""
+        return 8 + (self.draw.cost if self.items is None else 0) + (self.solved.cost if self.solved else 0)
+
+    @cached_property
+    def index(self) -> dict[Any, Any]:
+        return {item: item for item in self.items or ()}
+
+    def choices(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        """The items that may be chosen after ``values``; none when they cannot be evaluated."""
+        try:
+            if self.solved is None:
+                return self.draw.items(values) if self.items is None else self.items
+            value = self.solved.closure(values)
+            value = value.value if isinstance(value, Worded) else value
+            if isinstance(self.items, range):  # "in" goes through a range for what is no int
+                return (value,) if isinstance(value, int) and value in self.items else ()
+            return (self.index[value],) if value in self.index else ()
+        except FAILURES:
+            return ()

@@ -33,8 +33,7 @@ from cca.problems.templates.exact_numbers import (
     shown,
     subtract,
 )
-from cca.problems.templates.functions import FUNCTIONS, Function
-from cca.problems.templates.word_lists import LISTS
+from cca.problems.templates.vocabulary import FUNCTIONS, LISTS, Function
 
 Values = Mapping[str, Any]
 Closure = Callable[[Any], Any]

@@ -12,16 +12,16 @@ Budgets count work, never time: the same seed gives the same values on any machi
 
 from __future__ import annotations
 
+import ast
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from cca.problems.templates.draws import Draw
+from cca.problems.templates.draws import FAILURES, Draw, Step
 from cca.problems.templates.exact_numbers import ExpressionError, brief
 from cca.problems.templates.expressions import Expression
-from cca.problems.templates.steps import FAILURES, Step, ordered, split, tied
 
 FEW = 20_000
 """Most combinations of a group that is enumerated at once, not guessed first."""
@@ -37,6 +37,10 @@ BUDGET = 3_000_000
 
 PATIENCE = 20
 """Factor of the budget once there is a solution: more will be found, however long it takes."""
+
+
+_STRICT = 20
+"""Factor by which a divisor or an equation excludes more than a comparison."""
 
 Random = Callable[[], float]
 
@@ -191,3 +195,102 @@ def _holds(condition: Expression, values: Mapping[str, Any]) -> bool:
         return bool(condition.closure(values))
     except FAILURES:
         return False
+
+
+def tied(draws: Sequence[Draw], conditions: Iterable[Expression]) -> list[list[Draw]]:
+    """The draws in groups: two share a group when a condition, or the items of one, read names of both."""
+    owner = {target: index for index, draw in enumerate(draws) for target in draw.targets}
+    group = list(range(len(draws)))
+    needs = [draw.needs | {draw.targets[0]} for draw in draws]
+    for names in [condition.names for condition in conditions] + needs:
+        merged = {group[owner[name]] for name in names if name in owner}
+        group = [min(merged) if label in merged else label for label in group]
+    return [
+        [draw for draw, own in zip(draws, group, strict=True) if own == one] for one in sorted(set(group))
+    ]
+
+
+def split(condition: Expression) -> list[Expression]:
+    """The parts of ``a < b < c and d == e``: each can be decided as soon as its own names have values."""
+    tree, parts = condition.tree, []
+    for part in tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]:
+        if isinstance(part, ast.Compare):
+            sides = [part.left, *part.comparators]
+            parts += [ast.Compare(sides[n], [op], [sides[n + 1]]) for n, op in enumerate(part.ops)]
+        else:
+            parts.append(part)
+    return [Expression(condition.text, part) for part in parts] if len(parts) > 1 else [condition]
+
+
+def ordered(steps: Sequence[Step], conditions: Sequence[Expression]) -> list[Step]:
+    """Steps in a good order: again and again the condition with the fewest combinations left is made decidable."""
+    waiting, undecided = list(steps), list(conditions)
+    placed: list[Step] = []
+    known: set[str] = set()
+    while waiting:
+        plans = [_plan(one, _needed(one.names - known, waiting)) for one in undecided]
+        default = (0.0, _needed(frozenset(waiting[0].draw.targets), waiting), None)
+        _, chosen, solved = min(
+            (plan for plan in plans if plan[1]), key=lambda plan: plan[0], default=default
+        )
+        chosen[-1].solved = solved
+        for step in chosen:
+            waiting.remove(step)
+            placed.append(step)
+            known.update(step.draw.targets)
+            step.tests = sorted((one for one in undecided if one.names <= known), key=lambda one: one.cost)
+            undecided = [one for one in undecided if not one.names <= known]
+    return placed
+
+
+def _plan(condition: Expression, steps: list[Step]) -> tuple[float, list[Step], Expression | None]:
+    """(combinations, the steps that make ``condition`` decidable, what the last of them is solved by or None)."""
+    solved = None
+    for name, side in _sides(condition):
+        step = next((one for one in steps if one.draw.targets == (name,)), None)
+        needed = name in side.names or any(name in one.draw.needs for one in steps)
+        if step is not None and step.solvable and not needed:
+            steps, solved = [*(one for one in steps if one is not step), step], side
+            break
+    sizes = [step.size for step in (steps if solved is None else steps[:-1])]
+    return math.prod(sizes) / (_STRICT if _strict(condition.tree) else 1), steps, solved
+
+
+def _sides(condition: Expression) -> list[tuple[str, Expression]]:
+    """(name, the other side) where a plain name is one side of a single ``==``."""
+    tree = condition.tree
+    if not isinstance(tree, ast.Compare) or len(tree.ops) != 1 or not isinstance(tree.ops[0], ast.Eq):
+        return []
+    sides = (tree.left, tree.comparators[0])
+    return [
+        (name.id, Expression(condition.text, side))
+        for name, side in (sides, sides[::-1])
+        if isinstance(name, ast.Name)
+    ]
+
+
+def _needed(names: frozenset[str], waiting: Sequence[Step]) -> list[Step]:
+    """The waiting steps for ``names`` and for what their items depend on, small ones first."""
+    missing, found = set(names), []
+    while missing:
+        name = min(missing)
+        missing.discard(name)
+        step = next((step for step in waiting if name in step.draw.targets and step not in found), None)
+        if step is not None:
+            found.append(step)
+            missing |= step.draw.needs
+    found.sort(key=lambda step: step.size)
+    result: list[Step] = []
+    while found:
+        targets = {target for step in found for target in step.draw.targets}
+        ready = (step for step in found if not step.draw.needs & targets - set(step.draw.targets))
+        result.append(next(ready, found[0]))
+        found.remove(result[-1])
+    return result
+
+
+def _strict(tree: ast.expr) -> bool:
+    """True for divisors and equations, which few values meet."""
+    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name):
+        return tree.func.id in ("is_int", "divides")
+    return isinstance(tree, ast.Compare) and isinstance(tree.ops[0], ast.Eq)

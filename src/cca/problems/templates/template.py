@@ -40,7 +40,7 @@ from cca.problems.templates.expressions import Expression, compiled
 from cca.problems.templates.sampling import Sampler
 from cca.problems.templates.soundness import disagreement, negative, untruncated, wrong_step
 from cca.problems.templates.text import MAXIMUM_COST, Sections, Text, parsed_text
-from cca.problems.templates.word_lists import LISTS
+from cca.problems.templates.vocabulary import LISTS
 
 LARGEST_FILE = 200_000
 

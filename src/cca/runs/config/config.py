@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from cca.amplify.settings import AmplifyConfig
 from cca.circuits.settings import CircuitConfig
 from cca.engines.settings import EngineName, RayConfig, VLLMConfig
 from cca.errors import CcaError
 from cca.evaluation.settings import EvaluateConfig
+from cca.files import read_yaml
 from cca.models.anatomy.declarations import declaration_for
 from cca.pivots.settings import PivotsConfig, TracesConfig
 from cca.problems.task_config import SHAPES, TaskSpec
@@ -96,6 +97,12 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     vllm: VLLMConfig = VLLMConfig()
     ray: RayConfig = RayConfig()
+    _notes: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to say of the keys as they were given: old names."""
+        return self._notes
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -103,18 +110,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises CcaError naming the key for anything unknown, missing or out of range.
     """
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CcaError(f"{path}: no such file; `cca init` writes one") from error
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: UTF-8, and dates that are none
-        raise CcaError(f"{path}: expected YAML, got {' '.join(str(error).split())[:200]}") from error
-    except OSError as error:
-        raise CcaError(f"{path}: cannot be read ({error.strerror})") from error
+    if not path.exists():
+        raise CcaError(f"{path}: no such file; `cca init` writes one")
+    given = read_yaml(path)
     if not isinstance(given, dict):
         raise CcaError(f"{path}: expected keys and values such as 'model: ...', got {type(given).__name__}")
     return config_of(given, overrides)
@@ -135,9 +133,13 @@ def make_config(given: Mapping[str, Any]) -> Config:
     if not isinstance(preset, str) or preset not in PRESETS:
         raise CcaError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     try:
-        return Config.model_validate(_merged(PRESETS[preset], _filled(Config, given)))
+        config = Config.model_validate(_merged(PRESETS[preset], _filled(Config, given)))
     except ValidationError as error:
         raise CcaError(_first_fault(error)) from error
+    amplify = given.get("amplify")
+    if isinstance(amplify, Mapping) and "precondition" in amplify:
+        config._notes = ("amplify.precondition is now called amplify.whitening",)
+    return config
 
 
 def _filled(section: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:

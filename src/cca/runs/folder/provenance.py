@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cca.files import fingerprint
+from cca.pivots.grader import Grader
+from cca.problems.task import Task
 from cca.runs.progress.progress import now
 
 DISTRIBUTION = "circuit-amplification"
@@ -60,6 +62,19 @@ def source_commit() -> str | None:
     if commit.returncode:
         return None
     return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def facts_of(task: Task, grader: Grader, model: PreTrainedModel, name: str) -> dict[str, Any]:
+    """For the manifest: where the problems come from, the commit of a hub model, what shuts in programs judged."""
+    judge = getattr(grader.judge, "judge", grader.judge)  # within its stop strings
+    found = {"model_commit": model_commit(model, name), "isolation": getattr(judge, "isolation", None)}
+    return {"task": task.origin, **{key: value for key, value in found.items() if value}}
+
+
+def model_commit(model: PreTrainedModel, name: str) -> str | None:
+    """The commit of the hub that the model called ``name`` was loaded from; None for a local folder."""
+    local = Path(name).expanduser().exists()
+    return None if local else getattr(model.config, "_commit_hash", None)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -111,6 +111,8 @@ def _without_claims(path: Path, data: bytes) -> bytes:
 
 def _value(config: Config, key: str) -> Any:
     value: Any = config.model_dump(mode="json")
+    # by its old name, so that folders of earlier versions can be resumed
+    value["amplify"]["precondition"] = value["amplify"].pop("whitening")
     for part in key.split("."):
         value = value[part]
     return value

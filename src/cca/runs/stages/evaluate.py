@@ -137,15 +137,17 @@ def _controls(
         control = random_circuit(anatomy, circuit, generator)
         amplified = train_control(control, validator, f"control: random circuit {draw + 1} of {count}")
         draws.append(_control_row(tested, amplified, control, target))
-    matched = [draw["matched"]["drift"] for draw in draws if draw["matched"]]
+    measured = bool(tested.reported)  # without retention sets no drift is
+    matched = [draw["matched"]["drift"] for draw in draws if draw["matched"] and measured]
+    drifts = [kl for draw in draws if (kl := draw["drift"]["kl"]) is not None]
     row: dict[str, Any] = {
         "draws": draws,
         "gain": {"points": median(draw["gain"]["points"] for draw in draws)},
-        "drift": {"kl": median(draw["drift"]["kl"] for draw in draws)},
+        "drift": {"kl": median(drifts) if drifts else None},
         "matched": {
-            "reached": len(matched),
+            "reached": sum(draw["matched"] is not None for draw in draws),
             "drift": median(matched) if matched else None,
-            "patch": target["drift"],
+            "patch": target["drift"] if measured else None,
         },
     }
     return {"random": row}

@@ -1,0 +1,184 @@
+"""Training of the baselines: the texts, the trained tensors (LoRA's or all), and one loop of Adam validated as it goes.
+
+Fine-tuned weights train in the model's own dtype: load the model in float32 for a fair comparison.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from cca.amplify.amplify import StepRecord, Validation, better
+from cca.baselines import BaselineSettings
+from cca.engines.engine import Tokens
+from cca.engines.hf import end_tokens
+from cca.errors import CcaError
+from cca.models.forward.prefixes import padded
+from cca.pivots.grader import Grader
+from cca.pivots.traces import Trace
+from cca.problems.problem import Problem
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """A prompt and its completion, the end of the text included."""
+
+    prompt: Tokens
+    completion: Tokens
+
+
+def gold_texts(problems: Sequence[Problem], grader: Grader, model: PreTrainedModel) -> list[TrainingText]:
+    """The worked solutions of ``problems``. Raises CcaError when there are none."""
+    ends = sorted(end_tokens(model))[:1]
+    texts = [
+        TrainingText(
+            grader.prompt_ids(problem), (*grader.codec.encode_continuation(f" {problem.solution}"), *ends)
+        )
+        for problem in problems
+        if problem.solution
+    ]
+    if not texts:
+        raise CcaError("baseline on gold solutions: expected problems with worked solutions, got none")
+    return texts
+
+
+def own_right_texts(
+    problems: Sequence[Problem], traces: Sequence[Sequence[Trace]], grader: Grader
+) -> list[TrainingText]:
+    """All right traces that ended by themselves, greedy or sampled. Raises CcaError when there is none."""
+    prompts = {problem.id: problem for problem in problems}
+    texts = [
+        TrainingText(grader.prompt_ids(prompts[trace.problem]), trace.token_ids)
+        for own in traces
+        for trace in own
+        if trace.right and trace.finished
+    ]
+    if not texts:
+        raise CcaError("baseline on own traces: expected right traces, got none")
+    return texts
+
+
+def batches(texts: Sequence[TrainingText], size: int, seed: int) -> Iterator[list[TrainingText]]:
+    """Endless batches of ``size`` texts: every text once per epoch, in an order that the seed fixes."""
+    generator = torch.Generator().manual_seed(seed)
+    queue: list[int] = []
+    while True:
+        while len(queue) < min(size, len(texts)):
+            queue += torch.randperm(len(texts), generator=generator).tolist()
+        yield [texts[index] for index in queue[:size]]
+        queue = queue[size:]
+
+
+def completion_loss(model: PreTrainedModel, batch: Sequence[TrainingText]) -> Tensor:
+    """Mean cross-entropy over the completions' tokens, in nats; a differentiable scalar in float32 or wider."""
+    token_ids, _ = padded([(*text.prompt, *text.completion)[:-1] for text in batch], model.device)
+    labels = torch.full_like(token_ids, IGNORED)
+    for row, text in enumerate(batch):
+        start = len(text.prompt) - 1
+        labels[row, start : start + len(text.completion)] = torch.tensor(text.completion)
+    keep = labels != IGNORED
+    # Right padding: causal attention never looks at it, so no mask is needed.
+    logits = model(input_ids=token_ids, use_cache=False).logits[keep]
+    return functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels[keep])
+
+
+@contextmanager
+def lora(model: PreTrainedModel, rank: int, alpha: int | None, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Within the block ``model`` computes with fresh adapters, which change nothing until they are trained.
+
+    Yields the adapters' tensors, in float32 or wider, the only ones that ask for a gradient. Afterwards the model is as
+    it was. peft samples from torch's global generator, which is seeded for that alone.
+    """
+    asking = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=0.0, target_modules="all-linear", bias="none"
+    )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sees to GPT-2's Conv1D by itself
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, config)
+    adapted.eval()
+    try:
+        yield {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    finally:
+        adapted.unload()
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(asking[name])
+
+
+@contextmanager
+def unfrozen(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
+    """Within the block every parameter asks for a gradient; afterwards values and flags are as before."""
+    parameters = dict(model.named_parameters())
+    before = {name: (p.detach().cpu().clone(), p.requires_grad) for name, p in parameters.items()}
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    try:
+        yield dict(parameters)
+    finally:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                values, asked = before[name]
+                parameter.copy_(values)
+                parameter.requires_grad_(asked)
+                parameter.grad = None
+
+
+class AsItIs:
+    """The parameters of the model that ask for a gradient: adapters, or all weights."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.leaves = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        yield
+
+
+def tune(
+    tensors: Mapping[str, Tensor],
+    add_gradient: Callable[[], tuple[float, float | None]],
+    settings: BaselineSettings,
+    validate: Callable[[], Validation],
+    on_step: Callable[[StepRecord], None],
+) -> None:
+    """Train ``tensors``; ``add_gradient`` adds their gradient and returns (loss, mean logit gap).
+
+    Step 0, the untouched model, is validated too. Ends after ``settings.steps``, when patience runs out, or when
+    the loss or gradient stops being finite.
+    """
+    adam = torch.optim.Adam(tensors.values(), lr=settings.learning_rate)
+    best = validate()
+    on_step(StepRecord(0, None, None, best))
+    stale = 0
+    for step in range(1, settings.steps + 1):
+        adam.zero_grad()
+        loss, gap = add_gradient()
+        gradients = [tensor.grad for tensor in tensors.values() if tensor.grad is not None]
+        if not math.isfinite(loss) or not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            break
+        adam.step()
+        if step % settings.validate_every:
+            continue
+        validation = validate()
+        on_step(StepRecord(step, loss, gap, validation))
+        if better(validation, best):
+            best, stale = validation, 0
+        else:
+            stale += 1
+        if stale >= settings.patience:
+            break
+    adam.zero_grad()
