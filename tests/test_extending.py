@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cca.problems.judges.registry import JUDGES, make_judge
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 import tiny_world
@@ -18,6 +17,7 @@ from cca.errors import CcaError
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.anatomy.declarations import DECLARATIONS
 from cca.models.forward.gates import check_gates
+from cca.problems.judges import JUDGES, make_judge
 
 PAGE = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
 
