@@ -76,7 +76,7 @@ def compare(config: CompareConfig, progress: RunProgress) -> Comparison:
 
 
 def open_log(folder: Path) -> Measurements:
-    """The finished arms by key. A row that is torn or changed is run again; other files are refused."""
+    """The finished arms by key. A torn last row is run again; damaged and other files are refused."""
     path = folder / ARMS
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     if not lines or lines[0] == json.dumps(HEADER).encode():

@@ -12,9 +12,9 @@ templates of two kinds are often all of one, an intraclass correlation of at lea
 
 `coverage_table` simulates evaluations of templates drawn from each of `DISTRIBUTIONS`: with 1,000 trials a row, 2 to 24
 templates of 10 or 100 problems, nominal 95 % intervals cover a skewed gain in 0.946 to 1.000 of them, a bimodal one in
-0.942 to 1.000 (without the last floor: 0.89 to 0.94 at 2 to 6 templates), accuracies in 0.954 to 0.990. No interval
-can know of a kind of template that is rare and was not drawn: where three in ten gain, 4 to 10 templates cover 0.89 to
-0.95.
+0.942 to 1.000 (without the last floor: 0.89 to 0.94 at 2 to 6 templates), accuracies in 0.954 to 0.990.
+No interval can know of a kind of template that is rare and was not drawn: where three in ten gain, 4 to 10 templates
+cover 0.89 to 0.95.
 """
 
 from __future__ import annotations
