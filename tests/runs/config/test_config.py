@@ -140,7 +140,11 @@ def test_init_writes_what_it_was_told_and_shows_the_rest(tmp_path: Path, preset:
 
 def is_key(line: str) -> bool:
     key, _, value = line.strip().removeprefix("# ").partition(": ")
-    return not value.endswith(".") and key.isidentifier() and key in {leaf.rpartition(".")[2] for leaf in leaves(Config)}
+    return (
+        not value.endswith(".")
+        and key.isidentifier()
+        and key in {leaf.rpartition(".")[2] for leaf in leaves(Config)}
+    )
 
 
 def leaves_of(value: Any, before: str = "") -> list[str]:
