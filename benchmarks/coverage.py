@@ -11,9 +11,9 @@ ENOUGH = 0.93
 def measure() -> list[Row]:
     return [
         Row(
-            f"coverage, {clusters} templates of {problems}", f"the {what} that was simulated", Measured((covered,)),
-            (">=", ENOUGH), "of 95 % intervals", covered >= ENOUGH,
+            f"coverage, {clusters} {name} templates of {problems}", f"the {what} that was simulated",
+            Measured((covered,)), (">=", ENOUGH), "of 95 % intervals", covered >= ENOUGH,
         )
-        for clusters, problems, gain, accuracy in coverage_table(trials=2000)
+        for name, clusters, problems, gain, accuracy in coverage_table(trials=2000)
         for what, covered in (("gain", gain), ("accuracy", accuracy))
     ]  # fmt: skip

@@ -70,11 +70,17 @@ def config_page() -> str:
     return f"```yaml\n{describe()}\n```\n"
 
 
+def own_text(value: Any) -> bool:
+    """False for texts that pydantic and dataclasses put in themselves."""
+    text = vars(value).get("__doc__") or ""
+    return not text.startswith(("!!!", f"{value.__name__}("))
+
+
 def python_page() -> str:
     lines = ["| name | from | |", "|---|---|---|"]
     for name in cca.__all__:
         value = getattr(cca, name)
-        text = (getdoc(value) or "").split("\n\n")[0] if callable(value) else ""
+        text = (getdoc(value) or "").split("\n\n")[0] if value.__doc__ and own_text(value) else ""
         lines.append(f"| `cca.{name}` | `{cca.HOMES[name]}` | {' '.join(text.split())} |")
     return "\n".join(lines) + "\n"
 

@@ -46,6 +46,8 @@ def test_a_run_resumes_from_its_plan(
     stages = make_plan(planned, NoProgress())
     assert list(stages) == ["traces", "pivots", "circuit", "amplify", "evaluate"]
     assert (stages["traces"]["done"], stages["traces"]["left"]) == (chunk, 12 - chunk)
+    seconds = stages["traces"]["seconds_left"]
+    assert seconds == pytest.approx((12 - chunk) * stages["traces"]["seconds_each"])
     assert stages["amplify"]["left"] is None
     assert all(row["seconds_each"] > 0 and row["peak_cpu_bytes"] > 0 for row in stages.values())
     assert len(rows_so_far(planned.out / "traces.jsonl")[0]) == chunk

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from cca.evaluation.retention import fitted, halves, judging
+import tiny_world
+from cca.evaluation.retention import fitted, halves, judging, retention_texts
 from cca.problems.problem import Problem
 
 
@@ -32,3 +33,13 @@ def test_parts_are_of_equal_size_and_do_not_depend_on_the_order_of_the_rows() ->
         assert len(part(given)) == 10
         assert prompts(part(given)) == prompts(part(mixed))
     assert [len(half) for half in halves(given)] == [20, 20]
+
+
+def test_what_one_set_reports_is_not_fitted_to_in_another() -> None:
+    grader, first = tiny_world.grader(), tiny_world.problems(40)
+    second = fitted(first)
+    reported = {grader.prompt_ids(problem) for problem in halves(second)[1]}
+    texts = {text.prompt for text in retention_texts({"first": first, "second": second}, grader)}
+    assert len(reported) > 3
+    assert texts
+    assert not texts & reported

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from cca.evaluation.significance import (
+    DISTRIBUTIONS,
     accuracy_interval,
     cluster_p,
     coverage_table,
@@ -16,16 +17,16 @@ from cca.evaluation.significance import (
 )
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    table = list(coverage_table(trials=600))
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_intervals_cover_the_truth_as_often_as_they_say(name: str) -> None:
+    trials = 400
+    table = [row[1:] for row in coverage_table(trials, distributions=[name])]
     lines = [f"{c:>2} x {n:<3}  gain {gain:.3f}  accuracy {accuracy:.3f}" for c, n, gain, accuracy in table]
-    print("coverage of 95 % intervals, templates x problems", *lines, sep="\n")
-    noise = 2 * (0.95 * 0.05 / 600) ** 0.5
-    assert [
-        line
-        for line, (*_, gain, accuracy) in zip(lines, table, strict=True)
-        if min(gain, accuracy) < 0.93 - noise
-    ] == []
+    print(f"coverage of 95 % intervals, {name} templates x problems", *lines, sep="\n")
+    # 0.93 is claimed of the intervals; the simulation has a sampling error of its own, two of which are allowed
+    least = 0.93 - 2 * (0.93 * 0.07 / trials) ** 0.5
+    short = [line for line, row in zip(lines, table, strict=True) if min(row[2:]) < least]
+    assert short == []
     assert np.mean([row[2:] for row in table]) < 0.99, "intervals that always cover say nothing"
 
 
@@ -57,6 +58,12 @@ def test_clusters_widen_the_interval() -> None:
     assert clustered[0] < 0.5 < clustered[1]
 
 
+def test_few_clusters_are_corrected_for() -> None:
+    """Gains of 10, 0 and 0 points: sum u_g^2 / n^2 = 1 / 1350, times 1.5 ** 3 it is 0.05 ** 2."""
+    low, high = gain_interval([float(i < 10) for i in range(300)], [i // 100 for i in range(300)])
+    assert (low, high) == pytest.approx((1 / 30 - 4.3027 * 0.05, 1 / 30 + 4.3027 * 0.05), abs=1e-4)
+
+
 def test_mcnemar_is_the_exact_binomial_test() -> None:
     base = [True] * 3 + [False] * 12 + [True] * 50
     patched = [False] * 3 + [True] * 12 + [True] * 50
@@ -72,7 +79,8 @@ def test_the_p_value_counts_templates_not_problems() -> None:
     every = [float(i % 2) for i in range(100)]
     assert cluster_p(base, every, templates) == pytest.approx(2 / 2**10)
     assert cluster_p(base, base, templates) == 1.0
-    assert cluster_p(base, every, [i // 50 for i in range(100)]) < 0.05, "two templates: Student's t"
+    assert cluster_p(base, every, [i // 50 for i in range(100)]) > 0.05, "two templates that agree may be of one kind"
+    assert cluster_p(base, [1.0] * 100, [i // 50 for i in range(100)]) < 0.05
 
 
 def test_p_values_are_uniform_where_nothing_changed() -> None:

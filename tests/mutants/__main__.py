@@ -20,13 +20,14 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 from tests.mutants.fault import Fault
 from tests.mutants.faults import FAULTS
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 600
 """Longest that the tests of one fault may take. One that makes them hang is not seen by them: plant another."""
-LIBRARIES = ("hypothesis", "scipy.stats", "sympy", "transformers.models.llama.modeling_llama")
+LIBRARIES = ("scipy.stats", "sympy", "transformers.models.llama.modeling_llama")
 
 
 def main() -> int:
@@ -42,6 +43,10 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     for library in LIBRARIES:
         import_module(library)
+    settings.register_profile(
+        "first", phases=[Phase.explicit, Phase.generate]
+    )  # no need of a smaller example
+    settings.load_profile("first")
     with tempfile.TemporaryDirectory() as folder:
         found = [fault for fault in chosen if not misplaced(fault)]
         living = survivors(found, Path(folder), given.j)

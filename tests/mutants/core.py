@@ -55,8 +55,6 @@ FAULTS = [
     *of("engines.sampling", "engines/test_sampling.py",
         ("hot samples are cold", "wide / temperatures", "wide * temperatures"),
         ("places left of the token", "right=True", "right=False"),
-    ),
-    *of("engines.sampling", "engines/test_sampling.py pivots/test_traces.py",
         ("every seed is zero", "manual_seed(seed)", "manual_seed(0)"),
     ),
     *of("files", "test_files.py",

@@ -7,6 +7,7 @@ from cca.pivots.grader import Grader
 from cca.pivots.pivot import first_difference
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import Trace, make_trace, opposite, sample_traces
+from cca.problems.judges.judge import Judgement, Verdict
 
 SETTINGS = TracesConfig(samples=5)
 

@@ -87,7 +87,8 @@ R 1234.5 | The final answer is 1.234,50 euros. ‖ R 70000 | The final answer is
 R 70000 | The final answer is 70\u00a0000. ¦ The final answer is 70\u202f000. ¦ The final answer is 70'000.
 R 70000 | The final answer is 70\u2019000. ¦ The final answer is 70{,}000. ¦ The final answer is 70~000.
 R 70000 | It sums to 70 000 pens ¦ It sums to 70\u2009000 pens ‖ R 100 | He holds 5 100 dollar bills
-W 123 | The final answer is 1,23. ‖ R 3 | The values are 1, 2, 3 ¦ The values are 1,2,3 ‖ R 2 | The values are (1,2)
+W 123 | The final answer is 1,23. ‖ U 123 | The final answer is (1,23). ¦ The final answer is [1,23].
+R 3 | The values are 1, 2, 3 ¦ The values are 1,2,3 ‖ R 2 | The values are (1,2)
 R 72 | The total is 72 clips, altogether. ¦ The answer is 72, in total, so the farmer earns that much.
 R 72 | #### 72, in all
 # decimals
@@ -117,7 +118,7 @@ R 50 | The final answer is 50 percent. ¦ The final answer is $50\%$. ¦ The fin
 R 50% | The final answer is 50. ¦ The final answer is 50 per cent. ¦ The final answer is 0.5.
 R 50% | The final answer is 50%. ¦ The final answer is **50**%. ‖ R 0.5 | The final answer is 50%.
 W 50% | The final answer is 0.5%. ‖ W 0.5% | The final answer is 50%. ‖ W 0.5 | The final answer is 50.
-W 50 | The final answer is 5%. ‖ R 12.5 | The final answer is 12.5 percentage points.
+W 50 | The final answer is 5%. ¦ The final answer is 0.5%. ‖ R 12.5 | The final answer is 12.5 percentage points.
 # minus signs
 R -5 | The final answer is -5. ¦ The final answer is \u22125. ¦ The final answer is \u20135.
 R -5 | The final answer is - 5. ¦ The final answer is minus 5. ¦ The final answer is negative 5.

@@ -1,4 +1,4 @@
-"""Every way to locate a circuit, by name: one row each in `LOCALISERS`. All give a `Circuit` of the same components.
+"""Every way to locate a circuit; `cca.circuits.settings.LOCALISERS` names them. All give a `Circuit`.
 
 A `Site` is where circuits are located: model, pivots, texts of other skills. It keeps what several localisers share
 (prefix KV, the gate gradient), so that comparing them costs each of them only its own part. Circuits combine as sets:
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -27,7 +28,7 @@ from cca.circuits.dcm import learn_mask
 from cca.circuits.natural import natural_circuit
 from cca.circuits.random_circuits import random_circuit, whole_model
 from cca.circuits.selective import gate_fisher, selective_scores
-from cca.circuits.settings import CircuitConfig, LocaliserName, check_localiser, resolve_auto
+from cca.circuits.settings import LOCALISERS, CircuitConfig, check_localiser, resolve_auto
 from cca.circuits.size import Size
 from cca.engines.engine import Progress
 from cca.errors import CcaError
@@ -66,9 +67,9 @@ class Site:
         settings = resolve_auto(settings, bool(self.texts))
         check_localiser(settings.localiser)
         first, *rest = settings.localiser.split()
-        circuit = LOCALISERS[first](self, settings)
+        circuit = find_localiser(first)(self, settings)
         for sign, name in zip(rest[::2], rest[1::2], strict=True):
-            other = LOCALISERS[name](self, settings)
+            other = find_localiser(name)(self, settings)
             circuit = {"|": circuit.__or__, "&": circuit.__and__, "-": circuit.__sub__}[sign](other)
         if not len(circuit):
             raise CcaError(
@@ -114,17 +115,26 @@ Localiser = Callable[[Site, CircuitConfig], Circuit]
 """Locates a circuit at a site; ``kinds`` of the settings are given (`resolve_auto`)."""
 
 
-def _attribution(site: Site, settings: CircuitConfig) -> Circuit:
+def find_localiser(name: str) -> Localiser:
+    """The function that a row of `LOCALISERS` names."""
+    found = LOCALISERS[name]
+    if callable(found):
+        return found
+    module, _, function = found.partition(":")
+    return getattr(import_module(module), function)
+
+
+def attribution(site: Site, settings: CircuitConfig) -> Circuit:
     size, kinds = Size.parse(settings.size), settings.kinds or ()
     return attribution_circuit(site.gradient, site.anatomy, settings.sign, kinds, size, site.rows)
 
 
-def _integrated(site: Site, settings: CircuitConfig) -> Circuit:
+def integrated(site: Site, settings: CircuitConfig) -> Circuit:
     gradient = site.once("integrated", lambda: integrated_gradient(site.forward()))
     return site.top(ranked_by(gradient, settings.sign), f"integrated-{settings.sign}", settings)
 
 
-def _selective(site: Site, settings: CircuitConfig) -> Circuit:
+def selective(site: Site, settings: CircuitConfig) -> Circuit:
     batch_size = min(MOST_TEXTS, site.batch_size)
     fisher = site.once(
         "fisher", lambda: gate_fisher(site.model, site.anatomy, site.texts, site.generator(), batch_size)
@@ -132,14 +142,14 @@ def _selective(site: Site, settings: CircuitConfig) -> Circuit:
     return site.top(selective_scores(site.gradient, fisher), "selective", settings)
 
 
-def _natural(site: Site, settings: CircuitConfig) -> Circuit:
+def natural(site: Site, settings: CircuitConfig) -> Circuit:
     return natural_circuit(
         site.model, site.anatomy, site.pivots, site.texts, Size.parse(settings.size), settings.kinds or (),
         site.rows, site.seed, site.batch_size,
     )  # fmt: skip
 
 
-def _dcm(site: Site, settings: CircuitConfig) -> Circuit:
+def dcm(site: Site, settings: CircuitConfig) -> Circuit:
     """The paper's own mask, another relaxation of it, or one whose penalty aims at a size."""
     target = sum(site.counts(settings, KINDS).values()) if settings.penalty_for == "size" else None
     state = site.state.part("mask", settings.model_dump(mode="json"), site.seed) if site.state else None
@@ -148,32 +158,20 @@ def _dcm(site: Site, settings: CircuitConfig) -> Circuit:
     return mask.circuit(site.anatomy, settings.threshold)
 
 
-def _random(site: Site, settings: CircuitConfig) -> Circuit:
+def random_components(site: Site, settings: CircuitConfig) -> Circuit:
     counts = site.counts(settings, settings.kinds or ())
     first = [c for kind, count in counts.items() for c in list(site.anatomy.components([kind]))[:count]]
     return random_circuit(site.anatomy, Circuit.of(first, "size"), site.generator())
 
 
-def _all(site: Site, settings: CircuitConfig) -> Circuit:
+def all_components(site: Site, settings: CircuitConfig) -> Circuit:
     del settings
     return whole_model(site.anatomy)
 
 
-def _file(site: Site, settings: CircuitConfig) -> Circuit:
+def read_from_file(site: Site, settings: CircuitConfig) -> Circuit:
     if settings.file is None:
         raise CcaError("circuit.localiser file: expected circuit.file to name a circuit file, got none")
     given = load_circuit(settings.file)
     site.anatomy.rows(given.components)  # refuses components the model lacks
     return given
-
-
-LOCALISERS: dict[LocaliserName | str, Localiser] = {
-    "attribution": _attribution,
-    "integrated": _integrated,
-    "selective": _selective,
-    "natural": _natural,
-    "dcm": _dcm,
-    "random": _random,
-    "all": _all,
-    "file": _file,
-}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -12,17 +13,28 @@ from cca.errors import CcaError
 from cca.models.anatomy.components import KINDS
 from cca.section import Section
 
-LocaliserName = Literal[
-    "attribution", "integrated", "selective", "natural", "dcm", "random", "all", "file"
-]  # fmt: skip
-"""The rows of the table `cca.circuits.localisers.LOCALISERS`."""
+LOCALISERS: dict[str, str | Callable[..., Any]] = {
+    "attribution": "cca.circuits.localisers:attribution",
+    "integrated": "cca.circuits.localisers:integrated",
+    "selective": "cca.circuits.localisers:selective",
+    "natural": "cca.circuits.localisers:natural",
+    "dcm": "cca.circuits.localisers:dcm",
+    "random": "cca.circuits.localisers:random_components",
+    "all": "cca.circuits.localisers:all_components",
+    "file": "cca.circuits.localisers:read_from_file",
+}
+"""Name -> a `cca.circuits.localisers.Localiser`, or the ``module:function`` of one, which is loaded on first use."""
 OPERATIONS = ("|", "&", "-")
 """Set operations that join localisers: union, intersection, difference."""
 
 
 class CircuitConfig(Section):
-    localiser: str = "auto"
-    """The localiser that picks the components; auto: natural with retention sets, else attribution."""
+    localiser: str = Field(
+        default="auto",
+        description=f"The localiser that picks the components: {', '.join(LOCALISERS)}, or several joined by "
+        "|, & or -; auto: natural with retention sets, else attribution.",
+        json_schema_extra={"examples": ["auto", *LOCALISERS]},
+    )
 
     @field_validator("localiser")
     @classmethod
@@ -73,10 +85,9 @@ class CircuitConfig(Section):
 def check_localiser(text: str) -> None:
     """Raise CcaError unless ``text`` names localisers, joined by set operations."""
     names, signs = text.split()[::2] or [text], text.split()[1::2]
-    known = get_args(LocaliserName)
     for name in names:
-        if name not in known:
-            raise CcaError(f"localiser: expected one of {', '.join(known)}, got {name!r:.80}")
+        if name not in LOCALISERS:
+            raise CcaError(f"localiser: expected one of {', '.join(LOCALISERS)}, got {name!r:.80}")
     if len(signs) != len(names) - 1 or any(sign not in OPERATIONS for sign in signs):
         raise CcaError(f"localiser: expected names joined by |, & or -, got {text!r:.80}")
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from cca.problems.judges.judge import Judge
     from cca.problems.problem import Problem
     from cca.problems.task import Task
-    from cca.problems.templates import Check
     from cca.problems.templates.template import Template
     from cca.runs.config.config import Config
 
@@ -73,8 +72,8 @@ def check(
     for name, path in template_files(folder):
         found = check_file(name, path, instances)
         faulty += not found.sound
-        for line in _check_lines(found, notes):
-            typer.echo(line)
+        verdict = f"sound, {found.distinct} distinct instances" if found.sound else f"FAULTY: {found.fault}"
+        typer.echo("\n".join([f"{name}: {verdict}", *(f"    note: {note}" for note in found.notes if notes)]))
     total = len(template_files(folder))
     typer.echo(f"{total - faulty} of {total} templates are sound" + (f", {faulty} faulty" if faulty else ""))
     if faulty:
@@ -128,21 +127,11 @@ def _instances(template: Template, count: int, seed: int) -> list[Row]:
     from cca.problems.templates import distinct_instances, template_generator
 
     found = zip(range(count), distinct_instances(template, template_generator(template, seed)), strict=False)
-    return [
-        {
-            "id": f"{template.name}-{index:04d}",
-            "template": template.name,
-            "question": instance.question,
-            "solution": instance.solution,
-            "answer": instance.answer,
-        }
-        for index, instance in found
-    ]
-
-
-def _check_lines(found: Check, notes: bool) -> list[str]:
-    verdict = f"sound, {found.distinct} distinct instances" if found.sound else f"FAULTY: {found.fault}"
-    return [f"{found.name}: {verdict}", *(f"    note: {note}" for note in found.notes if notes)]
+    rows: list[Row] = []
+    for index, made in found:
+        identity = {"id": f"{template.name}-{index:04d}", "template": template.name}
+        rows.append({**identity, "question": made.question, "solution": made.solution, "answer": made.answer})
+    return rows
 
 
 def _task_lines() -> Iterator[str]:

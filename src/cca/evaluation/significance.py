@@ -5,13 +5,20 @@ degree of freedom less than there are templates, and the cluster-robust variance
 templates' summed deviations u_g, corrected for few templates. The usual correction G / (G - 1) and HC3's, its square
 (Cameron and Miller 2015), cover too little where templates' gains are skewed, so it is the cube.
 An accuracy has Wilson's interval at the sample size that this variance amounts to, which stays right near 0 and 1.
-Two floors hold where templates happen to agree: the interval of independent problems, and for gains the rule of three
-(of n problems without an event, at most 3 / n are events; Hanley and Lippman-Hand 1983). `coverage_table` simulates it.
+
+Floors hold where templates happen to agree: the interval of independent problems; for gains also the rule of three
+(of n problems without an event, at most 3 / n are events; Hanley and Lippman-Hand 1983) and, since two or three
+templates of two kinds are often all of one, an intraclass correlation of at least 1 / (G - 1).
+
+`coverage_table` simulates evaluations of templates drawn from each of `DISTRIBUTIONS`: with 1,000 trials a row, 2 to 24
+templates of 10 or 100 problems, nominal 95 % intervals cover a skewed gain in 0.946 to 1.000 of them, a bimodal one in
+0.942 to 1.000 (without the last floor: 0.89 to 0.94 at 2 to 6 templates), accuracies in 0.954 to 0.990. No interval can know of a kind of template that is rare and was not drawn:
+where three in ten gain, 4 to 10 templates cover 0.89 to 0.95.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import product
 from typing import Any
@@ -40,8 +47,8 @@ def gain_interval(
     """
     numbers = np.asarray(changes, dtype=float)
     mean, count = float(numbers.mean()), len(numbers)
-    half = max(quantile * np.sqrt(variance) for variance, quantile in _spreads(numbers, clusters, level))
-    half = max(float(half), RULE_OF_THREE / count)
+    halves = (_quantile(level, freedom) * variance**0.5 for variance, freedom in _gain_variances(numbers, clusters))
+    half = max(*halves, RULE_OF_THREE / count)
     return max(-1.0, mean - half), min(1.0, mean + half)
 
 
@@ -59,8 +66,9 @@ def accuracy_interval(
     """Interval of the fraction of right answers when whole clusters vary."""
     numbers = np.asarray(right, dtype=float)
     mean = float(numbers.mean())
-    ends = [_wilson(mean, variance, quantile) for variance, quantile in _spreads(numbers, clusters, level)]
-    ends.append(_wilson(mean, mean * (1 - mean) / len(numbers), _quantile(level, len(numbers)), len(numbers)))
+    count, spreads = len(numbers), _variances(numbers, clusters)
+    ends = [_wilson(mean, variance, _quantile(level, freedom)) for variance, freedom in spreads]
+    ends.append(_wilson(mean, mean * (1 - mean) / count, _quantile(level, count - 1), count))
     return max(0.0, min(low for low, _ in ends)), min(1.0, max(high for _, high in ends))
 
 
@@ -81,7 +89,7 @@ def cluster_p(base: Sequence[float], patched: Sequence[float], clusters: Cluster
     mean = abs(float(difference.mean()))
     return max(
         2 * float(student.sf(mean / np.sqrt(variance), freedom)) if variance else 0.0
-        for variance, freedom in _variances(difference, clusters)
+        for variance, freedom in _gain_variances(difference, clusters)
     )
 
 
@@ -101,40 +109,58 @@ def coverage_table(
     seed: int = 0,
     clusters: Sequence[int] = (2, 3, 6, 10, 24),
     sizes: Sequence[int] = (10, 100),
-) -> Iterator[tuple[int, int, float, float]]:
-    """(clusters, problems of each, coverage of the gain's interval, of the accuracy's) in simulated evaluations.
+    distributions: Sequence[str] = ("skewed", "bimodal"),
+) -> Iterator[tuple[str, int, int, float, float]]:
+    """(distribution, clusters, problems of each, coverage of the gain's interval, of the patched accuracy's).
 
-    Templates differ, as they do in runs: the base's accuracy on one is Beta(4, 3); of its wrong answers a share that
-    is Beta(1.5, 3) becomes right, of its right ones a share that is Beta(1, 20) becomes wrong.
+    In every distribution the base's accuracy on a template is Beta(4, 3), and of its right answers a share that is
+    Beta(1, 20) becomes wrong. Of its wrong ones a share that `DISTRIBUTIONS` draws becomes right.
     """
     generator = np.random.default_rng(seed)
-    true_base, gained, lost = 4 / 7, 1.5 / 4.5, 1 / 21
-    true_gain = (1 - true_base) * gained - true_base * lost
-    for count, size in product(clusters, sizes):
+    true_base, lost = 4 / 7, 1 / 21
+    for name, count, size in product(distributions, clusters, sizes):
+        draw, gained = DISTRIBUTIONS[name]
+        true_gain = (1 - true_base) * gained - true_base * lost
         labels = np.repeat(np.arange(count), size)
         hits = np.zeros(2)
         for _ in range(trials):
             chance = generator.random((2, count * size))
             base = chance[0] < generator.beta(4, 3, count)[labels]
-            gains = chance[1] < generator.beta(1.5, 3, count)[labels]
+            gains = chance[1] < draw(generator, count)[labels]
             losses = chance[1] < generator.beta(1, 20, count)[labels]
             patched = np.where(base, ~losses, gains)
             low, high = gain_interval(patched.astype(float) - base, labels)
-            lowest, highest = accuracy_interval(base, labels)
-            hits += low <= true_gain <= high, lowest <= true_base <= highest
-        yield count, size, float(hits[0] / trials), float(hits[1] / trials)
+            lowest, highest = accuracy_interval(patched, labels)
+            hits += low <= true_gain <= high, lowest <= true_base + true_gain <= highest
+        yield name, count, size, float(hits[0] / trials), float(hits[1] / trials)
+
+
+def _two_kinds(generator: np.random.Generator, count: int) -> np.ndarray:
+    gaining = generator.random(count) < 0.5
+    return np.where(gaining, generator.beta(7, 3, count), generator.beta(1, 19, count))
+
+
+DISTRIBUTIONS: dict[str, tuple[Callable[[np.random.Generator, int], np.ndarray], float]] = {
+    "skewed": (lambda generator, count: generator.beta(1.5, 3, count), 1 / 3),
+    "bimodal": (_two_kinds, (0.7 + 0.05) / 2),
+}
+"""Ways in which templates gain: a draw of the shares of wrong answers that become right, and its mean.
+
+Skewed: Beta(1.5, 3). Bimodal: half of the templates Beta(7, 3), the others Beta(1, 19).
+"""
 
 
 @cache
-def _quantile(level: float, count: int) -> float:
-    """Of Student's t, for a sample of ``count``."""
-    return float(student.ppf((1 + level) / 2, max(1, count - 1)))
+def _quantile(level: float, freedom: int) -> float:
+    return float(student.ppf((1 + level) / 2, max(1, freedom)))
 
 
-def _spreads(numbers: np.ndarray, clusters: Clusters, level: float) -> Iterator[tuple[float, float]]:
-    """(variance of the mean, quantile) of each way that the sample can be seen."""
-    for variance, freedom in _variances(numbers, clusters):
-        yield variance, _quantile(level, freedom + 1)
+def _gain_variances(numbers: np.ndarray, clusters: Clusters) -> Iterator[tuple[float, int]]:
+    """`_variances`, and where there are several clusters that of two kinds of them."""
+    yield from _variances(numbers, clusters)
+    count, groups = len(numbers), len(_sums(numbers, clusters)[0])
+    if groups > 1:
+        yield float(numbers.var(ddof=1)) / (groups * (groups - 1)), count - 1
 
 
 def _variances(numbers: np.ndarray, clusters: Clusters) -> Iterator[tuple[float, int]]:
@@ -158,10 +184,7 @@ def _wilson(fraction: float, variance: float, quantile: float, count: float = np
     """Wilson's interval at the sample size that ``variance`` amounts to, or ``count`` where it is zero."""
     size = fraction * (1 - fraction) / variance if variance > 0 else count
     if not np.isfinite(size):
-        return (
-            fraction,
-            fraction,
-        )  # clusters that agree to the digit: the floor of independent problems decides
+        return fraction, fraction  # clusters that agree to the digit: the floor of independent problems decides
     extra = quantile**2 / size
     centre = (fraction + extra / 2) / (1 + extra)
     half = quantile / (1 + extra) * float(np.sqrt(fraction * (1 - fraction) / size + extra / (4 * size)))

@@ -150,10 +150,9 @@ def _is_of(split: str, file: Path) -> bool:
 
 
 def _read(file: Path) -> list[Row]:
-    reader = READERS.get(file.suffix)
-    if reader is None:
+    if file.suffix not in READERS:
         raise CcaError(f"{file}: expected a file of {', '.join(READERS)}, got {file.suffix!r}")
-    return reader(file)
+    return READERS[file.suffix](file)
 
 
 def _json_lines(file: Path) -> list[Row]:
@@ -195,12 +194,9 @@ def _parquet(file: Path) -> list[Row]:
         ) from error
 
 
-READERS: dict[str, Callable[[Path], list[Row]]] = {
-    ".jsonl": _json_lines,
-    ".json": _json,
-    ".csv": _csv,
-    ".parquet": _parquet,
-}
+READERS: dict[str, Callable[[Path], list[Row]]] = dict(
+    zip((".jsonl", ".json", ".csv", ".parquet"), (_json_lines, _json, _csv, _parquet), strict=True)
+)
 
 
 def check_fields(fields: Mapping[str, str]) -> None:
@@ -246,9 +242,10 @@ def strip_calculator(solution: str) -> str:
 
 
 def _value(row: Row, field: str, where: str) -> str:
-    if _SLOT.search(field):
-        return _SLOT.sub(lambda slot: _column(row, slot[1], where), field)
-    return _column(row, field, where)
+    slots = _SLOT.search(field)
+    return (
+        _SLOT.sub(lambda slot: _column(row, slot[1], where), field) if slots else _column(row, field, where)
+    )
 
 
 def _column(row: Row, column: str, where: str) -> str:
@@ -267,11 +264,6 @@ def _column(row: Row, column: str, where: str) -> str:
         return ""
     if isinstance(value, Mapping | list):
         raise CcaError(f"{where}: expected a text or number in column {column!r}, got {type(value).__name__}")
-    return _written(value)
-
-
-def _written(value: Any) -> str:
-    """Whole numbers without a fraction: SVAMP's 7.0 is 7."""
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer():  # SVAMP's 7.0 is 7
         return str(int(value))
     return str(value).strip()

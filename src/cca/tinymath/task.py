@@ -50,11 +50,7 @@ CATEGORIES = {
     "fruit": "pear plum lemon grape peach cherry".split(),
     "tool": "hammer saw drill wrench axe shovel".split(),
 }
-FACT_QUESTIONS = (
-    "What is the capital of {}?",
-    "Which city is the capital of {}?",
-    "Name the capital of {}.",
-)
+FACT_QUESTIONS = ("What is the capital of {}?", "Which city is the capital of {}?", "Name the capital of {}.")
 
 
 def facts(generator: np.random.Generator) -> Exercise:

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -79,14 +79,9 @@ class CodeJudge:
     name = "code"
 
     def __init__(
-        self,
-        *,
-        seconds: int = 10,
-        megabytes: int = 512,
-        preamble: str = "",
-        isolation: str = "auto",
+        self, *, seconds: int = 10, megabytes: int = 512, preamble: str = "", isolation: str = "auto",
         thinking: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if os.name != "posix":
             raise CcaError(
                 "judge 'code': expected Linux or macOS, whose resource limits it needs; use a container"
@@ -96,15 +91,14 @@ class CodeJudge:
                 f"judge 'code': expected seconds >= 1 and megabytes >= 64, got {seconds}, {megabytes}"
             )
         self.seconds, self.megabytes, self.preamble = seconds, megabytes, preamble
-        self.thinking = thinking
-        self.isolation = _isolation(isolation)
-        """Which isolation programs run in."""
+        self.thinking, self.isolation = thinking, _isolation(isolation)
 
     def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
         code = read_code(answer_text(text, self.thinking), cut_off and not self.finished(text))
         if code is None:
             return UNREADABLE
-        return judgement(code, self.passes(f"{self.preamble}\n{code}\n\n{gold}\n"))
+        program = f"{self.preamble}\n{code}\n\n{gold}\n"
+        return judgement(code, _run(program, self.isolation, self.seconds, self.megabytes))
 
     def finished(self, text: str) -> bool:
         """A later block may correct an earlier one, so only a new turn ends a completion."""
@@ -117,10 +111,6 @@ class CodeJudge:
             raise CcaError(
                 f"judge 'code': expected a gold answer of Python tests, got {gold!r} ({error})"
             ) from error
-
-    def passes(self, program: str) -> bool:
-        """True when ``program`` runs to its end within the limits."""
-        return _run(program, self.isolation, self.seconds, self.megabytes)
 
 
 @cache
@@ -142,68 +132,36 @@ def _isolation(wanted: str) -> str:
 _PROGRAMS = {"bubblewrap": "bwrap", "namespaces": "unshare"}
 
 
-def _wrapping(isolation: str, folder: str) -> list[str]:
+def _wrapping(isolation: str, folder: str) -> Sequence[str]:
     if isolation == "bubblewrap":
-        own = [
-            "--dev",
-            "/dev",
-            "--proc",
-            "/proc",
-            "--size",
-            str(_FOLDER_BYTES),
-            "--tmpfs",
-            folder,
-            "--chdir",
-            folder,
-        ]
-        return [
-            "bwrap",
-            "--ro-bind",
-            "/",
-            "/",
-            *own,
-            "--unshare-all",
-            "--die-with-parent",
-            "--cap-drop",
-            "ALL",
-        ]
+        own = f"--dev /dev --proc /proc --size {_FOLDER_BYTES} --tmpfs".split()
+        rest = "--unshare-all --die-with-parent --cap-drop ALL".split()
+        return ["bwrap", *"--ro-bind / /".split(), *own, folder, "--chdir", folder, *rest]
     if isolation == "namespaces":
-        spaces = ["--user", "--map-root-user", "--mount", "--pid", "--net", "--ipc", "--uts"]
-        return ["unshare", *spaces, "--fork", "--kill-child", "--mount-proc"]
+        spaces = "--user --map-root-user --mount --pid --net --ipc --uts"
+        return f"unshare {spaces} --fork --kill-child --mount-proc".split()
     return []
 
 
 def _run(program: str, isolation: str, seconds: int, megabytes: int) -> bool:
-    """Run ``program``; True when it came to its end."""
+    """True when ``program`` runs to its end within the limits."""
     token = secrets.token_hex(_TOKEN_BYTES // 2).encode()
-    limits = {
-        "RLIMIT_CPU": seconds, "RLIMIT_AS": megabytes << 20, "RLIMIT_FSIZE": 1 << 20, "RLIMIT_CORE": 0,
-        "RLIMIT_NOFILE": 64,
-    }  # fmt: skip
+    limits = {"RLIMIT_CPU": seconds, "RLIMIT_AS": megabytes << 20, "RLIMIT_FSIZE": 1 << 20}
+    limits |= {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 64}
     if isolation != "none":  # elsewhere the limit counts what else the user runs, and threads fail by chance
         limits["RLIMIT_NPROC"] = _PROCESSES
-    order = {
-        "program": program, "limits": limits, "shut_in": isolation == "namespaces", "folder": _FOLDER_BYTES,
-    }  # fmt: skip
+    order: dict[str, object] = {"program": program, "limits": limits, "folder": _FOLDER_BYTES}
+    order["shut_in"] = isolation == "namespaces"
     receiving, sending = os.pipe()
     source, feeding = os.pipe()
     try:
         with tempfile.TemporaryDirectory(prefix="cca-code-") as folder:
+            runner = [sys.executable, "-I", "-c", _RUNNER, str(source), str(sending)]
             process = subprocess.Popen(
-                [
-                    *_wrapping(isolation, folder),
-                    sys.executable,
-                    "-I",
-                    "-c",
-                    _RUNNER,
-                    str(source),
-                    str(sending),
-                ],
+                [*_wrapping(isolation, folder), *runner],
                 cwd=folder,
                 env={"PATH": os.defpath, "HOME": folder, "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL),
                 pass_fds=(source, sending),
                 start_new_session=True,
             )
@@ -244,9 +202,7 @@ def read_code(text: str, cut_off: bool = False) -> str | None:
     """
     read = [_readable(code) for code, closed in _blocks(text) if code.strip() and (closed or not cut_off)]
     blocks = [block for block in read if block is not None]
-    defining = [
-        (code, tree) for code, tree in blocks if any(isinstance(node, _DEFINITIONS) for node in tree.body)
-    ]
+    defining = [block for block in blocks if any(isinstance(node, _DEFINITIONS) for node in block[1].body)]
     if not defining:
         return blocks[0][0] if blocks else None
     kept = (*_DEFINITIONS, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
@@ -289,18 +245,15 @@ def _blocks(text: str) -> Iterator[tuple[str, bool]]:
     opening = _OPENING.search(before[0])
     if opening is not None and (len(before) == 1 or _DEFINITION.search(before[0], opening.start())):
         yield _without_prose(before[0][opening.start() :]), len(before) > 1
-        if (
-            len(before) > 1 and first is not None and first[1] and not first[2].strip()
-        ):  # the fence closes what the prompt opened
+        # A fence without a language closes what the prompt opened.
+        if len(before) > 1 and first is not None and first[1] and not first[2].strip():
             first = _FENCE.search(text, first.end())
     for _ in range(_TRIES):
         if first is None:
             return
         mark = first[1] or ""
-        closing = re.compile(
-            rf"^[ \t>]*{mark[0]}{{{len(mark)},}}[ \t]*$|{mark}" if mark else r"\[/PYTHON\]", re.MULTILINE
-        )
-        end = closing.search(text, first.end())
+        fence = rf"^[ \t>]*{mark[0]}{{{len(mark)},}}[ \t]*$|{mark}" if mark else r"\[/PYTHON\]"
+        end = re.compile(fence, re.MULTILINE).search(text, first.end())
         language = _LANGUAGE.match(first[2] or "")
         if language is not None and language[1].lower() in _PYTHON:
             yield text[first.end() : end.start() if end else len(text)], end is not None

@@ -73,9 +73,7 @@ class Quantity:
             return self.value == other.value or abs(self.value - other.value) <= tolerance
         if self.scale != 1 and other.scale != 1:
             return abs(self.value * self.scale - other.value * other.scale) <= tolerance
-        return any(
-            abs(mine - theirs) <= tolerance for mine in self._meanings() for theirs in other._meanings()
-        )
+        return any(abs(one - two) <= tolerance for one in self._meanings() for two in other._meanings())
 
     @property
     def ambiguous(self) -> bool:
@@ -138,7 +136,7 @@ def _found(text: str, match: re.Match[str]) -> Found | None:
     if suffix is not None and suffix[0]:
         percent = suffix["percent"] is not None
         letter = suffix["letter"]
-        if suffix["word"] or (letter and (letter in "kK" or _priced(text, start, begin))):
+        if suffix["word"] or (letter and (letter in "kK" or not {*text[start:begin]}.isdisjoint(_CURRENCY))):
             scale = _SCALES[(suffix["word"] or letter).lower()]
         if percent or scale != 1:
             end = suffix.end()
@@ -163,10 +161,8 @@ def _value(match: re.Match[str]) -> Fraction | None:
         whole, _, part = match["comma"].partition(",")
         value = Fraction(int(whole.replace(".", "") + part), 10 ** len(part))
     else:
-        digits, part = (
-            (match["integer"] or "0").replace(",", "").replace(".", ""),
-            match["decimal"] or match["point"],
-        )
+        digits = (match["integer"] or "0").replace(",", "").replace(".", "")
+        part = match["decimal"] or match["point"]
         value = Fraction(int(digits + part[1:]), 10 ** (len(part) - 1)) if part else Fraction(int(digits))
     group = match.lastgroup
     if group in ("power", "exponent"):
@@ -199,35 +195,24 @@ def _sign(text: str, begin: int) -> tuple[int, bool]:
     return before.start(), where > 0
 
 
-def _priced(text: str, start: int, begin: int) -> bool:
-    return any(sign in _CURRENCY for sign in text[start:begin])
-
-
 def _decimal(value: Fraction) -> str:
     """``value`` as an integer or a finite decimal where there is one, else as a fraction."""
     if value.denominator == 1:
         return str(value.numerator)
-    reduced, twos, fives = value.denominator, 0, 0
-    while reduced % 2 == 0:
-        reduced, twos = reduced // 2, twos + 1
-    while reduced % 5 == 0:
-        reduced, fives = reduced // 5, fives + 1
-    if reduced != 1:
+    places = value.denominator.bit_length()  # as many as it can need
+    if 10**places % value.denominator:
         return f"{value.numerator}/{value.denominator}"
-    places = max(twos, fives)
     digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
-    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
+    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:].rstrip('0')}"
 
 
-_UNITS = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-]  # fmt: skip
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _WORD_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_WORD_VALUES = {word: value for value, word in enumerate(_UNITS)} | {
-    word: 10 * value for value, word in enumerate(_TENS, start=2)
-}
+_WORD_VALUES = dict(zip([*UNITS, *TENS], [*range(20), *range(20, 100, 10)], strict=True))
 _PARTS = {
     "half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4,
     "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8, "tenth": 10, "tenths": 10,

@@ -167,7 +167,7 @@ class ChoiceJudge(Reader[str]):
         article = r"(?!(?<=A)[ ](?!because|since|as|is|and|or|,)[a-z])"
         # A letter right after the marker; a bare "A" before a lower-case word is an article, but for a few.
         self._direct = re.compile(
-            rf"{lead}(?:[(\[]({either})[)\]]|({one})(?![\w'’#+]){article})|{lead}({either})[\s*_.)\]$}}]*\Z",
+            rf"{lead}(?:[(\[]({either})[)\]]|({one})(?![\w'’#+]){article})|{lead}({either})[\s*_.)\]$}}]*\Z"
         )
         self._second = re.compile(
             rf"[)\]*_.]{{0,3}}(?:[ ]?[,/&+][ ]?|[ ](?:and|or|&)[ ])[(\[*]{{0,3}}({one})(?![\w'’])"

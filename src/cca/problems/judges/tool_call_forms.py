@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-_FENCE = "```"
 _OPENING = re.compile(r"[{\[]")
 _LONGEST_NUMBER = 300
 _TRIES = 64
@@ -77,9 +76,8 @@ class Call:
     arguments: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return json.dumps(
-            {"name": self.name, "arguments": self.arguments}, sort_keys=True, ensure_ascii=False
-        )
+        call = {"name": self.name, "arguments": self.arguments}
+        return json.dumps(call, sort_keys=True, ensure_ascii=False)
 
 
 def read_calls(text: str) -> list[Call]:
@@ -90,12 +88,8 @@ def read_calls(text: str) -> list[Call]:
 
 def begins_another(text: str) -> bool:
     """True when the text ends within a call."""
-    start = text.rfind("<tool_call>")
-    return (
-        start >= 0
-        and "</tool_call>" not in text[start:]
-        and not read_calls(text[start + len("<tool_call>") :])
-    )
+    _, opening, call = text.rpartition("<tool_call>")
+    return bool(opening) and "</tool_call>" not in call and not read_calls(call)
 
 
 def _wrapped_calls(text: str) -> Iterator[Call]:
@@ -106,7 +100,7 @@ def _wrapped_calls(text: str) -> Iterator[Call]:
 
 
 def _fenced_calls(text: str) -> Iterator[Call]:
-    for block in _between(text, _FENCE, _FENCE):
+    for block in _between(text, "```", "```"):
         yield from list(_json_calls(block, bare=True)) or _python_calls(block.removeprefix("tool_code"))
 
 
@@ -148,20 +142,15 @@ def _python_calls(text: str) -> Iterator[Call]:
     code = text.strip().removeprefix("<|python_tag|>").removeprefix("[TOOL_CALLS]").strip()
     if len(code) > _LONGEST_BLOCK or not code.endswith((")", ")]")):
         return
+    made: list[Call] = []
     try:
         tree = ast.parse(code, mode="eval").body
         calls = tree.elts if isinstance(tree, ast.List) else [tree]
         for call in calls:
             if not isinstance(call, ast.Call) or call.args or any(word.arg is None for word in call.keywords):
                 return
-        made = [
-            Call(
-                ast.unparse(call.func),
-                {str(word.arg): ast.literal_eval(word.value) for word in call.keywords},
-            )
-            for call in calls
-            if isinstance(call, ast.Call)
-        ]
+            arguments = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+            made.append(Call(ast.unparse(call.func), arguments))
         json.dumps([call.arguments for call in made])
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return

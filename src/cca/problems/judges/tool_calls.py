@@ -38,11 +38,7 @@ class ToolCallJudge:
     name = "tool-call"
 
     def __init__(
-        self,
-        *,
-        tools: Sequence[Mapping[str, Any]] = (),
-        ignore_case: bool = False,
-        thinking: bool = False,
+        self, *, tools: Sequence[Mapping[str, Any]] = (), ignore_case: bool = False, thinking: bool = False
     ) -> None:
         self.ignore_case = ignore_case
         self.thinking = thinking
@@ -61,7 +57,7 @@ class ToolCallJudge:
             if begins_another(text):
                 return UNREADABLE
             answer = "\n".join(str(call) for call in calls)
-            return judgement(answer, all(map(self._valid, calls)) and self._same(calls, expected))
+            return judgement(answer, self._valid(calls) and self._same(calls, expected))
         except RecursionError:  # nested beyond all sense
             return UNREADABLE
 
@@ -85,10 +81,9 @@ class ToolCallJudge:
         }
         return Call(call.name, arguments)
 
-    def _valid(self, call: Call) -> bool:
-        if not self.schemas:
-            return True
-        return call.name in self.validators and self.validators[call.name].is_valid(call.arguments)
+    def _valid(self, calls: list[Call]) -> bool:
+        own = self.validators
+        return not own or all(call.name in own and own[call.name].is_valid(call.arguments) for call in calls)
 
     def _same(self, calls: list[Call], expected: Sequence[Call]) -> bool:
         remaining = list(expected)
@@ -104,11 +99,8 @@ class ToolCallJudge:
             return False
         properties = self.schemas.get(call.name, {}).get("properties", {})
         for key in {*call.arguments, *expected.arguments}:
-            if key not in expected.arguments:
-                default = properties.get(key, {}).get("default", _MISSING)
-                wanted: Any = {"$optional": default}
-            else:
-                wanted = expected.arguments[key]
+            default = {"$optional": properties.get(key, {}).get("default", _MISSING)}
+            wanted = expected.arguments.get(key, default)
             if not _equal(call.arguments.get(key, _MISSING), wanted, self.ignore_case):
                 return False
         return True

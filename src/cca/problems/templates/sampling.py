@@ -206,7 +206,7 @@ def tied(draws: Sequence[Draw], conditions: Iterable[Expression]) -> list[list[D
         merged = {group[owner[name]] for name in names if name in owner}
         group = [min(merged) if label in merged else label for label in group]
     return [
-        [draw for draw, own in zip(draws, group, strict=True) if own == label] for label in sorted(set(group))
+        [draw for draw, own in zip(draws, group, strict=True) if own == one] for one in sorted(set(group))
     ]
 
 
@@ -216,9 +216,7 @@ def split(condition: Expression) -> list[Expression]:
     for part in tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]:
         if isinstance(part, ast.Compare):
             sides = [part.left, *part.comparators]
-            parts += [
-                ast.Compare(sides[place], [op], [sides[place + 1]]) for place, op in enumerate(part.ops)
-            ]
+            parts += [ast.Compare(sides[n], [op], [sides[n + 1]]) for n, op in enumerate(part.ops)]
         else:
             parts.append(part)
     return [Expression(condition.text, part) for part in parts] if len(parts) > 1 else [condition]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+from cca.problems.judges.quantities import TENS, UNITS
 from cca.problems.templates.exact_numbers import (
     LARGEST,
     LONGEST,
@@ -167,11 +168,6 @@ FUNCTIONS: dict[str, Function] = {
 DOMAINS: dict[str, Function] = {**FUNCTIONS, "np.random.randint": (random_integers, 3)}
 """The functions of #init lines."""
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-_TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
 _PARTS = {
     2: "half", 3: "third", 4: "fourth", 5: "fifth", 6: "sixth", 7: "seventh", 8: "eighth", 9: "ninth", 10: "tenth",
 }  # fmt: skip
@@ -182,10 +178,10 @@ def number_words(value: int) -> str:
     if value < 0:
         return f"minus {number_words(-value)}"
     if value < 20:
-        return _UNITS[value]
+        return UNITS[value]
     if value < 100:
         tens, units = divmod(value, 10)
-        return _TENS[tens] + (f"-{_UNITS[units]}" if units else "")
+        return TENS[tens - 2] + (f"-{UNITS[units]}" if units else "")
     size, name = (100, "hundred") if value < 1000 else (1000, "thousand")
     if value >= 1_000_000:
         return str(value)
@@ -205,19 +201,11 @@ def fraction_words(value: Number) -> str:
     return f"{number_words(numerator)}-{part}" + ("s" if numerator > 1 else "")
 
 
-def _fractions(*pairs: tuple[int, int]) -> tuple[Fraction, ...]:
-    return tuple(Fraction(numerator, denominator) for numerator, denominator in pairs)
-
-
-_COMMON = _fractions(
-    (1, 2), (1, 3), (1, 4), (2, 3), (3, 4), (1, 5), (2, 5), (3, 5), (4, 5), (1, 6), (1, 8), (1, 10)
-)
+_COMMON = tuple(map(Fraction, "1/2 1/3 1/4 2/3 3/4 1/5 2/5 3/5 4/5 1/6 1/8 1/10".split()))
 _FRACTION_WORDS = tuple(Worded(fraction_words(value), value) for value in _COMMON)
 _FRACTION_DIGITS = tuple(Worded(f"{value.numerator}/{value.denominator}", value) for value in _COMMON)
 _DECIMALS = tuple(Fraction(text) for text in "0.1 0.2 0.25 0.3 0.4 0.5 0.6 0.7 0.75 0.8 0.9".split())
-_TIMES = tuple(
-    [Worded("twice", 2)] + [Worded(f"{number_words(count)} times", count) for count in range(3, 11)]
-)
+_TIMES = (Worded("twice", 2), *(Worded(f"{number_words(count)} times", count) for count in range(3, 11)))
 _ICE = (Worded("twice", 2), Worded("thrice", 3))
 _MULTIPLE = tuple(Worded(text, value) for text, value in (("double", 2), ("triple", 3), ("quadruple", 4)))
 
