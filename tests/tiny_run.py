@@ -1,6 +1,6 @@
 """A whole run in about a second: the tiny random model on problems that it sometimes gets right.
 
-The judge is a pattern that about half of all random texts hold, so greedy traces and samples differ in verdict.
+The judge looks for a pattern that about half of all random texts hold, so greedy traces and samples differ in verdict.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import yaml
 
 import tiny_world
 
-PATTERN = r"w[3-9]\\b|w1[0-5]"
+GOLD = "w"
+PATTERN = r"^(w)(?=.*w1[0-5])|^w"
+"""Captures the gold answer in a text with such a word, nothing in any other, wherever the text is cut off."""
 SIZES = {"train": 12, "validation": 5, "test": 6, "other": 6}
 
 
@@ -25,7 +27,7 @@ def make(folder: Path, **changes: Any) -> Path:
     tiny_world.tokenizer().save_pretrained(folder / "model")
     for seed, (name, count) in enumerate(SIZES.items()):
         rows = [
-            {"id": f"{name}-{p.id}", "template": f"t{i % 3}", "prompt": p.prompt, "answer": PATTERN}
+            {"id": f"{name}-{p.id}", "template": f"t{i % 3}", "prompt": p.prompt, "answer": GOLD}
             for i, p in enumerate(tiny_world.problems(count, seed))
         ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -37,7 +39,7 @@ def write_config(folder: Path, name: str = "run", **changes: Any) -> Path:
         "model": str(folder / "model"),
         "task": {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")},
         "retention": [str(folder / "other.jsonl")],
-        "judge": "regex",
+        "judge": {"name": "regex", "pattern": PATTERN},
         "out": str(folder / "out"),
         "traces": {"max_new_tokens": 5, "samples": 4, "chunk": 4, "batch_size": 8},
         "circuit": {"localiser": "selective", "size": 6},

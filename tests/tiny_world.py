@@ -23,8 +23,8 @@ class ChecksumJudge:
 
     name = "checksum"
 
-    def __call__(self, text: str, gold: str) -> Judgement:
-        del gold
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
+        del gold, cut_off
         words = text.split()
         right = zlib.crc32(" ".join(words[::3]).encode()) % 3 == 0
         return Judgement(Verdict.RIGHT if right else Verdict.WRONG, text)

@@ -28,8 +28,8 @@ Pairs = list[tuple[Problem, Trace, Trace]]
 class ThirdWordJudge(tiny_world.ChecksumJudge):
     """Right when the third word has an even number: the third token alone decides."""
 
-    def __call__(self, text: str, gold: str) -> Judgement:
-        del gold
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
+        del gold, cut_off
         words = text.split()
         even = len(words) > 2 and int(words[2][1:]) % 2 == 0
         return Judgement(Verdict.RIGHT if even else Verdict.WRONG, text)

@@ -7,7 +7,7 @@ from cca.pivots.grader import Grader
 from cca.pivots.pivot import first_difference
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import Trace, make_trace, opposite, sample_traces
-from cca.problems.judges.text import ExactJudge
+from cca.problems.judges.judge import Judgement, Verdict
 
 SETTINGS = TracesConfig(samples=5)
 
@@ -29,8 +29,16 @@ def test_samples_stop_at_the_first_opposite_and_are_those_of_taking_all() -> Non
         assert len(own) == 6 or opposite(own) is own[-1]
 
 
+class NeverRight(tiny_world.ChecksumJudge):
+    """Finds every answer wrong, so that all samples are taken."""
+
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
+        del gold, cut_off
+        return Judgement(Verdict.WRONG, text)
+
+
 def test_samples_of_a_problem_are_drawn_apart() -> None:
-    grader, engine = Grader(tiny_world.grader().codec, ExactJudge()), HFEngine(tiny_world.model())
+    grader, engine = Grader(tiny_world.grader().codec, NeverRight()), HFEngine(tiny_world.model())
     problems = tiny_world.problems(20)  # no answer is right, so all samples are drawn
     traces = sample_traces(problems, grader, engine, SETTINGS, 10, seed=3)
     texts = [{trace.token_ids for trace in own[1:]} for own in traces]

@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "id": f"{name}-{i}",
                 "template": f"t{i % templates}",
                 "prompt": p.prompt,
-                "answer": tiny_run.PATTERN,
+                "answer": tiny_run.GOLD,
             }
             for i, p in enumerate(tiny_world.problems(count, 20 + seed))
         ]
@@ -122,7 +122,7 @@ def rows_of(edit: Any) -> torch.Tensor:
 
 
 def grader() -> Grader:
-    return Grader(Codec(tiny_world.tokenizer()), make_judge("regex"))
+    return Grader(Codec(tiny_world.tokenizer()), make_judge("regex", pattern=tiny_run.PATTERN))
 
 
 def verdicts(model: PreTrainedModel, problems: Sequence[Problem], longest: int) -> list[bool]:

@@ -39,12 +39,17 @@ from cca.pivots.pivot import Pivot
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation of one step: ``accuracy`` and ``retention`` in [0, 1], ``drift`` in nats per token."""
+    """The validation of one step: ``accuracy`` and ``retention`` in [0, 1], ``drift`` in nats per token.
+
+    ``drift`` and ``in_budget`` are None where nothing measures them: a run without retention sets.
+    """
 
     accuracy: float
-    drift: float
+    drift: float | None
     retention: dict[str, float]
-    in_budget: bool
+    in_budget: bool | None
+    cut_off: float | None = None
+    """Share of the answers that the token limit cut off."""
 
 
 @dataclass(frozen=True)
@@ -170,10 +175,10 @@ def make_gradient(
 
 
 def better(new: Validation, old: Validation) -> bool:
-    """True when a step beats the best so far: inside the budget, then more accurate, then less drift."""
-    if not new.in_budget:
+    """True when a step beats the best so far: not outside the budget, then more accurate, then less drift."""
+    if new.in_budget is False:
         return False
-    return (new.accuracy, -new.drift) > (old.accuracy, -old.drift)
+    return (new.accuracy, -(new.drift or 0.0)) > (old.accuracy, -(old.drift or 0.0))
 
 
 class _Training:
@@ -250,7 +255,7 @@ class _Training:
         if self.steps == 0 or better(validation, self.best.validation):
             self.best = record
             self.best_rows = self.trained.after() if self.steps else {}
-        if validation.in_budget:
+        if validation.in_budget is not False:
             self.stepper.last = {}
         return record
 

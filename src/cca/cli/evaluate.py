@@ -92,7 +92,7 @@ def told(row: Row) -> Iterator[str]:
             yield (
                 f"{side}: {about['name']}{' with ' + about['patch'] if 'patch' in about else ''}: "
                 f"{own['accuracy']:.1%} (95 %: {low:.1%} to {high:.1%}) of {own['problems']} problems right, "
-                f"{own['unreadable']:.1%} unreadable"
+                f"{own['unreadable']:.1%} unreadable ({own['cut_off']:.1%} cut off at the longest completion)"
             )
     for key, unit in (("base", 100), ("patched", 100), ("points", 1)):
         spread = row.get("by_seed", {}).get(key)

@@ -16,6 +16,8 @@ class Results:
 
     problems: tuple[Problem, ...]
     verdicts: tuple[Verdict, ...]
+    cut_off: tuple[bool, ...] = ()
+    """Where the token limit came before the answer; empty where nobody looked."""
 
     @property
     def right(self) -> list[bool]:
@@ -30,18 +32,25 @@ class Results:
     def unreadable(self) -> float:
         return sum(verdict is Verdict.UNREADABLE for verdict in self.verdicts) / len(self.verdicts)
 
+    @property
+    def share_cut_off(self) -> float | None:
+        """Fraction of the answers that the token limit cut off; None where nobody looked."""
+        return sum(self.cut_off) / len(self.verdicts) if self.cut_off else None
+
     def of_templates(self, templates: set[str]) -> Results:
         keep = [i for i, problem in enumerate(self.problems) if problem.template in templates]
-        return Results(tuple(self.problems[i] for i in keep), tuple(self.verdicts[i] for i in keep))
+        cut_off = tuple(self.cut_off[i] for i in keep) if self.cut_off else ()
+        return Results(tuple(self.problems[i] for i in keep), tuple(self.verdicts[i] for i in keep), cut_off)
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """Accuracy with its interval over templates, and the share of unreadable answers."""
+    """Accuracy with its interval over templates, and the shares of answers unreadable and cut off."""
     interval = accuracy_interval(results.right, _clusters(results))
     return {
         "accuracy": results.accuracy,
         "interval": list(interval),
         "unreadable": results.unreadable,
+        "cut_off": results.share_cut_off,
         "problems": len(results.problems),
     }
 

@@ -29,7 +29,9 @@ RETENTION_TOKENS = 64
 """Longest completion on a retention problem without worked solutions."""
 UNTOUCHED = "untouched"
 """The weights of the base model, as a key."""
-LETTERS = {verdict.value[0]: verdict for verdict in Verdict}
+CUT_OFF = "c"
+LETTERS = {**{verdict.value[0]: verdict for verdict in Verdict}, CUT_OFF: Verdict.UNREADABLE}
+"""Verdicts as they are kept; an answer that the token limit cut off is unreadable with a letter of its own."""
 
 
 class Store(Protocol):
@@ -68,7 +70,7 @@ def retention_tokens(problems: Sequence[Problem], codec: Codec) -> int:
 
 @dataclass(frozen=True)
 class BaseAnswers:
-    """The base's answers to a chunk of problems, with the first letter of each verdict."""
+    """The base's answers to a chunk of problems, with the letter of each verdict."""
 
     drafts: tuple[Draft, ...]
     letters: str
@@ -133,7 +135,8 @@ class Answering:
             letters += (
                 chunk.of_base() if weights == UNTOUCHED and drafts and chunk.drafting else chunk.of(weights)
             )
-        return Results(tuple(problems), tuple(LETTERS[letter] for letter in letters))
+        verdicts = tuple(LETTERS[letter] for letter in letters)
+        return Results(tuple(problems), verdicts, tuple(letter == CUT_OFF for letter in letters))
 
     def by_skill(
         self, skills: Mapping[str, Sequence[Problem]], weights: str | None = None
@@ -237,14 +240,17 @@ class _Chunk:
         return [self.asker.grader.prompt_ids(problem) for problem in self.problems]
 
     def _letter(self, problem: Problem, completion: Completion) -> str:
-        return self.asker.grader.judgement(problem, completion.token_ids).verdict.value[0]
+        cut_off = not completion.finished
+        verdict = self.asker.grader.judgement(problem, completion.token_ids, cut_off=cut_off).verdict
+        return CUT_OFF if cut_off and verdict is Verdict.UNREADABLE else verdict.value[0]
 
     def _keep(self, key: str, value: object) -> None:
         self.asker.store.put(key, value)
         self.asker.on_kept()
 
     def _key(self, what: str, weights: str | None) -> str:
-        return self.asker.key(what, weights, [self._fingerprint, self.max_new_tokens])
+        # what was kept before answers cut off were told apart is not taken for these
+        return self.asker.key(f"{what}, cut off apart", weights, [self._fingerprint, self.max_new_tokens])
 
 
 def _sound(record: Any) -> bool:

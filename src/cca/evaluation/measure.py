@@ -28,7 +28,7 @@ class Measured:
 
     @property
     def results(self) -> Results:
-        return Results(self.problems, tuple(trace.verdict for trace in self.traces))
+        return _results(list(zip(self.problems, self.traces, strict=True)))
 
 
 def measure(
@@ -78,8 +78,15 @@ def _pooled(measured: Mapping[int, Measured]) -> Results:
             # By id within one seed, where a file may ask a question twice on purpose.
             key = problem.prompt if len(measured) > 1 else problem.id
             pooled.setdefault(f"{problem.template}\n{key}", (problem, trace))
-    pairs = list(pooled.values())
-    return Results(tuple(problem for problem, _ in pairs), tuple(trace.verdict for _, trace in pairs))
+    return _results(list(pooled.values()))
+
+
+def _results(pairs: Sequence[tuple[Problem, Trace]]) -> Results:
+    return Results(
+        tuple(problem for problem, _ in pairs),
+        tuple(trace.verdict for _, trace in pairs),
+        tuple(trace.cut_off for _, trace in pairs),
+    )
 
 
 def _by_seed(base: Mapping[int, Measured], patched: Mapping[int, Measured] | None) -> Row:

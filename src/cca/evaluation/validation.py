@@ -44,20 +44,15 @@ class Validator:
         self.note = note
         self.retention = retention
         self.guards = {name: halves(problems)[0] for name, problems in retention.items()}
+        self.guards_budget = dict(self.guards)
+        """Those whose accuracy can fall."""
         self.base = self._accuracies(UNTOUCHED)
         self._watched: list[WeightRows] | None = None
-        self._say_what_guards_nothing()
-
-    def _say_what_guards_nothing(self) -> None:
-        if not self.retention:
-            self.note(
-                "no retention sets: drift and other skills are not measured, and the budget guards nothing"
+        for name in [name for name, accuracy in self.base.items() if accuracy == 0]:
+            note(
+                f"retention set {name}: the base solves none of its problems, so its accuracy guards nothing"
             )
-        for name, accuracy in self.base.items():
-            if accuracy == 0:
-                self.note(
-                    f"retention set {name}: the base solves none of its problems, so its accuracy guards nothing"
-                )
+            del self.guards_budget[name]
 
     @cached_property
     def probe(self) -> DriftProbe:
@@ -76,12 +71,15 @@ class Validator:
 
     def __call__(self) -> Validation:
         weights = self._weights()
-        accuracy = self.answering.answers(self.validation, self.max_new_tokens, weights).accuracy
+        answers = self.answering.answers(self.validation, self.max_new_tokens, weights)
+        if not self.guards:
+            return Validation(answers.accuracy, None, {}, None, answers.share_cut_off)
         drift = self.answering.drift(self.probe, weights)
         retention = self._accuracies(weights)
-        kept = keeps_retention(self.guards, self.base, retention, self.budget.points)
+        kept = keeps_retention(self.guards_budget, self.base, retention, self.budget.points)
         # `not >`, said the other way round: drift that is not a number is over any budget
-        return Validation(accuracy, drift, retention, drift <= self.budget.drift and kept)
+        inside = drift <= self.budget.drift and kept
+        return Validation(answers.accuracy, drift, retention, inside, answers.share_cut_off)
 
     def _weights(self) -> str | None:
         if self._watched is None:

@@ -2,7 +2,8 @@
 
 Walk the sampled trace y. At the first k where the verdict of the greedy completion of ``y[:k+1]`` differs from that of
 ``y[:k]``, the pivot is the prefix ``y[:k]``; its tokens are ``y[k]`` and the greedy token after ``y[:k]``. Where
-several pivots per problem are asked for, the walk goes on: the next one is where the verdict changes again.
+several pivots per problem are asked for, the walk goes on: the next one is where the verdict changes again. A
+completion that the token limit cut off before its answer has no verdict, and makes no pivot.
 
 The published code completes every prefix. That is not needed:
 
@@ -39,8 +40,8 @@ class _Walk:
     problem: Problem
     prompt: Tokens
     sampled: Trace
-    right: bool
-    """The verdict on ``current``."""
+    right: bool | None
+    """The verdict on ``current``; None where the token limit cut it off before its answer."""
     current: Tokens
     path: GreedyPath
     """Along the sampled trace."""
@@ -63,10 +64,10 @@ class _Walk:
             end += 1
         return text[:end]
 
-    def settle(self, right: bool, completion: Tokens) -> None:
+    def settle(self, right: bool | None, completion: Tokens) -> None:
         """Take the completion of `prefix` and the verdict on it, which may make this position a pivot."""
         assert self.position is not None
-        if right != self.right:
+        if right is not None and self.right is not None and right != self.right:
             k = self.position
             pivot = make_pivot(
                 self.problem.id, self.problem.template, self.prompt, self.sampled.token_ids[:k],
@@ -131,7 +132,9 @@ def _complete(walks: Sequence[_Walk], grader: Grader, engine: Engine, max_new_to
     requests = [Request(walk.prompt + prefix, written=len(prefix)) for walk, prefix in unknown]
     wanted = list(dict.fromkeys(requests))
     made = engine.complete(wanted, max_new_tokens, grader.finished)
-    completions = {request: completion.token_ids for request, completion in zip(wanted, made, strict=True)}
+    completions = dict(zip(wanted, made, strict=True))
     for (walk, prefix), request in zip(unknown, requests, strict=True):
-        text = prefix + completions[request]
-        walk.settle(grader.judgement(walk.problem, text).verdict is Verdict.RIGHT, text)
+        text, cut_off = prefix + completions[request].token_ids, not completions[request].finished
+        verdict = grader.judgement(walk.problem, text, cut_off=cut_off).verdict
+        unknown_verdict = cut_off and verdict is Verdict.UNREADABLE
+        walk.settle(None if unknown_verdict else verdict is Verdict.RIGHT, text)

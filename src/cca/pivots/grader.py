@@ -24,8 +24,9 @@ class Grader:
     def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
         return self.codec.encode(problem.prompt, special_tokens=not problem.chat)
 
-    def judgement(self, problem: Problem, token_ids: Sequence[int]) -> Judgement:
-        return self.judge(self.codec.decode(token_ids), problem.answer)
+    def judgement(self, problem: Problem, token_ids: Sequence[int], *, cut_off: bool = False) -> Judgement:
+        """The verdict on a completion. ``cut_off``: it reached its token limit, so only a closed answer counts."""
+        return self.judge(self.codec.decode(token_ids), problem.answer, cut_off=cut_off)
 
     def finished(self, token_ids: Sequence[int]) -> bool:
         """The stop rule for engines: True when the verdict on a completion cannot change any more."""

@@ -22,6 +22,8 @@ class TracesConfig(Section):
     """Completions decoded together."""
     chunk: int = Field(default=256, ge=1)
     """Problems per chunk; a killed run resumes after its last whole chunk."""
+    allow_cut_off: bool = False
+    """Go on where the longest completion cut off more than a quarter of the greedy traces before their answer."""
     templates_below: float | None = Field(default=None, gt=0, le=1)
     """Train only on templates where the base is less accurate than this (paper: 0.8); by default on all."""
 

@@ -16,6 +16,7 @@ two changes that cancel out within a stretch stay hidden.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -136,7 +137,8 @@ class _Rates:
             if prefix in search.rates:
                 continue
             if len(prefix) >= most or (prefix and self.grader.codec.ends_text(prefix[-1])):
-                search.rates[prefix] = float(self._right(search, prefix))
+                ended = bool(prefix) and self.grader.codec.ends_text(prefix[-1])
+                search.rates[prefix] = self._rate(search, [(prefix, ended)])
             else:
                 unknown.append((search, prefix))
         if not unknown:
@@ -144,15 +146,26 @@ class _Rates:
         requests = [self._request(search, prefix, n) for search, prefix in unknown for n in range(count)]
         made = iter(self.engine.complete(requests, most, self.grader.finished))
         for search, prefix in unknown:
-            right = sum(self._right(search, prefix + next(made).token_ids) for _ in range(count))
-            search.rates[prefix] = right / count
+            own = [next(made) for _ in range(count)]
+            search.rates[prefix] = self._rate(search, [(prefix + one.token_ids, one.finished) for one in own])
 
     def _request(self, search: _Search, prefix: Tokens, number: int) -> Request:
         seed = request_seed(self.seed, METHOD, search.problem.id, prefix, number)
         return Request(search.prompt + prefix, self.settings.temperature, seed, written=len(prefix))
 
-    def _right(self, search: _Search, text: Tokens) -> bool:
-        return self.grader.judgement(search.problem, text).verdict is Verdict.RIGHT
+    def _rate(self, search: _Search, texts: Sequence[tuple[Tokens, bool]]) -> float:
+        """The share of right ones among (text, finished), without those that the token limit cut off before their
+        answer; NaN, which reaches no threshold, where it was all of them."""
+        judged = [
+            self.grader.judgement(search.problem, text, cut_off=not finished).verdict
+            for text, finished in texts
+        ]
+        sound = [
+            v
+            for v, (_, finished) in zip(judged, texts, strict=True)
+            if finished or v is not Verdict.UNREADABLE
+        ]
+        return sum(v is Verdict.RIGHT for v in sound) / len(sound) if sound else math.nan
 
 
 def _to_split(search: _Search, threshold: float) -> list[tuple[int, int]]:

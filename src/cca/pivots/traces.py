@@ -41,6 +41,11 @@ class Trace:
     def right(self) -> bool:
         return self.verdict is Verdict.RIGHT
 
+    @property
+    def cut_off(self) -> bool:
+        """True where the token limit came before a closed answer: such a text tells nothing of right or wrong."""
+        return not self.finished and self.verdict is Verdict.UNREADABLE
+
     def to_row(self) -> Row:
         return {**self.__dict__, "token_ids": list(self.token_ids)}
 
@@ -104,7 +109,7 @@ def sample_traces(
     """
     traces = [[trace] for trace in greedy_traces(problems, grader, engine, max_new_tokens, progress)]
     for first, last in _rounds(settings.samples):
-        open_ = [i for i, own in enumerate(traces) if opposite(own) is None]
+        open_ = [i for i, own in enumerate(traces) if opposite(own) is None and not own[0].cut_off]
         wanted = [(i, sample) for i in open_ for sample in range(first, last + 1)]
         requests = [
             _sample_request(problems[i], traces[i][0], sample, grader, settings, seed) for i, sample in wanted
@@ -117,14 +122,15 @@ def sample_traces(
 
 
 def opposite(traces: Sequence[Trace]) -> Trace | None:
-    """The first sample whose verdict is not that of the greedy trace (``traces[0]``)."""
-    return next((trace for trace in traces[1:] if trace.right != traces[0].right), None)
+    """The first sample whose verdict is not that of the greedy trace (``traces[0]``); no trace is cut off."""
+    sound = [] if traces[0].cut_off else [trace for trace in traces[1:] if not trace.cut_off]
+    return next((trace for trace in sound if trace.right != traces[0].right), None)
 
 
 def make_trace(
     problem: Problem, completion: Completion, grader: Grader, sample: int, temperature: float
 ) -> Trace:
-    judgement = grader.judgement(problem, completion.token_ids)
+    judgement = grader.judgement(problem, completion.token_ids, cut_off=not completion.finished)
     return Trace(
         problem=problem.id,
         sample=sample,

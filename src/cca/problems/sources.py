@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -306,7 +307,7 @@ def _user_judge(name: str, judge: Any) -> Judge | str | None:
     if judge is None or isinstance(judge, str):
         return judge
     if all(hasattr(judge, method) for method in ("finished", "check_gold", "name")):
-        return judge
+        return judge if "cut_off" in signature(judge).parameters else FunctionJudge(judge.name, judge)
     if callable(judge):
         return FunctionJudge(f"{name} (judge)", judge)
     raise CcaError(

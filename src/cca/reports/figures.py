@@ -22,6 +22,8 @@ class Accuracy(Part):
     """Its interval."""
     unreadable: Fraction | None = None
     """Answers in which the judge found nothing to compare; they count as wrong."""
+    cut_off: Fraction | None = None
+    """Of these, the answers that were cut off at the longest completion."""
     problems: Count | None = None
     """Test problems, the same ones for base and patched."""
 

@@ -84,11 +84,13 @@ class StepValidation(Part):
     accuracy: Fraction | None = None
     """On the validation problems."""
     drift: Nats | None = None
-    """On the guarding halves of the retention sets, on problems that nothing was fitted to."""
+    """On the guarding halves of the retention sets, on problems that nothing was fitted to; null: not measured."""
     retention: Annotated[dict[str, Fraction], NO_NULLS] = Field(default_factory=dict)
     """Accuracy on each guarding half."""
-    in_budget: Flag = True
-    """True when the step may become the patch."""
+    in_budget: Flag | None = None
+    """True when the step may become the patch; null: there is nothing that guards a budget."""
+    cut_off: Fraction | None = None
+    """Validation answers that were cut off at the longest completion."""
 
 
 class AmplifyStep(Part):

@@ -92,6 +92,7 @@ def _so_far(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "amplify": _object(folder / "amplify.json"),
         "timing": _object(folder / "timing.json"),
         **known,
+        "notes": manifest.get("notes", []),
         "made_from": manifest.get("fingerprints"),
     }
 

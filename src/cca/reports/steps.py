@@ -20,7 +20,7 @@ class StepRow:
     accuracy: float | None
     drift: float | None
     retention: float | None
-    in_budget: bool
+    in_budget: bool | None
     best: bool
 
 
@@ -80,7 +80,7 @@ class History:
 
     def _points(self, value: Callable[[StepRow], float | None]) -> list[Point]:
         return [
-            Point(row.step, found, "in" if row.in_budget else "out")
+            Point(row.step, found, "out" if row.in_budget is False else "in")
             for row in self.rows
             if (found := value(row)) is not None
         ]

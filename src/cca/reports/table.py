@@ -105,6 +105,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
         found.append(("time", f"{formats.duration(results.total_seconds(report))}: {times}"))
     if plan := results.plan_held(report):
         found.append(("against plan", plan))
+    found += [("note", formats.label(note, 400)) for note in report.notes]
     if report.fingerprint:
         found.append(("fingerprint", formats.label(report.fingerprint)))
     return found

@@ -66,6 +66,7 @@ def _contents(files: RunFiles) -> dict[str, Any]:
         "name": formats.label(files.name),
         "created": files.created and formats.moment(files.created),
         "missing": files.missing,
+        "notes": [formats.label(note, 400) for note in report.notes],
         "model": _model_name(report),
         "task": _task_name(report),
         "headline": groups[0][0] if groups[0] else None,

@@ -79,6 +79,11 @@ def train(
 
         def step_done(record: StepRecord) -> None:
             report(1 if record.step else 0)
+            if record.step == 0 and record.validation.cut_off is not None:
+                share, limit = record.validation.cut_off, validator.max_new_tokens
+                progress.say(
+                    f"{what}: {share:.1%} of the base's validation answers were cut off at {limit} tokens"
+                )
             track({what: record.to_row()}, record.step)
             files.chunk_done()
 

@@ -69,6 +69,11 @@ def run_evaluate(
             weights = weights_key((e.parameter, e.axis, e.indices, e.before, e.after) for e in patch.edits)
             with patch.applied(model):
                 measured = tested(weights)
+            base, patched = (f"{measured[side]['cut_off']:.1%}" for side in ("base", "patched"))
+            progress.say(
+                f"evaluate: {base} of the base's answers and {patched} of the patched model's were cut off at "
+                f"{max_new_tokens} tokens"
+            )
         measured |= {
             "share": shares(circuit, anatomy, settings.rows),
             "circuit": {"components": len(circuit), "method": circuit.method},
@@ -137,8 +142,7 @@ def _controls(
         control = random_circuit(anatomy, circuit, generator)
         amplified = train_control(control, validator, f"control: random circuit {draw + 1} of {count}")
         draws.append(_control_row(tested, amplified, control, target))
-    measured = bool(tested.reported)  # without retention sets no drift is
-    matched = [draw["matched"]["drift"] for draw in draws if draw["matched"] and measured]
+    matched = [row["drift"] for draw in draws if (row := draw["matched"]) and row["drift"] is not None]
     drifts = [kl for draw in draws if (kl := draw["drift"]["kl"]) is not None]
     row: dict[str, Any] = {
         "draws": draws,
@@ -147,7 +151,7 @@ def _controls(
         "matched": {
             "reached": sum(draw["matched"] is not None for draw in draws),
             "drift": median(matched) if matched else None,
-            "patch": target["drift"] if measured else None,
+            "patch": target["drift"],
         },
     }
     return {"random": row}
@@ -167,7 +171,7 @@ def _control_row(tested: AgainstBase, amplified: Amplified, circuit: Circuit, ta
             for record in amplified.history
             if record.step
             and record.validation.accuracy >= target["accuracy"]
-            and isfinite(record.validation.drift)
+            and isfinite(record.validation.drift or 0.0)
         ),
         None,
     )

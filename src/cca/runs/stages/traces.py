@@ -19,6 +19,8 @@ from cca.runs.progress.progress import RunProgress
 from cca.runs.stages.parallel_chunks import chunked, in_order, one_at_a_time
 
 FILE = "traces.jsonl"
+TOLD_CUT_OFF, MOST_CUT_OFF = 0.05, 0.25
+"""Shares of greedy traces cut off: of the first chunk from which it is said, of all from which a run is refused."""
 
 
 def run_traces(
@@ -45,11 +47,37 @@ def run_traces(
         def sample(own: Sequence[Problem]) -> list[list[Trace]]:
             return sample_traces(own, grader, engine, settings, max_new_tokens, seed, report_one)
 
+        done = load_traces(files / FILE)
         for made in in_order(chunks, sample, engine.parallel_chunks):
             log.append(
                 [{"problem": own[0].problem, "traces": [trace.to_row() for trace in own]} for own in made]
             )
+            done += made
+            if len(done) == len(made) and (note := _much_cut_off(done, max_new_tokens)):
+                files.note(note)
+            check_cut_off(done, len(problems), max_new_tokens, settings.allow_cut_off)
             files.chunk_done()
+
+
+def _much_cut_off(traces: Sequence[Sequence[Trace]], max_new_tokens: int) -> str | None:
+    """A note where the longest completion is shorter than the base needs."""
+    count = sum(own[0].cut_off for own in traces)
+    if count <= TOLD_CUT_OFF * len(traces):
+        return None
+    return (
+        f"traces: {count} of the first {len(traces)} greedy answers were cut off at {max_new_tokens} tokens; "
+        "raise traces.max_new_tokens"
+    )
+
+
+def check_cut_off(traces: Sequence[Sequence[Trace]], total: int, max_new_tokens: int, allowed: bool) -> None:
+    """Raise CcaError once more than a quarter of the greedy traces, ``total`` in all, are cut off."""
+    count = sum(own[0].cut_off for own in traces)
+    if count > MOST_CUT_OFF * total and not allowed:
+        raise CcaError(
+            f"traces: {count} of {len(traces)} greedy traces were cut off at {max_new_tokens} tokens before their "
+            "answer; raise traces.max_new_tokens, or set traces.allow_cut_off: true"
+        )
 
 
 def traces_done(files: StageFiles) -> bool:
