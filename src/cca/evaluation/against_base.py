@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from transformers import PreTrainedModel
 
-from cca.evaluation.accuracy import Results, comparison, per_template, summary
+from cca.evaluation.accuracy import Results, comparison, per_template, skill_change, summary
 from cca.evaluation.answers import UNTOUCHED, Answering
 from cca.evaluation.retention import halves
 from cca.evaluation.validation import make_probe
@@ -43,7 +43,7 @@ class AgainstBase:
         self.probes = {
             name: make_probe(model, problems, grader, note) for name, problems in self.reported.items()
         }
-        self.base = self._test(UNTOUCHED)
+        self.base = self.results(UNTOUCHED)
         self.base_retention = answering.by_skill(self.reported, UNTOUCHED)
 
     def __call__(self, weights: str | None = None) -> Row:
@@ -51,7 +51,15 @@ class AgainstBase:
 
         ``weights`` is its `weights_key`; without it nothing is kept for a resumed run.
         """
-        patched, retention = self._test(weights), self.answering.by_skill(self.reported, weights)
+        return self.compared(self.results(weights), weights)
+
+    def results(self, weights: str | None = None) -> Results:
+        """The model's verdicts on the test problems."""
+        return self.answering.answers(self.test, self.max_new_tokens, weights)
+
+    def compared(self, patched: Results, weights: str | None = None) -> Row:
+        """As a call, where the `results` are known."""
+        retention = self.answering.by_skill(self.reported, weights)
         unseen = {problem.template for problem in self.test} - self.seen
         drifts = {name: self.answering.drift(probe, weights) for name, probe in self.probes.items()}
         tokens = {name: probe.tokens for name, probe in self.probes.items()}
@@ -71,13 +79,10 @@ class AgainstBase:
                 "tokens": total,
             },
             "retention": {
-                name: self._skill(self.base_retention[name], after, drifts[name])
+                name: {**skill_change(self.base_retention[name], after, self.seed), "drift": drifts[name]}
                 for name, after in retention.items()
             },
         }
-
-    def _test(self, weights: str | None) -> Results:
-        return self.answering.answers(self.test, self.max_new_tokens, weights)
 
     def _part(self, patched: Results, templates: set[str]) -> Row | None:
         before, after = self.base.of_templates(templates), patched.of_templates(templates)
@@ -89,14 +94,4 @@ class AgainstBase:
             "base": before.accuracy,
             "patched": after.accuracy,
             "gain": comparison(before, after, self.seed),
-        }
-
-    def _skill(self, base: Results, patched: Results, drift: float) -> Row:
-        change = comparison(base, patched, self.seed)
-        return {
-            "base": base.accuracy,
-            "patched": patched.accuracy,
-            **{key: change[key] for key in ("points", "interval", "p_value")},
-            "problems": len(patched.problems),
-            "drift": drift,
         }

@@ -10,10 +10,11 @@ Floors hold where templates happen to agree: the interval of independent problem
 (of n problems without an event, at most 3 / n are events; Hanley and Lippman-Hand 1983) and, since two or three
 templates of two kinds are often all of one, an intraclass correlation of at least 1 / (G - 1).
 
-`coverage_table` simulates evaluations of templates drawn from each of `DISTRIBUTIONS`: with 1,000 trials a row, 2 to 24
-templates of 10 or 100 problems, nominal 95 % intervals cover a skewed gain in 0.946 to 1.000 of them, a bimodal one in
-0.942 to 1.000 (without the last floor: 0.89 to 0.94 at 2 to 6 templates), accuracies in 0.954 to 0.990. No interval can know of a kind of template that is rare and was not drawn:
-where three in ten gain, 4 to 10 templates cover 0.89 to 0.95.
+`coverage_table` simulates evaluations of templates drawn from each of `DISTRIBUTIONS`. With 1,000 trials a row, 2 to 24
+templates of 10 or 100 problems each, intervals of 95 % cover a skewed gain in 0.946 to 1.000 of the trials, a bimodal
+one in 0.942 to 1.000 (without the last floor in 0.89 to 0.94 at 2 to 6 templates), accuracies in 0.954 to 0.990.
+No interval can know of a kind of template that is rare and was not drawn: where three templates in ten gain, 0.89 to
+0.95 are covered at 4 to 10 of them.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def gain_interval(
     """
     numbers = np.asarray(changes, dtype=float)
     mean, count = float(numbers.mean()), len(numbers)
-    halves = (_quantile(level, freedom) * variance**0.5 for variance, freedom in _gain_variances(numbers, clusters))
+    halves = (
+        _quantile(level, freedom) * variance**0.5 for variance, freedom in _gain_variances(numbers, clusters)
+    )
     half = max(*halves, RULE_OF_THREE / count)
     return max(-1.0, mean - half), min(1.0, mean + half)
 
@@ -184,7 +187,10 @@ def _wilson(fraction: float, variance: float, quantile: float, count: float = np
     """Wilson's interval at the sample size that ``variance`` amounts to, or ``count`` where it is zero."""
     size = fraction * (1 - fraction) / variance if variance > 0 else count
     if not np.isfinite(size):
-        return fraction, fraction  # clusters that agree to the digit: the floor of independent problems decides
+        return (
+            fraction,
+            fraction,
+        )  # clusters that agree to the digit: the floor of independent problems decides
     extra = quantile**2 / size
     centre = (fraction + extra / 2) / (1 + extra)
     half = quantile / (1 + extra) * float(np.sqrt(fraction * (1 - fraction) / size + extra / (4 * size)))

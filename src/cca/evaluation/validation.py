@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 from cca.amplify.amplify import Validation
 from cca.amplify.settings import BudgetConfig
 from cca.evaluation.answers import UNTOUCHED, Answering, weights_key
-from cca.evaluation.drift import DriftProbe
-from cca.evaluation.retention import halves, judging, solution_texts
+from cca.evaluation.retention import DriftProbe, halves, judging, solution_texts
 from cca.models.anatomy.weight_rows import WeightRows, get_rows
 from cca.models.memory import halving
 from cca.pivots.grader import Grader
