@@ -63,6 +63,23 @@ def paired_gain_interval(
     return gain_interval(difference, clusters, level)
 
 
+def mean_interval(
+    means: Sequence[float], ends: Sequence[tuple[float, float]], level: float = LEVEL
+) -> tuple[float, float]:
+    """Interval of the mean of ``means`` in [-1, 1] of independent units (models), with each unit's own interval.
+
+    One unit has its own. Several have Student's t over the units, and at least the width that their own leave open.
+    """
+    if len(means) == 1:
+        return ends[0]
+    # an end that was cut off at -1 or 1 says less than the other one
+    own = [max(high - mean, mean - low) for mean, (low, high) in zip(means, ends, strict=True)]
+    count, mean = len(means), float(np.mean(means))
+    over = _quantile(level, count - 1) * float(np.std(means, ddof=1)) / count**0.5
+    half = max(over, float(np.linalg.norm(own)) / count)
+    return max(-1.0, mean - half), min(1.0, mean + half)
+
+
 def accuracy_interval(
     right: Sequence[float] | Sequence[bool], clusters: Clusters, level: float = LEVEL
 ) -> tuple[float, float]:
