@@ -9,13 +9,7 @@ from typing import Any
 import pytest
 from write_results import results_page
 
-from cca.compare.combine import (
-    best_step,
-    combined,
-    cost_curve,
-    first_reaching,
-    frontier,
-)
+from cca.compare.combine import best_step, combined, cost_curve, first_reaching, frontier
 from cca.compare.config import compare_config
 from cca.compare.gains import geometric_interval, geometric_mean
 from cca.compare.page import arm_cells, compare_page, short_cells

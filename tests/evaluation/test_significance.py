@@ -73,7 +73,9 @@ def test_the_p_value_counts_templates_not_problems() -> None:
     every = [float(i % 2) for i in range(100)]
     assert cluster_p(base, every, templates) == pytest.approx(2 / 2**10)
     assert cluster_p(base, base, templates) == 1.0
-    assert cluster_p(base, every, [i // 50 for i in range(100)]) > 0.05, "two templates that agree may be of one kind"
+    assert cluster_p(base, every, [i // 50 for i in range(100)]) > 0.05, (
+        "two templates that agree may be of one kind"
+    )
     assert cluster_p(base, [1.0] * 100, [i // 50 for i in range(100)]) < 0.05
 
 

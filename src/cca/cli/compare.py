@@ -15,8 +15,8 @@ Config = Annotated[Path, typer.Argument(help="The compare.yaml.")]
 def compare(config: Config) -> None:
     """Compare localisers, objectives and baselines on the same traces. The same command resumes."""
     from cca.compare.config import load_compare
-    from cca.compare.pipeline import compare as compare_arms
     from cca.compare.page import terminal_table
+    from cca.compare.pipeline import compare as compare_arms
     from cca.models.memory import keep_freed_memory
 
     keep_freed_memory()
