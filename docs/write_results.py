@@ -12,8 +12,8 @@ from statistics import median
 from typing import Any
 
 from cca.compare.combine import SMALLEST
+from cca.compare.page import Cells, arm_cells, markdown_table
 from cca.compare.results import ArmResult, Comparison, Point, RunResult
-from cca.compare.table import Cells, arm_cells, markdown_table
 from cca.files import write_text
 from cca.reports import formats
 

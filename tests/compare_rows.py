@@ -15,13 +15,20 @@ def history(*steps: tuple[float, float]) -> list[Row]:
     ]  # fmt: skip
 
 
+def answers(accuracy: float, problems: int = 100) -> str:
+    right = round(accuracy * problems)
+    return "1" * right + "0" * (problems - right)
+
+
 def row(
     label: str, steps: list[Row], seed: int = 0, control: str | None = None, draw: int | None = None
 ) -> Row:
+    ends = best_step(steps), best_step(steps, within_budget=False)
     templates = [
-        {"template": "t", "problems": 10, "base": steps[0]["accuracy"], "patched": s["accuracy"]}
-        for s in (best_step(steps), best_step(steps, within_budget=False))
-    ]
+        {"template": "t", "problems": 100, "base": steps[0]["accuracy"], "patched": step["accuracy"],
+         "before": answers(steps[0]["accuracy"]), "after": answers(step["accuracy"])}
+        for step in ends
+    ]  # fmt: skip
     return {
         "key": f"{label}{seed}{draw}", "model": "m", "seed": seed, "label": label, "entry": label.split(":")[0],
         "control": control, "draw": draw, "failed": None, "history": steps, "pivots": 5, "base": steps[0]["accuracy"],

@@ -39,7 +39,7 @@ HOMES = {
     "Patch": "cca.patches.patch",
     "load_patch": "cca.patches.patch_file",
     "save_patch": "cca.patches.patch_file",
-    "DriftProbe": "cca.evaluation.drift",
+    "DriftProbe": "cca.evaluation.retention",
     "load_config": "cca.runs.config.config",
     "make_config": "cca.runs.config.config",
     "run": "cca.runs.pipeline",

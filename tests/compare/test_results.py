@@ -9,21 +9,15 @@ from typing import Any
 import pytest
 from write_results import results_page
 
-from cca.compare.combine import (
-    best_step,
-    combined,
-    cost_curve,
-    first_reaching,
-    frontier,
-    geometric_interval,
-    geometric_mean,
-)
+from cca.compare.combine import best_step, combined, cost_curve, first_reaching, frontier
 from cca.compare.config import compare_config
-from cca.compare.page import compare_page
+from cca.compare.gains import geometric_interval, geometric_mean
+from cca.compare.page import arm_cells, compare_page, short_cells
 from cca.compare.pipeline import open_log
 from cca.compare.results import ArmResult, Comparison
-from cca.compare.table import arm_cells
 from cca.errors import CcaError
+from cca.evaluation.significance import gain_interval
+from cca.files import Row
 from compare_rows import history, row
 
 CONFIG = compare_config(
@@ -94,6 +88,99 @@ def test_of_several_draws_of_a_control_the_median_counts() -> None:
     assert ratio.median == pytest.approx(((0.6 + 1.0) / 2) / 0.1)
 
 
+def trial(
+    label: str, *templates: str, base: str = "0" * 10, seed: int = 0, model: str = "m", lost: int = 0
+) -> Row:
+    """A row whose test has these answers (1 right, 0 wrong) of each template."""
+    records = [
+        {"template": f"t{n}", "problems": len(base), "base": base.count("1") / len(base),
+         "patched": after.count("1") / len(base), "before": base, "after": after}
+        for n, after in enumerate(templates)
+    ]  # fmt: skip
+    gain = 100 * sum(record["patched"] - record["base"] for record in records) / len(records)
+    skill = {"base": 1.0, "patched": 1 - lost / 200, "interval": [-2.0, 1.0], "problems": 200, "gained": 0}
+    test = {
+        "gain": {"points": gain}, "unseen": None, "templates": records, "drift": 0.1,
+        "retention": {"other": {**skill, "lost": lost}},
+    }  # fmt: skip
+    made = row(label, history((0.5, 0), (0.7, 0.2)), seed=seed)
+    return {**made, "model": model, "test": {"best": test, "any": test}}
+
+
+def difference(*rows: Row) -> Any:
+    found = arm(combined(CONFIG, rows), "rival").test.best
+    assert found is not None
+    return found.over
+
+
+def test_one_arm_beats_another_by_the_paired_difference_of_the_same_problems() -> None:
+    ours = trial("ours", *["1100000000", "1110000000"] * 5)
+    rival = trial("rival", *["1110000000", "1111000000"] * 5)
+    over = difference(ours, rival)
+    assert over.points == pytest.approx(10.0)
+    changes = [1.0] + [0.0] * 9
+    expected = gain_interval(changes * 10, [n // 10 for n in range(100)])
+    assert over.interval == pytest.approx(tuple(100 * end for end in expected))
+    assert over.interval[0] > 0, "each template gained alike: the difference is shown"
+    assert arm(combined(CONFIG, [ours, rival]), "ours").test.best.over is None, (
+        "no arm is held against itself"
+    )  # type: ignore[union-attr]
+    # as many right, but other problems: each one that changed counts, not the net of its template
+    other = difference(ours, trial("rival", *["0000000011", "0000000111"] * 5))
+    assert other.points == pytest.approx(0.0)
+    assert other.interval[0] < -10
+    assert other.interval[1] > 10
+
+
+def test_seeds_of_one_model_are_no_independent_runs_and_models_are() -> None:
+    ours, rival = ("1100000000", "1110000000", "1000000000"), ("1110000000", "1111000000", "1100000000")
+    once = difference(trial("ours", *ours), trial("rival", *rival))
+    thrice = difference(
+        *(trial(*own, seed=seed) for seed in (0, 1, 2) for own in (("ours", *ours), ("rival", *rival)))
+    )
+    assert thrice == once, "the same problems asked again say nothing new"
+    less = ("1100000000", "1110000000", "1100000000")
+    models = difference(
+        trial("ours", *ours), trial("rival", *rival),
+        trial("ours", *ours, model="n"), trial("rival", *less, model="n"),
+    )  # fmt: skip
+    means = 10.0, 10 / 3
+    assert models.points == pytest.approx(sum(means) / 2)
+    assert models.interval[1] - models.points >= 12.7 * (means[0] - means[1]) / 2 - 1e-6
+    assert "One model" in combined(CONFIG, [trial("ours", *ours)]).scope
+    assert "over 2 models" in combined(CONFIG, [trial("ours", *ours), trial("ours", *ours, model="n")]).scope
+
+
+def test_the_table_and_the_page_show_differences_and_bounds() -> None:
+    same = "1" * 5 + "0" * 5
+    made = combined(CONFIG, [trial("ours", same, same), trial("rival", same, "1" * 10, lost=3)])
+    cells = arm_cells(made, made.targets[0])
+    ours, rival = (dict(zip(cells.heading, found, strict=True)) for found in cells.rows)
+    assert ours["test, in budget, over ours"] == "–"
+    assert rival["test, in budget, over ours"].startswith("+25.0 (−")
+    assert (ours["worst other skill"], rival["worst other skill"]) == (
+        "none of 200 lost: at most 1.5",
+        "−1.5",
+    )
+    page = compare_page(made)
+    for text in ("none of 200 lost: at most 1.5", "+25.0 (−", "One model"):
+        assert text in page
+    assert "in budget, over ours" in " ".join(short_cells(made, made.targets[0]).heading)
+
+
+def test_rows_of_older_logs_have_no_answers_and_so_no_interval() -> None:
+    old = [row(label, history((0.5, 0), (0.7, 0.2))) for label in ("ours", "rival")]
+    for record in old[0]["templates"]["best"]:
+        del record["before"], record["after"]
+    best = arm(combined(CONFIG, old), "rival").best
+    ours = arm(combined(CONFIG, old), "ours").best
+    assert best is not None
+    assert ours is not None
+    assert (ours.gain.points, ours.gain.interval) == (pytest.approx(20), None)
+    assert best.over is None
+    assert best.gain.interval is not None
+
+
 def test_failures_are_shown_and_nothing_is_made_up_for_them() -> None:
     made = result()
     assert arm(made, "broken").any is None
@@ -143,7 +230,7 @@ def test_cost_curves_end_where_fewer_than_half_of_the_runs_get_further() -> None
 
 
 def test_geometric_means_and_their_intervals() -> None:
-    assert geometric_interval([1e-5]) is None
+    assert geometric_interval([[1e-5, 1e-4]]) is None, "seeds of one model are no independent runs"
     assert geometric_mean([1e-6, 1e-4]) == pytest.approx(1e-5)
     assert geometric_mean([0.0]) > 0
 
@@ -160,6 +247,8 @@ def test_a_torn_row_is_run_again_and_damaged_or_other_files_are_refused(tmp_path
     assert again.get("b") is None
     again.put("b", {"key": "b"})
     assert path.read_bytes() == whole
+    path.write_bytes(whole.replace(b'{"key": "b"}', b'{"key": "c"}'))
+    assert open_log(tmp_path).get("b") is None
     path.write_bytes(whole.replace(b'{"key": "a"}', b'{"key": "c"}'))
     with pytest.raises(CcaError, match="line 2: is damaged"):
         open_log(tmp_path)

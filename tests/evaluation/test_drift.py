@@ -4,9 +4,8 @@ import pytest
 import torch
 
 import tiny_world
-from cca.evaluation import drift as retention
-from cca.evaluation.drift import DriftProbe
-from cca.evaluation.retention import solution_texts
+from cca.evaluation import retention
+from cca.evaluation.retention import DriftProbe, solution_texts
 from cca.gradients.sampled_likelihood import Text
 
 

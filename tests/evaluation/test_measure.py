@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cca.errors import CcaError
-from cca.evaluation.measure import Measured, check_seeds_matter, figures
+from cca.evaluation.accuracy import Measured, check_seeds_matter, figures
 from cca.pivots.traces import Trace
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem

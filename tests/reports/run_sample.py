@@ -73,13 +73,15 @@ def measured(templates: list[str]) -> Row:
             "points": 100 * (patched - base),
             "interval": ends,
             "p_value": 1.0,
+            "gained": round(max(0, 200 * (patched - base))),
+            "lost": round(max(0, 200 * (base - patched))),
             "problems": 200,
             "drift": drift,
         }
         for name, base, patched, ends, drift in [
-            ("facts", 0.995, 0.995, [0.0, 0.0], 4.1e-7),
+            ("facts", 0.995, 0.995, [-1.5, 1.5], 4.1e-7),
             ("reversal", 0.985, 0.98, [-1.5, 0.5], 2.2e-6),
-            ("multiple choice", 1.0, 1.0, [0.0, 0.0], 8.8e-6),
+            ("multiple choice", 1.0, 1.0, [-1.5, 1.5], 8.8e-6),
             ("sorting", 0.96, 0.965, [0.0, 1.5], 1.3e-6),
         ]
     }

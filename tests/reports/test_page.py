@@ -71,7 +71,10 @@ def test_every_plot_has_a_title_and_every_shown_component_too(whole: Page) -> No
     assert sum(whole.tags[i + 1] == "title" for i in plots) == images
     titles = whole.all_of("title")
     assert "The circuit: 30 components in 4 layers" in titles
-    assert "facts: 0.0 points, 95 % interval 0.0 to 0.0" in [title.replace("\u00a0", " ") for title in titles]
+    assert "none of 200 lost: at most 1.5" in whole.all_of("td")
+    assert "facts: 0.0 points, 95 % interval −1.5 to +1.5" in [
+        title.replace("\u00a0", " ") for title in titles
+    ]
 
 
 def test_the_configuration_on_the_page_is_the_one_that_ran(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from markup import Page
 from run_sample import history, report
 
 from cca.reports import plots
+from cca.reports.plots import History
 from cca.reports.report import Report
-from cca.reports.steps import History
 from cca.reports.svg import Scale, element, figure
 
 FINITE = st.floats(-1e6, 1e6)

@@ -15,8 +15,8 @@ Config = Annotated[Path, typer.Argument(help="The compare.yaml.")]
 def compare(config: Config) -> None:
     """Compare localisers, objectives and baselines on the same traces. The same command resumes."""
     from cca.compare.config import load_compare
+    from cca.compare.page import terminal_table
     from cca.compare.pipeline import compare as compare_arms
-    from cca.compare.table import terminal_table
     from cca.models.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -24,6 +24,7 @@ def compare(config: Config) -> None:
     with stoppable():
         result = compare_arms(wanted, ConsoleProgress())
     console.print(terminal_table(result))
+    console.print(result.scope, highlight=False)
     console.print(
         f"{wanted.out / 'compare.json'} and {wanted.out / 'compare.html'} are written", highlight=False
     )

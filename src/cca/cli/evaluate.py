@@ -1,27 +1,133 @@
-"""``cca evaluate`` on any model, patch or pair of models, without a run folder."""
+"""``cca evaluate`` on any model, patch or pair of models, without a run folder.
+
+An `Examination` is what is asked of a model, the same of every model that is compared: greedy answers to a task's
+problems (by seed, where the task is sampled or split with one) and to those of its other skills, and any tasks of
+lm-evaluation-harness. Prompts are made anew for each model: its chat template may be its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cca.cli.arguments import NO_MODEL, model_path, parse_target
+from cca.engines.engine import Progress
+from cca.engines.hf import HFEngine, context_length
 from cca.errors import CcaError
-from cca.evaluation.examination import Answers, Examination, results
+from cca.evaluation import lm_eval as harness
+from cca.evaluation.accuracy import Measured, check_seeds_matter, figures, measure, skill_change
 from cca.files import Row, write_json, write_rows
 from cca.models.loading import LoadedModel, choose_device, load_model
 from cca.patches.patch_file import digest, load_patch
+from cca.pivots.grader import Grader, longest_completion
+from cca.problems.judges.judge import Judge
+from cca.problems.problem import Problem
 from cca.problems.sources import open_task, whole_file
-from cca.problems.task import Task, lm_eval_tasks, task_judge, with_retention
+from cca.problems.task import Task, check_answers, lm_eval_tasks, task_judge, with_retention
 from cca.problems.task_config import SPLITS, TaskSource
 from cca.runs.config.config import Config
 from cca.runs.folder.provenance import versions
 from cca.runs.progress.progress import RunProgress
 
 FORMAT, VERSION = "cca.comparison", 1
+Work = Callable[[str, int | None], AbstractContextManager[Progress]]
+"""Told of a piece of work and how much there is of it; gives the function that is told what is done."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """``tasks`` gives the task of each seed for a tokenizer; none where lm-eval's tasks are all that is asked."""
+
+    tasks: Callable[[Any], dict[int, Task]]
+    judge: Callable[[Task], Judge]
+    split: str = "test"
+    max_new_tokens: int | None = None
+    batch_size: int = 64
+    harness_tasks: tuple[str, ...] = ()
+    harness_settings: harness.LmEvalConfig = harness.DEFAULTS
+
+    def of(self, loaded: LoadedModel, side: str, work: Work, harness_folder: Path | None = None) -> Answers:
+        """What the model as it stands makes of it. lm-eval's own files go into ``harness_folder``."""
+        answers = Answers()
+        for seed, task in self.tasks(loaded.codec.tokenizer).items():
+            self._ask(seed, task, loaded, side, work, answers)
+        for name in self.harness_tasks:
+            with work(f"{side}: lm-eval {name}", None):
+                answers.harness |= harness.run_tasks(
+                    loaded.model, loaded.codec.tokenizer, [name], self.harness_settings, loaded.name, harness_folder
+                )  # fmt: skip
+        return answers
+
+    def _ask(
+        self, seed: int, task: Task, loaded: LoadedModel, side: str, work: Work, answers: Answers
+    ) -> None:
+        judge = self.judge(task)
+        check_answers(task, judge)
+        problems: tuple[Problem, ...] = getattr(task, self.split)
+        check_seeds_matter([*(own.problems for own in answers.task.values()), problems])
+        answers.task[seed] = self._measured(problems, judge, loaded, f"{side}: {task.name}", work)
+        answers.about = {"task": task.origin, "judge": judge.name, "fingerprint": task.fingerprint}
+        if len(answers.task) == 1:  # the other skills do not depend on the seed, or hardly
+            answers.retention = {
+                name: self._measured(own, judge, loaded, f"{side}: {name}", work)
+                for name, own in task.retention.items()
+            }
+
+    def _measured(
+        self, problems: Sequence[Problem], judge: Judge, loaded: LoadedModel, what: str, work: Work
+    ) -> Measured:
+        longest = self.max_new_tokens or longest_completion(
+            problems, loaded.codec, context_length(loaded.model)
+        )
+        engine = HFEngine(loaded.model, self.batch_size)
+        with work(what, len(problems)) as progress:
+            return measure(problems, Grader(loaded.codec, judge), engine, longest, progress)
+
+
+@dataclass
+class Answers:
+    """One model's: to the task by seed, to its other skills, to lm-eval's tasks."""
+
+    task: dict[int, Measured] = field(default_factory=dict)
+    retention: dict[str, Measured] = field(default_factory=dict)
+    harness: dict[str, harness.Outcome] = field(default_factory=dict)
+    about: Row = field(default_factory=dict)
+
+    def rows(self, side: str) -> list[Row]:
+        """Every single answer, for the file beside the results."""
+        sets = [*((str(seed), own) for seed, own in self.task.items()), *self.retention.items()]
+        return [
+            {
+                "side": side,
+                "set": name,
+                "problem": problem.id,
+                "template": problem.template,
+                "verdict": trace.verdict,
+                "answer": trace.answer,
+                "gold": problem.answer,
+                "text": trace.text,
+            }
+            for name, own in sets
+            for problem, trace in zip(own.problems, own.traces, strict=True)
+        ]
+
+
+def results(base: Answers, patched: Answers | None, seed: int) -> Row:
+    """The figures of one model, or of two on the same problems, with the names of a run's report.json."""
+    row: Row = {}
+    if base.task:
+        row |= figures(base.task, None if patched is None else patched.task, seed)
+    row["retention"] = {
+        name: {"problems": len(own.problems), "base": own.results.accuracy}
+        if patched is None
+        else skill_change(own.results, patched.retention[name].results, seed)
+        for name, own in base.retention.items()
+    }
+    row["retention"] |= harness.compared(base.harness, None if patched is None else patched.harness, seed)
+    return row
 
 
 @dataclass(frozen=True)

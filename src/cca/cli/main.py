@@ -135,7 +135,7 @@ def evaluate(
     from cca.cli.evaluate import Asked, listed, numbers, told
     from cca.cli.evaluate import evaluate as measure
     from cca.models.memory import keep_freed_memory
-    from cca.reports.table import summary_table
+    from cca.reports.results import summary_table
 
     wanted = Asked(
         task, model, patch, against, split, numbers("--seeds", seeds), max_new_tokens, listed(lm_eval), include_path,
@@ -151,7 +151,7 @@ def evaluate(
 
 def _run(config: Any, fork_of: Path | None = None) -> None:
     from cca.models.memory import keep_freed_memory
-    from cca.reports.table import summary_table
+    from cca.reports.results import summary_table
     from cca.runs.pipeline import run as run_everything
 
     keep_freed_memory()

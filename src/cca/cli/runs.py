@@ -22,7 +22,7 @@ MEMORY = {"peak_cpu_bytes": "memory", "peak_gpu_bytes": "GPU memory"}
 @app.command()
 def report(where: Where) -> None:
     """Write report.json and report.html from the files of a run; the page alone while the run is under way."""
-    from cca.reports.table import summary_table
+    from cca.reports.results import summary_table
     from cca.runs.folder.run_folder import folder_of
     from cca.runs.pipeline import write_report
 

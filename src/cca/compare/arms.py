@@ -31,7 +31,8 @@ from cca.compare.config import Arm
 from cca.compare.shared_work import Located, SharedWork
 from cca.compare.step_scores import Edit, StepTracker
 from cca.errors import CcaError
-from cca.evaluation.accuracy import per_template
+from cca.evaluation.accuracy import Results, per_template
+from cca.evaluation.validation import AgainstBase
 from cca.files import Row
 from cca.models.anatomy.weight_rows import WeightRows, row_shape
 from cca.pivots.pivot import Pivot
@@ -194,13 +195,13 @@ class ArmRun:
         if self.shared.config.test:
             for step in {id(step.edit): step for step in sound.values()}.values():
                 with step.edit.applied() if step.edit else nullcontext():
-                    tests[id(step.edit)] = _test_scores(self.shared.test_scores())
+                    tests[id(step.edit)] = _test_scores(self.shared.test_scores)
         return {
             "base": self.shared.step_scores.base.accuracy,
             "pivots": pivots,
             "history": self.steps,
             "templates": {
-                name: per_template(self.shared.step_scores.base, step.results) for name, step in sound.items()
+                name: _by_template(self.shared.step_scores.base, step.results) for name, step in sound.items()
             },
             "total_parameters": self.session.anatomy.total_parameters,
             "test": {name: tests[id(step.edit)] for name, step in sound.items()} if tests else None,
@@ -251,21 +252,31 @@ def _size(shared: SharedWork, row: Any) -> int:
     return len(row.indices) * row_shape(shape, row.axis)[1]
 
 
-def _test_scores(measured: Row) -> Row:
-    """A comparison with the base in the shorter form of an arm's row."""
+def _by_template(base: Results, patched: Results) -> list[Row]:
+    """`per_template`, and of every problem whether it was right (1) before and after, for paired differences."""
+    records = per_template(base, patched)
+    for record in records:
+        for key, side in (("before", base), ("after", patched)):
+            right = side.of_templates({record["template"]}).right
+            record[key] = "".join(str(int(each)) for each in right)
+    return records
+
+
+def _test_scores(tested: AgainstBase) -> Row:
+    """The model as it stands, compared with the base in the shorter form of an arm's row."""
+    patched = tested.results()
+    measured = tested.compared(patched)
     unseen, skills = measured["unseen_templates"], measured["retention"]
     return {
         "base": measured["base"]["accuracy"],
         "accuracy": measured["patched"]["accuracy"],
         "gain": measured["gain"],
         "unseen": unseen and unseen["gain"],
-        "templates": [
-            {key: record[key] for key in ("template", "problems", "base", "patched")}
-            for record in measured["templates"]
-        ],
+        "templates": _by_template(tested.base, patched),
         "drift": measured["drift"]["kl"],
         "drifts": {name: skill["drift"] for name, skill in skills.items()},
         "retention": {
-            name: {key: skill[key] for key in ("base", "patched")} for name, skill in skills.items()
+            name: {key: skill[key] for key in ("base", "patched", "interval", "problems", "gained", "lost")}
+            for name, skill in skills.items()
         },
     }

@@ -2,6 +2,7 @@
 
 Each arm is shown at its best validated step inside the budget, at its best step at any cost, and at matched gain.
 Ratios of drift at matched gain are taken within a model and seed, against the reference arm, and then combined.
+Seeds and draws of one model are no independent runs: they are averaged, and models are the independent units.
 """
 
 from __future__ import annotations
@@ -10,10 +11,16 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, median
 from typing import Any
 
-import numpy as np
-from scipy.stats import t as student
-
 from cca.compare.config import CompareConfig
+from cca.compare.gains import (
+    SMALLEST,
+    Run,
+    by_model,
+    gains,
+    geometric_interval,
+    geometric_mean,
+    mean_of_models,
+)
 from cca.compare.results import (
     ArmResult,
     Comparison,
@@ -28,26 +35,27 @@ from cca.compare.results import (
     SummaryGain,
     Tests,
     TestSummary,
+    WorstSkill,
 )
-from cca.evaluation.significance import gain_interval
 from cca.files import Row
 from cca.runs.folder.provenance import versions
 
 Step = Mapping[str, Any]
-Run = tuple[str, int]  # model, seed
 Goals = dict[Run, dict[str, float | None]]
 """Of each model and seed: target name -> validation accuracy to reach."""
 GAINS = tuple(2.5 * step for step in range(1, 17))
 """Gains, in points, at which the cost of an arm is shown."""
-SMALLEST = 1e-12
-"""Drift in nats below which logarithms do not go."""
 
 
 def combined(config: CompareConfig, rows: Sequence[Row]) -> Comparison:
     """What compare.json holds."""
     goals = _goals(config, rows)
-    labels = list(dict.fromkeys(row["label"] for row in rows))
-    arms = [_arm([row for row in rows if row["label"] == label], goals) for label in labels]
+    by_label: dict[str, list[Row]] = {}
+    for row in rows:
+        by_label.setdefault(row["label"], []).append(row)
+    reference = next((own for own in by_label.values() if _is_reference(config, own[0])), [])
+    runs = {(row["model"], row["seed"]): row for row in reference if row["failed"] is None}
+    arms = [_arm(own, goals, {} if own is reference else runs) for own in by_label.values()]
     own = next((arm for arm in arms if arm.entry == config.reference and arm.control is None), None)
     if own is not None:
         arms = [_with_ratios(arm, own) for arm in arms]
@@ -114,10 +122,6 @@ def cost_curve(histories: Sequence[Sequence[Step]]) -> list[CurvePoint]:
     return curve
 
 
-def geometric_mean(values: Sequence[float]) -> float:
-    return float(np.exp(np.log(np.maximum(values, SMALLEST)).mean()))
-
-
 def _goals(config: CompareConfig, rows: Sequence[Row]) -> Goals:
     goals: Goals = {}
     for row in rows:
@@ -128,47 +132,48 @@ def _goals(config: CompareConfig, rows: Sequence[Row]) -> Goals:
             goals[run]["reference"] = None
     for row in rows:
         run = (row["model"], row["seed"])
-        is_reference = row["entry"] == config.reference and row["control"] is None
-        if is_reference and row["failed"] is None and goals[run]["reference"] is None:
+        if _is_reference(config, row) and row["failed"] is None and goals[run]["reference"] is None:
             best = best_step(row["history"])
             goals[run]["reference"] = best["accuracy"] if best["step"] else None
     return goals
+
+
+def _is_reference(config: CompareConfig, row: Row) -> bool:
+    return row["entry"] == config.reference and row["control"] is None
 
 
 def _points_name(points: float) -> str:
     return f"+{points:g} points"
 
 
-def _arm(rows: Sequence[Row], goals: Goals) -> ArmResult:
-    """One arm: its runs, and their summary."""
+def _arm(rows: Sequence[Row], goals: Goals, reference: Mapping[Run, Row]) -> ArmResult:
+    """One arm: its runs, and their summary. ``reference`` has the runs that it is held against."""
     first, sound = rows[0], [row for row in rows if row["failed"] is None]
     runs = tuple(_run(row, goals[row["model"], row["seed"]]) for row in sound)
+    failed = [row for row in rows if row["failed"] is not None]
     arm = ArmResult(
-        label=first["label"],
-        entry=first["entry"],
-        control=first["control"],
+        **{key: first[key] for key in ("label", "entry", "control")},
         failed=tuple(
-            Failure(model=row["model"], seed=row["seed"], draw=row["draw"], failed=row["failed"])
-            for row in rows
-            if row["failed"] is not None
+            Failure(**{key: row[key] for key in ("model", "seed", "draw", "failed")}) for row in failed
         ),
         runs=runs,
     )
     if not runs:
         return arm
-    models = [run.model for run in runs]
-    tests = {
-        name: _tested(models, [row["test"][name] for row in sound if row["test"]]) for name in ("best", "any")
-    }
+
+    def summary(name: str) -> Summary:
+        found = gains(sound, reference, lambda row: row["templates"][name])
+        return _summary([run.model for run in runs], [getattr(run, name) for run in runs], *found)
+
     return arm.model_copy(
         update={
             "share": mean(run.share for run in runs),
             "components": mean(run.components or 0 for run in runs) if runs[0].components else None,
             "pivots": mean(row["pivots"] for row in sound),
-            "best": _summary([run.best for run in runs], models, [row["templates"]["best"] for row in sound]),
-            "any": _summary([run.any for run in runs], models, [row["templates"]["any"] for row in sound]),
+            "best": summary("best"),
+            "any": summary("any"),
             "matched": {name: _matched(runs, name) for name in runs[0].matched},
-            "test": Tests(**tests),
+            "test": Tests(best=_tested(sound, reference, "best"), any=_tested(sound, reference, "any")),
             "curve": tuple(cost_curve([row["history"] for row in sound])),
         }
     )
@@ -201,16 +206,19 @@ def _point(step: Step, row: Row) -> Point:
 
 
 def _summary(
-    points: Sequence[Point], models: Sequence[str] = (), templates: Sequence[Sequence[Row]] | None = None
+    models: Sequence[str],
+    points: Sequence[Point],
+    gain: SummaryGain | None = None,
+    over: SummaryGain | None = None,
 ) -> Summary:
-    """Mean gain and geometric mean drift over runs."""
-    drifts = [point.drift for point in points]
+    """Mean gain and geometric mean drift."""
+    drifts = by_model(models, [point.drift for point in points])
     return Summary(
-        gain=SummaryGain(
-            points=mean(point.points for point in points),
-            interval=None if templates is None else _gain_interval(models, templates),
+        gain=gain or SummaryGain(points=mean_of_models(models, [point.points for point in points])),
+        over=over,
+        drift=SummaryDrift(
+            mean=geometric_mean([geometric_mean(own) for own in drifts]), interval=geometric_interval(drifts)
         ),
-        drift=SummaryDrift(mean=geometric_mean(drifts), interval=geometric_interval(drifts)),
         step=median(point.step for point in points),
         seconds=median(point.seconds for point in points),
         tokens=median(point.tokens for point in points),
@@ -218,29 +226,40 @@ def _summary(
 
 
 def _matched(runs: Sequence[RunResult], name: str) -> Matched:
-    reached = [point for run in runs if (point := run.matched[name]) is not None]
-    known = dict(_summary(reached)) if reached else {}
+    reached = [(run.model, point) for run in runs if (point := run.matched[name]) is not None]
+    known = dict(_summary(*zip(*reached, strict=True))) if reached else {}
+    known.pop("over", None)
     return Matched(reached=len(reached), of=sum(run.asked[name] for run in runs), **known)
 
 
-def _tested(models: Sequence[str], tests: Sequence[Row]) -> TestSummary | None:
-    if not tests:
+def _tested(rows: Sequence[Row], reference: Mapping[Run, Row], name: str) -> TestSummary | None:
+    rows = [row for row in rows if row["test"]]
+    if not rows:
         return None
-    worst = [
-        min((100 * (skill["patched"] - skill["base"]) for skill in test["retention"].values()), default=0.0)
-        for test in tests
-    ]
-    drifts = [test["drift"] for test in tests if test["drift"] is not None]
+    models, tests = [row["model"] for row in rows], [row["test"][name] for row in rows]
+    gain, over = gains(rows, reference, lambda row: row["test"] and row["test"][name]["templates"])
+    drifts = by_model(models, [test["drift"] for test in tests])
+    measured = all(test["drift"] is not None for test in tests)
     unseen = [test["unseen"]["points"] for test in tests if test["unseen"]]
     return TestSummary(
-        gain=SummaryGain(
-            points=mean(test["gain"]["points"] for test in tests),
-            interval=_gain_interval(models[: len(tests)], [test["templates"] for test in tests]),
-        ),
+        gain=gain or SummaryGain(points=mean_of_models(models, [test["gain"]["points"] for test in tests])),
+        over=over,
         unseen=SummaryGain(points=mean(unseen)) if unseen else None,
-        drift=geometric_mean(drifts) if drifts else None,
-        worst_skill=SummaryGain(points=min(worst)),
+        drift=geometric_mean([geometric_mean(own) for own in drifts]) if measured else None,
+        worst_skill=_worst_skill([skill for test in tests for skill in test["retention"].values()]),
         runs=len(tests),
+    )
+
+
+def _worst_skill(skills: Sequence[Row]) -> WorstSkill:
+    worst = min(skills, key=lambda skill: skill["patched"] - skill["base"], default=None)
+    if worst is None:
+        return WorstSkill(points=0.0)
+    unmoved = all(skill.get("gained") == skill.get("lost") == 0 for skill in skills)
+    return WorstSkill(
+        points=100 * (worst["patched"] - worst["base"]),
+        interval=worst.get("interval"),
+        unmoved=min(skill["problems"] for skill in skills) if unmoved else None,
     )
 
 
@@ -266,34 +285,3 @@ def _all_drifts(arm: ArmResult, name: str) -> dict[Run, list[float]]:
         if point is not None:
             found.setdefault((run.model, run.seed), []).append(point.drift)
     return found
-
-
-def geometric_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Interval of the geometric mean over runs: Student's t on the logarithms; None with fewer than two."""
-    if len(values) < 2:
-        return None
-    logs = np.log(np.maximum(values, SMALLEST))
-    half = student.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
-    return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
-
-
-def _gain_interval(models: Sequence[str], runs: Sequence[Sequence[Row]]) -> tuple[float, float]:
-    """Interval in points of the mean gain over templates.
-
-    Seeds and draws of one model are no independent runs: a template of a model is one cluster, whatever its seed.
-    """
-    changes: list[float] = []
-    clusters: list[str] = []
-    for model, templates in zip(models, runs, strict=True):
-        for row in templates:
-            changes += _changes(row)
-            clusters += [f"{model}\n{row['template']}"] * row["problems"]
-    low, high = gain_interval(changes, clusters)
-    return 100 * low, 100 * high
-
-
-def _changes(row: Row) -> list[float]:
-    """One change per problem of a template, with the template's mean; single answers are not in the log."""
-    gained = round((row["patched"] - row["base"]) * row["problems"])
-    sign = 1.0 if gained >= 0 else -1.0
-    return [sign] * abs(gained) + [0.0] * (row["problems"] - abs(gained))

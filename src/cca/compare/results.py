@@ -77,19 +77,29 @@ class RunResult(Part):
 
 class SummaryGain(Part):
     points: Points
+    """Mean over models, of each the mean over its seeds and draws."""
     interval: PointsInterval | None = None
+    """With several models over them, with one over its templates; null where single answers are not known."""
+
+
+class WorstSkill(SummaryGain):
+    unmoved: Count | None = None
+    """Problems of the smallest retention set, where no arm gained or lost one in any."""
 
 
 class SummaryDrift(Part):
     mean: Nats
-    """Geometric, over runs."""
+    """Geometric, over models, and over the seeds of each."""
     interval: NatsInterval | None = None
+    """Over models; null with one."""
 
 
 class Summary(Part):
     """A step of every run, summed up."""
 
     gain: SummaryGain
+    over: SummaryGain | None = None
+    """Gain over the reference arm's, paired by problem within model and seed."""
     drift: SummaryDrift
     step: Number
     """Median, as are the next two."""
@@ -122,11 +132,13 @@ class TestSummary(Part):
     __test__ = False  # no test of pytest's
 
     gain: SummaryGain
+    over: SummaryGain | None = None
+    """As in the validation summary."""
     unseen: SummaryGain | None = None
     """On templates that training lacks."""
     drift: Nats | None = None
     """Geometric mean over runs; null where it was not measured."""
-    worst_skill: SummaryGain
+    worst_skill: WorstSkill
     """The largest loss on any retention set."""
     runs: Count
 
@@ -180,6 +192,14 @@ class Comparison(Part):
     pareto: dict[str, tuple[str, ...]]
     """By cost: the arms that no other arm beats at both gain and this cost."""
     versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def scope(self) -> str:
+        """What the intervals of gains are over."""
+        models = {run.model for arm in self.arms for run in arm.runs}
+        if len(models) > 1:
+            return f"Intervals of gains and of their differences are over {len(models)} models."
+        return "One model: intervals of gains are over its templates and say nothing of other models."
 
     @staticmethod
     def read(path: Path) -> Comparison:

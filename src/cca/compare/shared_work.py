@@ -21,7 +21,7 @@ from cca.compare.config import Arm, CompareConfig
 from cca.compare.step_scores import StepScores
 from cca.engines.engine import request_seed
 from cca.errors import CcaError
-from cca.evaluation.against_base import AgainstBase
+from cca.evaluation.validation import AgainstBase
 from cca.files import fingerprint, read_json, write_json
 from cca.gradients.sampled_likelihood import Text
 from cca.pivots.find import find_pivots, pair_traces

@@ -17,7 +17,7 @@ from torch import Tensor
 from cca.engines.drafts import Draft, complete_drafts, make_drafts
 from cca.engines.engine import Completion, Engine, Request, Tokens
 from cca.evaluation.accuracy import Results
-from cca.evaluation.drift import DriftProbe
+from cca.evaluation.retention import DriftProbe
 from cca.files import fingerprint
 from cca.models.bits import same_bits, tensor_hash
 from cca.models.loading import Codec

@@ -1,4 +1,7 @@
-"""Judging one step of amplify on validation data: the skill, the other skills, and the drift on their solutions."""
+"""An edited model held against its base: each step of amplify on validation data, and the end on the test problems.
+
+Steps are held against it on the guarding halves of the retention sets, the end on the reported ones.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,15 @@ from transformers import PreTrainedModel
 
 from cca.amplify.amplify import Validation
 from cca.amplify.settings import BudgetConfig
+from cca.evaluation.accuracy import Results, comparison, per_template, skill_change, summary
 from cca.evaluation.answers import UNTOUCHED, Answering, weights_key
-from cca.evaluation.drift import DriftProbe
-from cca.evaluation.retention import halves, judging, solution_texts
+from cca.evaluation.retention import DriftProbe, halves, judging, solution_texts
+from cca.files import Row
 from cca.models.anatomy.weight_rows import WeightRows, get_rows
 from cca.models.memory import halving
 from cca.pivots.grader import Grader
 from cca.problems.problem import Problem
+from cca.problems.task import spread
 
 PROBE_BATCH = 32
 
@@ -124,3 +129,84 @@ def make_probe(
     """A probe of the model as it stands, on the solutions of ``problems``."""
     texts = solution_texts(problems, grader)
     return halving("drift", PROBE_BATCH, lambda size: DriftProbe(model, texts, size), note)
+
+
+class AgainstBase:
+    """Holds the base's results, measured while the model is untouched, and compares any edit with them.
+
+    ``most_retention`` limits the reported problems of each retention set, spread over the set.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        grader: Grader,
+        answering: Answering,
+        test: Sequence[Problem],
+        retention: Mapping[str, Sequence[Problem]],
+        seen_templates: set[str],
+        max_new_tokens: int,
+        seed: int = 0,
+        most_retention: int | None = None,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.answering, self.test, self.max_new_tokens = answering, test, max_new_tokens
+        self.seen, self.seed = seen_templates, seed
+        self.reported = {
+            name: spread(halves(problems)[1], most_retention) for name, problems in retention.items()
+        }
+        self.probes = {
+            name: make_probe(model, problems, grader, note) for name, problems in self.reported.items()
+        }
+        self.base = self.results(UNTOUCHED)
+        self.base_retention = answering.by_skill(self.reported, UNTOUCHED)
+
+    def __call__(self, weights: str | None = None) -> Row:
+        """The model as it stands, compared with the base. Accuracies are fractions, gains percentage points.
+
+        ``weights`` is its `weights_key`; without it nothing is kept for a resumed run.
+        """
+        return self.compared(self.results(weights), weights)
+
+    def results(self, weights: str | None = None) -> Results:
+        """The model's verdicts on the test problems."""
+        return self.answering.answers(self.test, self.max_new_tokens, weights)
+
+    def compared(self, patched: Results, weights: str | None = None) -> Row:
+        """As a call, where the `results` are known."""
+        retention = self.answering.by_skill(self.reported, weights)
+        unseen = {problem.template for problem in self.test} - self.seen
+        drifts = {name: self.answering.drift(probe, weights) for name, probe in self.probes.items()}
+        tokens = {name: probe.tokens for name, probe in self.probes.items()}
+        total = sum(tokens.values())
+        return {
+            "base": summary(self.base),
+            "patched": summary(patched),
+            "gain": comparison(self.base, patched, self.seed),
+            "seen_templates": self._part(patched, self.seen),
+            "unseen_templates": self._part(patched, unseen),
+            "templates": [
+                {**record, "seen": record["template"] in self.seen}
+                for record in per_template(self.base, patched)
+            ],
+            "drift": {
+                "kl": sum(drifts[name] * tokens[name] for name in drifts) / total if total else None,
+                "tokens": total,
+            },
+            "retention": {
+                name: {**skill_change(self.base_retention[name], after, self.seed), "drift": drifts[name]}
+                for name, after in retention.items()
+            },
+        }
+
+    def _part(self, patched: Results, templates: set[str]) -> Row | None:
+        before, after = self.base.of_templates(templates), patched.of_templates(templates)
+        if not before.problems:
+            return None
+        return {
+            "problems": len(before.problems),
+            "templates": len({problem.template for problem in before.problems}),
+            "base": before.accuracy,
+            "patched": after.accuracy,
+            "gain": comparison(before, after, self.seed),
+        }

@@ -70,6 +70,11 @@ def interval(ends: tuple[float, float] | None) -> str:
     return UNKNOWN if ends is None else f"{points(ends[0])} to {points(ends[1])}"
 
 
+def none_lost(problems: int) -> str:
+    """What is known where no problem was lost: of n without an event, at most 3 / n are events (in points)."""
+    return f"none of {count(problems)} lost: at most {significant(300 / problems)}"
+
+
 def significant(value: float, digits: int = 2) -> str:
     """``value`` to that many digits, with an exponent below a thousandth and above a hundred thousand."""
     if value and not 1e-3 <= abs(value) < 1e5:
@@ -122,8 +127,3 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60}{NBSP}min {whole % 60:02d}{NBSP}s"
     return f"{whole // 3600}{NBSP}h {whole % 3600 // 60:02d}{NBSP}min"
-
-
-def times(*parts: tuple[float | None, str]) -> str:
-    """Ratios to what was planned: "1.10 times the planned 35 s, 0.90 times the tokens"; unknown ones are left out."""
-    return ", ".join(f"{ratio:.2f} times the {what}" for ratio, what in parts if ratio is not None)

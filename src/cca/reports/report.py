@@ -13,19 +13,27 @@ from pydantic import Field
 
 from cca.errors import CcaError
 from cca.files import Row, fingerprint, read_json
-from cca.reports.figures import (
+from cca.reports.parts import (
+    NO_NULLS,
     Accuracy,
     CircuitSummary,
+    Count,
     Drift,
+    Flag,
+    Fraction,
     Gain,
     ModelSize,
+    Nats,
+    Number,
+    Part,
     PivotSummary,
+    Seconds,
     Share,
     Skill,
+    Step,
     TemplateAccuracy,
     TestPart,
 )
-from cca.reports.parts import NO_NULLS, Count, Flag, Fraction, Nats, Number, Part, Seconds, Step
 
 FORMAT, VERSION = "cca.report", 2
 
@@ -120,15 +128,6 @@ class StageCost(Part):
     """Tokens generated in it."""
 
 
-class Held(Part):
-    planned: Number | None = None
-    """As planned."""
-    happened: Number | None = None
-    """As it was."""
-    ratio: Number | None = None
-    """Happened over planned."""
-
-
 class Report(Part):
     """Accuracies are fractions in [0, 1], gains percentage points, drift nats per token."""
 
@@ -166,8 +165,6 @@ class Report(Part):
     """The steps."""
     timing: Annotated[dict[str, StageCost], NO_NULLS] = Field(default_factory=dict)
     """What each stage cost."""
-    plan: Annotated[dict[str, Annotated[dict[str, Held], NO_NULLS]], NO_NULLS] = Field(default_factory=dict)
-    """The run compared with its plan, by stage and quantity; only where there was a plan."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Every key of the run's configuration except `out`; `cca config` says what they mean."""
     versions: Annotated[dict[str, str], NO_NULLS] = Field(default_factory=dict)

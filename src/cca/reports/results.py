@@ -1,19 +1,28 @@
-"""The figures of a report as rows, the same for the page and the terminal.
+"""The figures of a report as rows, the same for the page and the terminal, and the terminal's table of them.
 
 Three groups: the task (all test problems, templates of the training data, templates that it lacks), the other skills,
-and the edits compared (this patch and the controls made on the same data).
+and the edits compared (this patch and the controls made on the same data). Texts from files are shown as texts: neither
+rich's markup nor a terminal's escape codes act in them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from cca.reports import formats
-from cca.reports.figures import Gain, Skill, TestPart
-from cca.reports.report import Control, Draw, Held, Report
+from cca.reports.parts import Gain, Skill, TestPart
+from cca.reports.report import Control, Draw, Report
 
 CONTROL_NAMES = {"random": "random circuit"}
+STYLES = {"task": "bold", "retention": "", "patch": "bold", "control": ""}
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,13 @@ class ResultRow:
     interval: tuple[float, float] | None = None
     p_value: float | None = None
     drift: float | None = None
+    unmoved: int | None = None
+    """The problems, where not one of them was gained or lost."""
+
+    @property
+    def ends(self) -> str:
+        """The interval; where nothing was lost, how much could have been all the same."""
+        return formats.none_lost(self.unmoved) if self.unmoved else formats.interval(self.interval)
 
 
 def task_rows(report: Report) -> list[ResultRow]:
@@ -55,9 +71,12 @@ def task_rows(report: Report) -> list[ResultRow]:
 def retention_rows(report: Report) -> list[ResultRow]:
     """The other skills."""
     return [
-        _compared("retention", name, _problems(own.problems), own, own.base, own.patched, own.drift)
+        _compared(
+            "retention", name, _problems(own.problems), own, own.base, own.patched, own.drift,
+            own.problems if own.gained == own.lost == 0 else None,
+        )
         for name, own in report.retention.items()
-    ]
+    ]  # fmt: skip
 
 
 def edit_rows(report: Report) -> list[ResultRow]:
@@ -157,41 +176,16 @@ def control_summary(report: Report) -> tuple[int, float | None, float | None] | 
     )
 
 
-def plan_held(report: Report) -> str | None:
-    """The run compared with its plan, as planned and for the steps that were taken. Memory: of the largest stage."""
-    nothing, total = Held(), report.plan.get("total", {})
-    seconds = total.get("seconds", nothing)
-    if seconds.planned is None:
-        return None
-    peaks = [stage.get("peak_cpu_bytes", nothing) for stage in report.plan.values()]
-    most = max(peaks, key=lambda peak: peak.happened or 0.0)
-    as_planned = formats.times(
-        (seconds.ratio, f"planned {formats.duration(seconds.planned)}"),
-        (total.get("tokens", nothing).ratio, "tokens"),
-        (most.ratio, "memory"),
-    )
-    steps = [stage["steps"] for stage in report.plan.values() if "steps" in stage]
-    if not steps:
-        return as_planned
-    taken, expected = (sum(int(own or 0) for own in counts) for counts in zip(
-        *((own.happened, own.planned) for own in steps), strict=True
-    ))  # fmt: skip
-    for_steps = formats.times(
-        (total.get("seconds_for_steps", nothing).ratio, "time"),
-        (total.get("tokens_for_steps", nothing).ratio, "tokens"),
-    )
-    return f"{as_planned}; for the {taken} steps it took, {expected} expected: {for_steps}"
-
-
 def _control(name: str, detail: str, control: Control | Draw, base: float | None) -> ResultRow:
     return _compared("control", name, detail, control.gain, base, control.patched.accuracy, control.drift.kl)
 
 
 def _compared(
     group: str, name: str, detail: str, gain: Gain | Skill, base: float | None, patched: float | None,
-    drift: float | None = None,
+    drift: float | None = None, unmoved: int | None = None,
 ) -> ResultRow:  # fmt: skip
-    return ResultRow(group, name, detail, base, patched, gain.points, gain.interval, gain.p_value, drift)
+    known = gain.points, gain.interval, gain.p_value, drift, unmoved
+    return ResultRow(group, name, detail, base, patched, *known)
 
 
 def _problems(problems: int | None, templates: int | None = None) -> str:
@@ -199,3 +193,97 @@ def _problems(problems: int | None, templates: int | None = None) -> str:
         return ""
     words = formats.counted(problems, "problem")
     return f"{words} in {formats.counted(templates, 'template')}" if templates else words
+
+
+def summary_table(report: Report | Mapping[str, Any]) -> RenderableType:
+    """The results, their cost and their time. Raises CcaError for a report that is damaged."""
+    document = report if isinstance(report, Report) else Report.from_json(report, "report")
+    parts: list[RenderableType] = []
+    groups = [
+        task_rows(document),
+        retention_rows(document),
+        edit_rows(document)[1:],  # this patch is the first row already
+    ]
+    if any(groups):
+        parts += [_results(groups, document), ""]
+    parts.append(_facts(document))
+    return Group(*parts)
+
+
+def _results(groups: Sequence[Sequence[ResultRow]], report: Report) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column("", min_width=12, overflow="fold")
+    for heading in ("base", "patched", "change", "95 % interval", "drift"):
+        table.add_column(heading, justify="right", no_wrap=heading != "95 % interval")
+    drift = report.drift.kl
+    for group in groups:
+        for index, row in enumerate(group):
+            moved = drift if row.group == "task" and index == 0 else row.drift
+            cells = (
+                formats.percent(row.base),
+                formats.percent(row.patched),
+                formats.points(row.points),
+                row.ends,
+                "" if row.group == "task" and index else formats.nats(moved),
+            )
+            table.add_row(
+                _text(formats.label(row.name, 40)),
+                *map(_text, cells),
+                style=STYLES[row.group] if not index else "",
+            )
+        if group:
+            table.add_section()
+    return table
+
+
+def _facts(report: Report) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, fact in facts(report):
+        grid.add_row(name, _text(fact))
+    return grid
+
+
+def facts(report: Report) -> list[tuple[str, str]]:
+    """(name, fact) pairs of everything that is not an accuracy."""
+    found: list[tuple[str, str]] = []
+    if edited := shares(report):
+        found.append(("edited", ", ".join(f"{formats.share(part)} {what}" for what, part in edited)))
+    gain = report.gain
+    if gain.points is not None:
+        flips = f"{formats.count(gain.gained)} gained, {formats.count(gain.lost)} lost"
+        if gain.mcnemar_p is None:
+            found.append(("McNemar", f"{formats.p_value(gain.p_value)} ({flips})"))
+        else:
+            exact = f"McNemar {formats.p_value(gain.mcnemar_p)}"
+            found.append(("p-value", f"{formats.p_value(gain.p_value)} over templates; {exact} ({flips})"))
+    if gain.points is not None and report.drift.kl is None:
+        found.append(("drift", "not measured: no retention sets, so nothing is known of other skills"))
+    if matched := matched_drift(report):
+        patch, control, ratio = matched
+        times = f", {formats.significant(ratio)} times the patch's {formats.nats(patch)}" if ratio else ""
+        found.append(
+            ("random circuit", f"drift {formats.nats(control)} at the same accuracy{times} (validation)")
+        )
+    elif (reached := reached_match(report)) is not None:
+        found.append(("random circuit", f"{reached or 'none became'} as accurate as the patch"))
+    if (pivots := report.pivots.count) is not None:
+        planted = ", ".join(f"{what} {figure}" for what, figure, _ in pivot_facts(report)[:2])
+        found.append(
+            ("pivots", formats.count(pivots) + (f"; {planted} of the planted ones" if planted else ""))
+        )
+    if (step := report.amplify.best_step) is not None:
+        found.append(("best step", f"{step}" if step else "0: no step beat the untouched model"))
+    if stages := timing_rows(report):
+        times = ", ".join(f"{formats.label(stage, 24)} {formats.duration(took)}" for stage, took, _ in stages)
+        found.append(("time", f"{formats.duration(total_seconds(report))}: {times}"))
+    found += [("note", formats.label(note, 400)) for note in report.notes]
+    if report.fingerprint:
+        found.append(("fingerprint", formats.label(report.fingerprint)))
+    return found
+
+
+def _text(cell: str) -> Text:
+    """Plain text, in signs that every terminal has."""
+    return Text(cell.replace(formats.MINUS, "-").replace(formats.UNKNOWN, "-").replace(formats.NBSP, " "))

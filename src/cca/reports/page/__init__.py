@@ -21,10 +21,10 @@ from cca.errors import CcaError
 from cca.models.anatomy.components import KINDS
 from cca.reports import formats, plots, results
 from cca.reports.circuit_picture import LEVELS, circuit_picture
+from cca.reports.plots import History
 from cca.reports.report import Report
 from cca.reports.results import ResultRow
 from cca.reports.run_files import RunFiles
-from cca.reports.steps import History
 from cca.reports.svg import Scale
 
 TOP_COMPONENTS = 24
@@ -86,7 +86,6 @@ def _contents(files: RunFiles) -> dict[str, Any]:
         "pivots": _pivots(files),
         "timing": _timing(report),
         "total": results.total_seconds(report),
-        "plan": results.plan_held(report),
         "reproduce": _reproduction(report, files.name),
         "facts": _facts(files),
     }

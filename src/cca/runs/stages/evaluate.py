@@ -17,10 +17,9 @@ from cca.amplify.amplify import Amplified
 from cca.amplify.settings import AmplifyConfig, BudgetConfig
 from cca.circuits.circuit import Circuit, shares
 from cca.circuits.random_circuits import random_circuit
-from cca.evaluation.against_base import AgainstBase
+from cca.evaluation.accuracy import localisation
 from cca.evaluation.answers import Answering, weights_key
-from cca.evaluation.planted_pivots import localisation
-from cca.evaluation.validation import Validator
+from cca.evaluation.validation import AgainstBase, Validator
 from cca.files import Row, read_sealed, write_sealed
 from cca.gradients.sampled_likelihood import Text
 from cca.models.anatomy.anatomy import Anatomy
