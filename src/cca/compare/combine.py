@@ -227,7 +227,8 @@ def _summary(
 
 def _matched(runs: Sequence[RunResult], name: str) -> Matched:
     reached = [(run.model, point) for run in runs if (point := run.matched[name]) is not None]
-    known = dict(_summary(*zip(*reached, strict=True))) if reached else {}
+    models, points = [model for model, _ in reached], [point for _, point in reached]
+    known = dict(_summary(models, points)) if reached else {}
     known.pop("over", None)
     return Matched(reached=len(reached), of=sum(run.asked[name] for run in runs), **known)
 

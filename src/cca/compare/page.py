@@ -84,7 +84,7 @@ def _arm_row(arm: ArmResult, target: str, tested: bool, columns: int) -> tuple[s
 
 def _test_cells(test: TestSummary | None) -> tuple[str, str, str]:
     if test is None:
-        return (formats.UNKNOWN,) * 3
+        return formats.UNKNOWN, formats.UNKNOWN, formats.UNKNOWN
     return formats.points(test.gain.points), formats.interval(test.gain.interval), _difference(test.over)
 
 
