@@ -11,7 +11,7 @@ from cca.evaluation.answers import UNTOUCHED, Answering
 from cca.evaluation.retention import halves
 from cca.evaluation.validation import make_probe
 from cca.files import Row
-from cca.pivots.grader import Grader
+from cca.pivots.traces import Grader
 from cca.problems.problem import Problem
 from cca.problems.task import spread
 

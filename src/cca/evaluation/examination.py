@@ -19,7 +19,7 @@ from cca.evaluation.accuracy import comparison
 from cca.evaluation.measure import Measured, check_seeds_matter, figures, measure
 from cca.files import Row
 from cca.models.loading import LoadedModel
-from cca.pivots.grader import Grader, longest_completion
+from cca.pivots.traces import Grader, longest_completion
 from cca.problems.judges.judge import Judge
 from cca.problems.problem import Problem
 from cca.problems.task import Task, check_answers

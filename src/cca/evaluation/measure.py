@@ -14,8 +14,7 @@ from cca.engines.engine import Engine, Progress
 from cca.errors import CcaError
 from cca.evaluation.accuracy import Results, comparison, per_template, summary
 from cca.files import Row
-from cca.pivots.grader import Grader
-from cca.pivots.traces import Trace, greedy_traces
+from cca.pivots.traces import Grader, Trace, greedy_traces
 from cca.problems.problem import Problem
 
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cca.engines.engine import Tokens
-from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, first_difference
+from cca.pivots.traces import Grader
 from cca.problems.problem import Problem
 
 TruePivot = tuple[Tokens, int, int]  # prefix, right token, wrong token

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cca.gradients.sampled_likelihood import Text
-from cca.pivots.grader import Grader
+from cca.pivots.traces import Grader
 from cca.problems.problem import Problem
 
 MOST = 100

@@ -16,7 +16,7 @@ from cca.evaluation.drift import DriftProbe
 from cca.evaluation.retention import halves, judging, solution_texts
 from cca.models.anatomy.weight_rows import WeightRows, get_rows
 from cca.models.memory import halving
-from cca.pivots.grader import Grader
+from cca.pivots.traces import Grader
 from cca.problems.problem import Problem
 
 PROBE_BATCH = 32
