@@ -11,9 +11,8 @@ from transformers import PreTrainedModel
 from benchmarks.measuring import Row, quotients
 from benchmarks.models import random_llama, random_pivots
 from cca.circuits.attribution import attribution_circuit, gate_gradient
-from cca.circuits.circuit import Circuit
-from cca.circuits.random_circuits import whole_model
-from cca.circuits.size import Size
+from cca.circuits.circuit import Circuit, whole_model
+from cca.circuits.settings import Size
 from cca.gradients.objectives import OBJECTIVES
 from cca.gradients.pivot_gradient import add_pivot_gradient
 from cca.gradients.trainable_rows import Key, TrainableRows

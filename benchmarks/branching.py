@@ -20,10 +20,9 @@ from cca.errors import CcaError
 from cca.models.loading import load_model
 from cca.pivots.branching import branching_pivots
 from cca.pivots.find import pair_traces
-from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.settings import TracesConfig
-from cca.pivots.traces import Trace, sample_traces
+from cca.pivots.traces import Grader, Trace, sample_traces
 from cca.problems.judges import make_judge
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem

@@ -15,17 +15,15 @@ from benchmarks.measuring import Measured, Row, quotients
 from cca.amplify.amplify import Amplified, Validation, amplify
 from cca.amplify.settings import AmplifyConfig
 from cca.circuits.attribution import attribution_circuit, gate_gradient
-from cca.circuits.size import Size
-from cca.engines.drafts import complete_drafts, make_drafts
-from cca.engines.engine import Request, Tokens
+from cca.circuits.settings import Size
+from cca.engines.engine import Request, Tokens, complete_drafts, make_drafts
 from cca.engines.hf import HFEngine
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.loading import load_model
 from cca.pivots.branching import branching_pivots
 from cca.pivots.find import pair_traces
-from cca.pivots.grader import Grader
 from cca.pivots.settings import TracesConfig
-from cca.pivots.traces import sample_traces
+from cca.pivots.traces import Grader, sample_traces
 from cca.problems.judges import make_judge
 from cca.problems.problem import Problem
 from cca.tinymath import BUNDLED_MODEL

@@ -17,8 +17,7 @@ from benchmarks.measuring import Measured, Row
 from benchmarks.models import random_llama, random_pivots
 from cca.amplify.amplify import Validation, amplify
 from cca.amplify.settings import AmplifyConfig
-from cca.circuits.circuit import Circuit
-from cca.circuits.random_circuits import random_circuit
+from cca.circuits.circuit import Circuit, random_circuit
 from cca.gradients.objectives import OBJECTIVES
 from cca.gradients.pivot_gradient import add_pivot_gradient
 from cca.gradients.trainable_rows import TrainableRows

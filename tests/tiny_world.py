@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from zoo import TINY, VOCABULARY
 
 from cca.models.loading import Codec
-from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot
+from cca.pivots.traces import Grader
 from cca.problems.judges.judge import Judgement, Verdict
 from cca.problems.problem import Problem
 

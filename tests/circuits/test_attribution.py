@@ -11,7 +11,7 @@ from zoo import VOCABULARY
 
 import tiny_world
 from cca.circuits.attribution import attribution_circuit, gate_gradient, top_scored
-from cca.circuits.size import Size
+from cca.circuits.settings import Size
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.components import KINDS, Component

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import tiny_world
-from cca.circuits.circuit import Circuit, load_circuit, save_circuit, shares
-from cca.circuits.random_circuits import random_circuit, whole_model
+from cca.circuits.circuit import Circuit, load_circuit, random_circuit, save_circuit, shares, whole_model
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.components import KINDS, Component

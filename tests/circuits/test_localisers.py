@@ -9,14 +9,11 @@ import torch
 from doubles import in_double
 
 import tiny_world
-from cca.circuits.attribution import integrated_gradient
-from cca.circuits.circuit import Circuit
+from cca.circuits.attribution import gate_fisher, integrated_gradient, selective_scores
+from cca.circuits.circuit import Circuit, random_circuit_by_layer
 from cca.circuits.localisers import Site, find_localiser
 from cca.circuits.natural import natural_circuit
-from cca.circuits.random_circuits import random_circuit_by_layer
-from cca.circuits.selective import gate_fisher, selective_scores
-from cca.circuits.settings import LOCALISERS, CircuitConfig, check_localiser, resolve_auto
-from cca.circuits.size import Size
+from cca.circuits.settings import LOCALISERS, CircuitConfig, Size, check_localiser, resolve_auto
 from cca.errors import CcaError
 from cca.gradients.pivot_forward import PivotForward
 from cca.models.anatomy.anatomy import anatomy_of

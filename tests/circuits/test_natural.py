@@ -11,7 +11,7 @@ import tiny_world
 from cca.circuits import natural
 from cca.circuits.circuit import Circuit, shares
 from cca.circuits.natural import DAMPING, natural_circuit
-from cca.circuits.size import Size
+from cca.circuits.settings import Size
 from cca.errors import CcaError
 from cca.gradients.fisher import measure_whitening
 from cca.models.anatomy.anatomy import anatomy_of

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import PreTrainedModel
 
+from cca.engines.decoding import uniforms
 from cca.engines.engine import Tokens
 from cca.engines.hf import HFEngine
-from cca.engines.sampling import uniforms
-from cca.pivots.grader import Grader
 from cca.pivots.pivot import first_difference
-from cca.pivots.traces import Trace
+from cca.pivots.traces import Grader, Trace
 from cca.problems.problem import Problem
 
 Tell = Callable[[str], None]

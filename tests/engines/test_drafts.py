@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 import tiny_world
-from cca.engines.drafts import Draft, complete_drafts, make_drafts
-from cca.engines.engine import Completion, GreedyPath, Request, Tokens
+from cca.engines.engine import Completion, Draft, GreedyPath, Request, Tokens, complete_drafts, make_drafts
 from cca.engines.hf import HFEngine
 from cca.errors import CcaError
 

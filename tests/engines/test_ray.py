@@ -18,9 +18,8 @@ from cca.errors import CcaError
 from cca.models.anatomy.weight_rows import get_rows, set_rows_
 from cca.models.loading import LoadedModel, load_model
 from cca.pivots.branching import branching_pivots
-from cca.pivots.grader import Grader
 from cca.pivots.settings import TracesConfig
-from cca.pivots.traces import opposite, sample_traces
+from cca.pivots.traces import Grader, opposite, sample_traces
 from cca.problems.judges import make_judge
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cca.engines.sampling import choose, uniforms
+from cca.engines.decoding import choose, uniforms
 
 
 def test_a_longer_draw_begins_with_the_shorter_one() -> None:

@@ -19,9 +19,8 @@ from cca.models.loading import LoadedModel, load_model
 from cca.patches.patch import Patch
 from cca.pivots.branching import branching_pivots
 from cca.pivots.find import pair_traces
-from cca.pivots.grader import Grader
 from cca.pivots.settings import TracesConfig
-from cca.pivots.traces import Trace, sample_traces
+from cca.pivots.traces import Grader, Trace, sample_traces
 from cca.problems.judges import make_judge
 from cca.problems.problem import Problem
 from cca.tinymath import BUNDLED_MODEL

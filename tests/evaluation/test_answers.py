@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny_run
-from cca.engines.drafts import Draft
-from cca.engines.engine import Completion
+from cca.engines.engine import Completion, Draft
 from cca.evaluation.accuracy import Results
 from cca.evaluation.answers import UNTOUCHED, BaseAnswers
 from cca.runs.config.config import load_config

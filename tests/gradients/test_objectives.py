@@ -12,9 +12,8 @@ from transformers import PreTrainedModel
 
 import tiny_world
 from cca.errors import CcaError
-from cca.gradients.kl_anchor import KLAnchor
 from cca.gradients.objectives import OBJECTIVES, LogitObjective, make_objective
-from cca.gradients.pivot_gradient import add_pivot_gradient
+from cca.gradients.pivot_gradient import KLAnchor, add_pivot_gradient
 from cca.gradients.trainable_rows import TrainableRows
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.components import Component

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cca.patches.addition import exact_delta, nearest_reachable
+from cca.patches.algebra import exact_delta, nearest_reachable
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

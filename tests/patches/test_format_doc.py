@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy import patched, toy_patch, toy_weights
 
-from cca.models.bits import bits
+from cca.models.anatomy.weight_rows import bits
 from cca.patches.patch_file import digest, save_patch
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "patch-format.md"

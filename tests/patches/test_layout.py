@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralC
 
 from cca.errors import CcaError
 from cca.files import write_json
-from cca.models.anatomy.weight_rows import get_rows
-from cca.models.bits import tensor_hash
+from cca.models.anatomy.weight_rows import get_rows, tensor_hash
 from cca.models.checkpoint import open_checkpoint
 from cca.patches.apply import write_copy
 from cca.patches.diff import diff

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cca.errors import CcaError
-from cca.models.anatomy.weight_rows import EACH, get_rows, set_rows_
-from cca.models.bits import same_bits
+from cca.models.anatomy.weight_rows import EACH, get_rows, same_bits, set_rows_
 from cca.patches.patch import Patch, TensorEdit
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from cca.errors import CcaError
-from cca.models.anatomy.weight_rows import get_rows
-from cca.models.bits import same_bits
-from cca.patches.addition import nearest_reachable
+from cca.models.anatomy.weight_rows import get_rows, same_bits
+from cca.patches.algebra import nearest_reachable
 from cca.patches.patch import Patch
 from cca.patches.peft_export import export_lora, export_shira
 

@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cca.models.anatomy.weight_rows import EACH, get_rows, set_rows_
-from cca.models.bits import same_bits
+from cca.models.anatomy.weight_rows import EACH, get_rows, same_bits, set_rows_
 from cca.patches.patch import Patch
 
 SHAPES = {

@@ -11,10 +11,9 @@ from cca.engines.engine import GreedyPath, Request, Tokens
 from cca.engines.hf import HFEngine
 from cca.pivots.branching import branching_pivots, several_branching_pivots
 from cca.pivots.find import pair_traces
-from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.settings import TracesConfig
-from cca.pivots.traces import Trace, sample_traces
+from cca.pivots.traces import Grader, Trace, sample_traces
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 

@@ -12,11 +12,10 @@ from cca.engines.engine import GreedyPath, Request, Tokens, request_seed
 from cca.engines.hf import HFEngine
 from cca.errors import CcaError
 from cca.pivots.find import pair_traces
-from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.settings import PivotsConfig, TracesConfig
 from cca.pivots.success_rate import HIGHEST, LOWEST, success_rate_pivots
-from cca.pivots.traces import Trace, sample_traces
+from cca.pivots.traces import Grader, Trace, sample_traces
 from cca.problems.judges.judge import Judgement, Verdict
 from cca.problems.problem import Problem
 

@@ -3,10 +3,9 @@ from __future__ import annotations
 import tiny_world
 from cca.engines.engine import Request, request_seed
 from cca.engines.hf import HFEngine
-from cca.pivots.grader import Grader
 from cca.pivots.pivot import first_difference
 from cca.pivots.settings import TracesConfig
-from cca.pivots.traces import Trace, make_trace, opposite, sample_traces
+from cca.pivots.traces import Grader, Trace, make_trace, opposite, sample_traces
 from cca.problems.judges.judge import Judgement, Verdict
 
 SETTINGS = TracesConfig(samples=5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cca.errors import CcaError
 from cca.models.loading import Codec
-from cca.pivots.grader import Grader
+from cca.pivots.traces import Grader
 from cca.problems.judges import make_judge
 from cca.problems.judges.judge import StoppingJudge, Verdict
 from cca.problems.judges.reading import open_thought

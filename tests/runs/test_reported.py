@@ -23,7 +23,7 @@ import tiny_world
 from cca.evaluation.retention import halves, judging
 from cca.models.loading import Codec
 from cca.patches.patch_file import load_patch
-from cca.pivots.grader import Grader
+from cca.pivots.traces import Grader
 from cca.problems.judges import make_judge
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem, read_problems

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cca import distributed
 from cca.amplify.settings import AmplifyConfig
-from cca.engines.sampling import in_double
+from cca.engines.decoding import in_double
 from cca.errors import CcaError
 from cca.gradients.fisher import Whitening
 from cca.gradients.trainable_rows import Key, TrainableRows

@@ -23,8 +23,7 @@ from cca.engines.engine import Tokens
 from cca.engines.hf import end_tokens
 from cca.errors import CcaError
 from cca.models.forward.prefixes import padded
-from cca.pivots.grader import Grader
-from cca.pivots.traces import Trace
+from cca.pivots.traces import Grader, Trace
 from cca.problems.problem import Problem
 
 IGNORED = -100

@@ -18,14 +18,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cca import distributed
 from cca.circuits.circuit import Circuit
-from cca.circuits.size import Size
+from cca.circuits.settings import Size
 from cca.engines.engine import Progress
 from cca.errors import CcaError
 from cca.gradients.pivot_forward import PivotForward
+from cca.gradients.sampled_likelihood import MOST_TEXTS, Text, deal_batches, sampled_log_likelihood
 from cca.models.anatomy.anatomy import Anatomy
 from cca.models.anatomy.components import Component
-from cca.models.forward.gates import frozen_weights
+from cca.models.forward.gates import frozen_weights, gated
 from cca.pivots.pivot import Pivot
 
 SIGNS = ("absolute", "signed")
@@ -125,3 +127,52 @@ def _finite(gradient: Tensor) -> Tensor:
             "attribution: expected finite gradients, got some that are not; check the model's weights"
         )
     return gradient
+
+
+DAMPING = 0.01
+
+
+def gate_fisher(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    texts: Sequence[Text],
+    generator: torch.Generator,
+    batch_size: int = MOST_TEXTS,
+    samples: int = 1,
+) -> Tensor:
+    """Sampled diagonal Fisher information of the gates, (anatomy.size,) in float32 or wider, on the CPU.
+
+    In nats per solution token and squared factor. Every text is sampled ``samples`` times. Raises CcaError without
+    texts.
+    """
+    texts = [text for text in texts if text[0] and text[1]]
+    if not texts:
+        raise CcaError("selective: expected text of other skills, got none; add retention sets")
+    wide = torch.promote_types(model.dtype, torch.float32)
+    total = torch.zeros(anatomy.size, dtype=wide, device=model.device)
+    with frozen_weights(model):
+        for rows, own_generator, counts in deal_batches(model, texts, batch_size, samples, generator):
+            squared = _squared_gradients(model, anatomy, rows, own_generator)
+            if counts:
+                total += squared
+    distributed.all_reduce_(total)
+    return (total / (samples * sum(len(solution) for _, solution in texts))).cpu()
+
+
+def selective_scores(gradient: Tensor, fisher: Tensor, damping: float = DAMPING) -> Tensor:
+    """|gradient| / sqrt(fisher + damping * mean fisher), (anatomy.size,)."""
+    return (
+        gradient.abs() / (fisher + damping * fisher.mean()).clamp_min(torch.finfo(fisher.dtype).tiny).sqrt()
+    )
+
+
+def _squared_gradients(
+    model: PreTrainedModel, anatomy: Anatomy, texts: Sequence[Text], generator: torch.Generator
+) -> Tensor:
+    """The sum over texts of the squared gradients of their sampled tokens' log-probability, (anatomy.size,)."""
+    wide = torch.promote_types(model.dtype, torch.float32)
+    factors = torch.ones(len(texts), anatomy.size, dtype=wide, device=model.device, requires_grad=True)
+    with gated(model, anatomy, factors, positions="all"):
+        likelihood = sampled_log_likelihood(model, texts, generator)
+    (gradient,) = torch.autograd.grad(likelihood, factors)
+    return gradient.square().sum(dim=0)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
 
 from cca.errors import CcaError
 from cca.files import Row, fingerprint, read_rows, write_rows
@@ -115,3 +118,35 @@ def _checked_score(name: str, score: object) -> float | None:
     if not finite:
         raise CcaError(f"{name}: expected a finite score, got {score!r:.40}")
     return float(score)
+
+
+def random_circuit(anatomy: Anatomy, like: Circuit, generator: torch.Generator) -> Circuit:
+    """A circuit with as many components of each kind as ``like`` has, sampled from the whole model."""
+    components = []
+    for kind in KINDS:
+        own = list(anatomy.components([kind]))
+        sampled = torch.randperm(len(own), generator=generator)[: like.count(kind)]
+        components += [own[index] for index in sampled.tolist()]
+    return Circuit.of(components, "random")
+
+
+def random_circuit_by_layer(anatomy: Anatomy, like: Circuit, generator: torch.Generator) -> Circuit:
+    """A circuit with as many components of each kind in every layer as ``like`` has.
+
+    Against it a circuit must show that its components matter, not merely the layers they are in. Raises CcaError when
+    ``like`` names components that the model lacks.
+    """
+    for component in like.components:
+        anatomy.index(component)
+    counts = Counter((component.layer, component.kind) for component in like.components)
+    components = []
+    for layer in range(len(anatomy.layers)):
+        for kind in KINDS:
+            sampled = torch.randperm(anatomy.count(layer, kind), generator=generator)[: counts[layer, kind]]
+            components += [Component(layer, kind, index) for index in sampled.tolist()]
+    return Circuit.of(components, "random-layers")
+
+
+def whole_model(anatomy: Anatomy) -> Circuit:
+    """Every component: the paper's method without its mask."""
+    return Circuit.of(anatomy.components(), "all")

@@ -18,18 +18,17 @@ from transformers import PreTrainedModel
 
 from cca.circuits.attribution import (
     attribution_circuit,
+    gate_fisher,
     gate_gradient,
     integrated_gradient,
     ranked_by,
+    selective_scores,
     top_scored,
 )
-from cca.circuits.circuit import Circuit, load_circuit
+from cca.circuits.circuit import Circuit, load_circuit, random_circuit, whole_model
 from cca.circuits.dcm import learn_mask
 from cca.circuits.natural import natural_circuit
-from cca.circuits.random_circuits import random_circuit, whole_model
-from cca.circuits.selective import gate_fisher, selective_scores
-from cca.circuits.settings import LOCALISERS, CircuitConfig, check_localiser, resolve_auto
-from cca.circuits.size import Size
+from cca.circuits.settings import LOCALISERS, CircuitConfig, Size, check_localiser, resolve_auto
 from cca.engines.engine import Progress
 from cca.errors import CcaError
 from cca.gradients.pivot_forward import PivotForward

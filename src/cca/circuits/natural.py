@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 
 from cca import distributed
 from cca.circuits.circuit import Circuit
-from cca.circuits.size import Size
-from cca.engines.sampling import in_double
+from cca.circuits.settings import Size
+from cca.engines.decoding import in_double
 from cca.errors import CcaError
 from cca.gradients.fisher import measure_whitening
 from cca.gradients.objectives import OBJECTIVES

@@ -22,7 +22,7 @@ from cca.evaluation.accuracy import Measured, check_seeds_matter, figures, measu
 from cca.files import Row, write_json, write_rows
 from cca.models.loading import LoadedModel, choose_device, load_model
 from cca.patches.patch_file import digest, load_patch
-from cca.pivots.grader import Grader, longest_completion
+from cca.pivots.traces import Grader, longest_completion
 from cca.problems.judges.judge import Judge
 from cca.problems.problem import Problem
 from cca.problems.sources import open_task, whole_file

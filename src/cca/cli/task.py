@@ -216,7 +216,7 @@ def _shown(problem: Problem, split: str, judge: Judge, codec: Codec | None, conf
         yield problem.prompt
         yield "--- its token ids: name a model (--model) ---"
         return
-    from cca.pivots.grader import Grader
+    from cca.pivots.traces import Grader
 
     token_ids = list(Grader(codec, judge).prompt_ids(problem))
     yield str(codec.tokenizer.decode(token_ids, skip_special_tokens=False))

@@ -13,9 +13,8 @@ from functools import cached_property
 
 import torch
 
-from cca.circuits.circuit import Circuit, load_circuit, save_circuit
+from cca.circuits.circuit import Circuit, load_circuit, random_circuit, random_circuit_by_layer, save_circuit
 from cca.circuits.localisers import Site
-from cca.circuits.random_circuits import random_circuit, random_circuit_by_layer
 from cca.circuits.settings import CircuitConfig, resolve_auto
 from cca.compare.config import Arm, CompareConfig
 from cca.compare.step_scores import StepScores

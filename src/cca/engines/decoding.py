@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from cca.engines.engine import Completion, GreedyPath, Request, StopRule, Tokens
-from cca.engines.sampling import choose, uniforms
 
 STOP_EVERY = 8
 """Decoded tokens between two looks at the stop rule of a row; it costs Python time, a late stop a few tokens."""
@@ -218,3 +217,29 @@ def context_length(model: PreTrainedModel) -> int:
     """The longest text the model takes, prompt and completion together."""
     config = model.config.get_text_config()
     return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20
+
+
+def uniforms(seed: int, steps: int) -> Tensor:
+    """(steps,) float64 numbers in [0, 1) on the CPU; a longer draw begins with the shorter one."""
+    return torch.rand(steps, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def in_double(x: Tensor) -> Tensor:
+    """``x`` in float64, on its device; on the CPU where that has no float64 (MPS)."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
+def choose(logits: Tensor, temperatures: Tensor, places: Tensor | None) -> Tensor:
+    """(B, V) -> (B,): the greedy token where the temperature is 0, else the one at its place (B,) in the CDF.
+
+    ``places`` None: all are greedy.
+    """
+    greedy = logits.argmax(dim=-1)
+    if places is None:
+        return greedy
+    wide = in_double(logits)
+    scaled = wide / temperatures.to(wide.device).clamp_min(1e-6)[:, None]
+    cumulative = scaled.softmax(dim=-1).cumsum(dim=-1)
+    sampled = torch.searchsorted(cumulative, places[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    sampled = sampled.clamp_max(logits.shape[-1] - 1).to(greedy.device)
+    return torch.where(temperatures > 0, sampled, greedy)

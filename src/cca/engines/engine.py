@@ -103,3 +103,60 @@ def request_seed(*parts: object) -> int:
     """A 63-bit seed made of any values, the same on every machine: (run seed, problem id, sample number)."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A completion by the base. ``read`` are the greedy tokens that the base's own forward pass finds along it."""
+
+    prefix: Tokens
+    completion: Completion
+    read: Tokens
+
+    def left_at(self, path: GreedyPath) -> int | None:
+        """The first place where a model whose ``path`` this is leaves the draft; None when it does not."""
+        text = self.completion.token_ids
+        places = zip(path.token_ids, text, self.read, strict=True)
+        return next(
+            (k for k, (token, written, read) in enumerate(places) if token not in (written, read)), None
+        )
+
+
+def make_drafts(engine: Engine, prefixes: Sequence[Tokens], completions: Sequence[Completion]) -> list[Draft]:
+    """Drafts of what the engine's model completed as it stands."""
+    texts = [(prefix, made.token_ids) for prefix, made in zip(prefixes, completions, strict=True)]
+    paths = engine.greedy_paths(texts)
+    return [
+        Draft(prefix, completion, path.token_ids)
+        for prefix, completion, path in zip(prefixes, completions, paths, strict=True)
+    ]
+
+
+def complete_drafts(
+    engine: Engine, drafts: Sequence[Draft], max_new_tokens: int, stop: StopRule | None = None
+) -> list[Completion]:
+    """The greedy completions of the drafts' prefixes by the engine's model as it stands.
+
+    ``max_new_tokens`` and ``stop`` must be those the drafts were made with.
+    """
+    paths = engine.greedy_paths([(draft.prefix, draft.completion.token_ids) for draft in drafts])
+    left = {
+        number: place
+        for number, (draft, path) in enumerate(zip(drafts, paths, strict=True))
+        if (place := draft.left_at(path)) is not None
+    }
+    requests = [
+        Request(drafts[number].prefix + drafts[number].completion.token_ids[:place], written=place)
+        for number, place in left.items()
+    ]
+    made = iter(engine.complete(requests, max_new_tokens, stop) if requests else [])
+    return [
+        _joined(draft.completion.token_ids[: left[number]], next(made))
+        if number in left
+        else draft.completion
+        for number, draft in enumerate(drafts)
+    ]
+
+
+def _joined(kept: Tokens, rest: Completion) -> Completion:
+    return Completion(kept + rest.token_ids, rest.finished)

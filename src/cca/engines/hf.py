@@ -2,7 +2,7 @@
 
 Notable decisions:
 
-* Sampling follows the request's own seed (`cca.engines.sampling`), so batch order and batch size do not change what
+* Sampling follows the request's own seed (`cca.engines.decoding`), so batch order and batch size do not change what
   is sampled; only the kernels' rounding can.
 * Requests are sorted by length, padded on the left within a batch, and rows that have ended leave the batch.
 * A prefix that all requests share (few-shot examples) is computed once.

@@ -2,7 +2,7 @@
 
 Notable decisions:
 
-* Requests are greedy for vLLM; the seeded inverse CDF of `cca.engines.sampling` runs in its sampler as a logits
+* Requests are greedy for vLLM; the seeded inverse CDF of `cca.engines.decoding` runs in its sampler as a logits
   processor. So a seed means the same text as in `HFEngine`, save where the kernels' rounding tips a near-tie.
 * The step loop is ours, since the stop rule is Python: it is asked at the same lengths as in `HFEngine`, and a text
   it ends is cut there, whatever vLLM has made beyond it.

@@ -2,7 +2,7 @@
 
 Only vLLM imports this module, by the names that `cca.engines.vllm` gives it.
 
-* `SeededSampling` makes the token that `cca.engines.sampling.choose` picks the only possible one. Requests are greedy
+* `SeededSampling` makes the token that `cca.engines.decoding.choose` picks the only possible one. Requests are greedy
   for vLLM; seed and temperature travel beside its own parameters.
 * `WeightsInPlace` becomes part of vLLM's worker. Tensors come in a safetensors file, named as in a checkpoint, and go
   through vLLM's own loader, which knows how this model fuses, shards and packs them.
@@ -23,7 +23,7 @@ from vllm.v1.sample.logits_processor import (  # pyright: ignore[reportMissingIm
     MoveDirectionality,
 )
 
-from cca.engines.sampling import choose, uniforms
+from cca.engines.decoding import choose, uniforms
 
 SAMPLING = "cca"
 """Under this name seed and temperature are among a request's extra arguments."""

@@ -13,9 +13,8 @@ from cca.engines.engine import Engine, Progress, Tokens
 from cca.errors import CcaError
 from cca.evaluation.significance import accuracy_interval, cluster_p, mcnemar_p, paired_gain_interval
 from cca.files import Row
-from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, first_difference
-from cca.pivots.traces import Trace, greedy_traces
+from cca.pivots.traces import Grader, Trace, greedy_traces
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 

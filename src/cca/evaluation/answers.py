@@ -1,7 +1,7 @@
 """Verdicts on a model's greedy answers. No question is asked twice.
 
 Verdicts are kept in a store by what the model holds. The base's answers themselves are kept too: they are drafts
-(`cca.engines.drafts`) for every edit of it, so that an edited model only writes where it answers otherwise. A resumed
+(`cca.engines.engine`) for every edit of it, so that an edited model only writes where it answers otherwise. A resumed
 run finds the same drafts, and so gets the same results, as one that was never stopped.
 """
 
@@ -14,14 +14,13 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from cca.engines.drafts import Draft, complete_drafts, make_drafts
-from cca.engines.engine import Completion, Engine, Request, Tokens
+from cca.engines.engine import Completion, Draft, Engine, Request, Tokens, complete_drafts, make_drafts
 from cca.evaluation.accuracy import Results
 from cca.evaluation.retention import DriftProbe
 from cca.files import fingerprint
-from cca.models.bits import same_bits, tensor_hash
+from cca.models.anatomy.weight_rows import same_bits, tensor_hash
 from cca.models.loading import Codec
-from cca.pivots.grader import Grader
+from cca.pivots.traces import Grader
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem, problems_fingerprint
 

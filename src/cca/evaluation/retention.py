@@ -19,7 +19,7 @@ from cca import distributed
 from cca.files import fingerprint
 from cca.gradients.sampled_likelihood import Text, solution_log_probabilities
 from cca.models.forward.prefixes import buckets
-from cca.pivots.grader import Grader
+from cca.pivots.traces import Grader
 from cca.problems.problem import Problem
 
 MOST = 100

@@ -20,7 +20,7 @@ from cca.evaluation.retention import DriftProbe, halves, judging, solution_texts
 from cca.files import Row
 from cca.models.anatomy.weight_rows import WeightRows, get_rows
 from cca.models.memory import halving
-from cca.pivots.grader import Grader
+from cca.pivots.traces import Grader
 from cca.problems.problem import Problem
 from cca.problems.task import spread
 

@@ -37,7 +37,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from cca import distributed
-from cca.engines.sampling import in_double
+from cca.engines.decoding import in_double
 from cca.errors import CcaError
 from cca.gradients.sampled_likelihood import MOST_TEXTS, Text, deal_batches, sampled_log_likelihood
 from cca.gradients.trainable_rows import Key

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from cca import distributed
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy
-from cca.models.forward.attention_hooks import hooked_attention
+from cca.models.forward.attention import hooked_attention
 from cca.models.forward.gates import gated
 from cca.models.forward.one_token_attention import OneTokenPrefixes
 from cca.models.forward.prefix_store import Storage

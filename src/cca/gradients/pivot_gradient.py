@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -22,6 +23,7 @@ from cca.engines.engine import Progress
 from cca.errors import CcaError
 from cca.gradients.objectives import LogitObjective, Objective
 from cca.gradients.pivot_forward import logit_gaps
+from cca.gradients.sampled_likelihood import Text, solution_log_probabilities
 from cca.models.anatomy.anatomy import Anatomy
 from cca.models.forward.prefixes import SharedPrefix, buckets, common_prefix, logits_at, padded, prefill
 from cca.pivots.pivot import Pivot
@@ -148,3 +150,36 @@ def _to_eval(layer: nn.Module, _: object) -> None:
 
 def _to_train(layer: nn.Module, _args: object, _out: object) -> None:
     layer.training = True
+
+
+class KLAnchor:
+    """Remembers the model's predictions on ``texts`` as it is now. Raises CcaError without texts."""
+
+    def __init__(
+        self, model: PreTrainedModel, texts: Sequence[Text], weight: float, batch_size: int = 16
+    ) -> None:
+        texts = [text for text in texts if text[0] and text[1]]
+        if not texts:
+            raise CcaError(
+                "amplify.anchor: expected texts to hold the model to, got none; add retention sets"
+            )
+        self.model, self.weight = model, weight
+        batches = buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size)
+        own = distributed.my_share(len(batches))
+        self.batches = [[texts[row] for row in batches[number]] for number, _ in own]
+        self._counts = [counts for _, counts in own]
+        self.tokens = sum(len(solution) for _, solution in texts)
+        with torch.no_grad():
+            self.base = [solution_log_probabilities(self.model, batch) for batch in self.batches]
+
+    def add_gradient(self, trained: Trained) -> float:
+        """Add the gradient of weight * KL; returns weight * KL, in nats."""
+        total = 0.0
+        with distributed.summed_gradients(trained.leaves), trained.active():
+            for batch, base, counts in zip(self.batches, self.base, self._counts, strict=True):
+                now = solution_log_probabilities(self.model, batch)
+                kl = functional.kl_div(now, base, reduction="sum", log_target=True)
+                loss = counts * self.weight * kl / self.tokens
+                loss.backward()
+                total += float(loss.detach())
+        return distributed.all_reduce_sums(total)[0]

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from cca.models.anatomy.weight_rows import WeightRows, get_rows, set_rows_, with_rows
+from cca.models.anatomy.weight_rows import WeightRows, get_rows, set_rows_, whole, with_rows
 from cca.models.forward.gates import frozen_weights
-from cca.models.sharded_tensors import whole
 
 Key = tuple[str, int]  # parameter name, axis
 

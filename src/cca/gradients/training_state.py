@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cca.files import Row, fingerprint, write_bytes
-from cca.models.bits import tensor_hash
+from cca.models.anatomy.weight_rows import tensor_hash
 
 FORMAT = "cca.training-state.1"
 LARGEST = 2**31

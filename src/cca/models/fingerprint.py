@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from cca.errors import CcaError
 from cca.files import write_text
-from cca.models.bits import tensor_hash
+from cca.models.anatomy.weight_rows import tensor_hash
 
 REMEMBERED_BYTES = 1 << 28
 """Smaller models are hashed again each time: it takes less than a second."""

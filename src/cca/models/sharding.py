@@ -24,8 +24,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from cca import distributed
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import anatomy_of
+from cca.models.anatomy.weight_rows import in_shards
 from cca.models.fingerprint import model_fingerprint
-from cca.models.sharded_tensors import in_shards
 
 
 def load_sharded(

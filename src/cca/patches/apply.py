@@ -29,7 +29,7 @@ from pathlib import Path
 from torch import Tensor
 
 from cca.errors import CcaError
-from cca.models.bits import same_bits
+from cca.models.anatomy.weight_rows import same_bits
 from cca.models.checkpoint import JOURNALS, Checkpoint, ShardFile, open_checkpoint
 from cca.patches.folder_copy import copy_folder, locked, sync
 from cca.patches.layout import MatchedEdit, match_edits

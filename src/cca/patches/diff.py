@@ -17,7 +17,7 @@ import torch
 
 from cca.errors import CcaError
 from cca.files import as_json
-from cca.models.bits import DTYPES, bits
+from cca.models.anatomy.weight_rows import DTYPES, bits
 from cca.models.checkpoint import Checkpoint, ShardFile, open_checkpoint
 from cca.patches.layout import Layout
 from cca.patches.patch import Patch, TensorEdit

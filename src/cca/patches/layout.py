@@ -22,7 +22,7 @@ from typing import Any
 from torch import nn
 
 from cca.errors import CcaError
-from cca.models.bits import DTYPES, dtype_name
+from cca.models.anatomy.weight_rows import DTYPES, dtype_name
 from cca.models.checkpoint import FLOATS, Checkpoint, StoredTensor, open_checkpoint
 from cca.patches.patch import Patch, TensorEdit
 from cca.patches.patch_content import layer_of

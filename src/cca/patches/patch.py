@@ -25,9 +25,16 @@ from torch import Tensor, nn
 
 from cca.errors import CcaError
 from cca.files import as_json
-from cca.models.anatomy.weight_rows import get_rows, set_rows_
-from cca.models.bits import bits, check_rows, dtype_name, same_bits, tensor_hash
-from cca.models.sharded_tensors import whole
+from cca.models.anatomy.weight_rows import (
+    bits,
+    check_rows,
+    dtype_name,
+    get_rows,
+    same_bits,
+    set_rows_,
+    tensor_hash,
+    whole,
+)
 from cca.patches.patch_content import VERSION
 
 RawEdit = tuple[str, int, Tensor, Tensor, Tensor]

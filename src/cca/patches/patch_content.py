@@ -23,8 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from cca.errors import CcaError
 from cca.files import check_version
-from cca.models.checkpoint import ShardFile, StoredTensor, add_tensors
-from cca.models.row_shapes import check_range, check_row_shapes
+from cca.models.checkpoint import ShardFile, StoredTensor, add_tensors, check_range, check_row_shapes
 
 FORMAT = "cca.patch"
 VERSION = 1

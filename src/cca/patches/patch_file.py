@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cca.files import write_bytes
-from cca.models.bits import dtype_name, raw_bytes
+from cca.models.anatomy.weight_rows import dtype_name, raw_bytes
 from cca.patches.patch import Patch, TensorEdit
 from cca.patches.patch_content import (
     FORMAT,

@@ -4,7 +4,7 @@ A row edit is a LoRA of its own rank: lora_A holds the k delta rows, lora_B is o
 belongs. A column edit is the same with the two swapped. ``lora_alpha`` equals the rank everywhere, so the
 scale is 1.
 
-PEFT merges by one addition, W + delta, with delta in float32 whatever W is. `cca.patches.addition.exact_delta` finds
+PEFT merges by one addition, W + delta, with delta in float32 whatever W is. `cca.patches.algebra.exact_delta` finds
 for every element a float32 that makes this addition round to ``after``; weights that none reaches are counted and
 named, never rounded in silence.
 """
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from cca.errors import CcaError
 from cca.files import write_bytes, write_json
-from cca.patches.addition import exact_delta
+from cca.patches.algebra import exact_delta
 from cca.patches.layout import empty_model
 from cca.patches.patch import Patch, TensorEdit
 

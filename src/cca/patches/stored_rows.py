@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cca.models.anatomy.weight_rows import EACH
-from cca.models.bits import DTYPES, bits
+from cca.models.anatomy.weight_rows import DTYPES, EACH, bits
 from cca.models.checkpoint import ITEM_SIZE, ShardFile, StoredTensor
 from cca.patches.patch import TensorEdit
 

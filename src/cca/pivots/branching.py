@@ -23,9 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cca.engines.engine import Engine, GreedyPath, Progress, Request, Tokens
-from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, first_difference, make_pivot
-from cca.pivots.traces import Pair, Trace
+from cca.pivots.traces import Grader, Pair, Trace
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 

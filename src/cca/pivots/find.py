@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from cca.engines.engine import Engine, Progress
 from cca.pivots.branching import several_branching_pivots
-from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, first_difference, make_pivot
 from cca.pivots.settings import PivotsConfig
 from cca.pivots.success_rate import success_rate_pivots
-from cca.pivots.traces import Pair, Trace, opposite
+from cca.pivots.traces import Grader, Pair, Trace, opposite
 from cca.problems.problem import Problem
 
 

@@ -23,10 +23,9 @@ from itertools import accumulate
 
 from cca.engines.engine import Engine, GreedyPath, Progress, Request, Tokens, request_seed
 from cca.errors import CcaError
-from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.settings import PivotsConfig
-from cca.pivots.traces import Pair, Trace
+from cca.pivots.traces import Grader, Pair, Trace
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 

@@ -10,14 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from cca.engines.engine import Completion, Engine, Progress, Request, Tokens, request_seed
 from cca.errors import CcaError
 from cca.files import Row
-from cca.pivots.grader import Grader
 from cca.pivots.settings import TracesConfig
-from cca.problems.judges.judge import Verdict
+from cca.problems.judges.judge import Judge, Judgement, Verdict
 from cca.problems.problem import Problem
+
+if TYPE_CHECKING:
+    from cca.models.loading import Codec
+
 
 FORMAT, VERSION = "cca.traces", 1
 MOST_TOKENS = 1 << 31
@@ -154,3 +158,33 @@ def _rounds(samples: int) -> list[tuple[int, int]]:
     """Sample numbers 1 ... ``samples`` in a few growing rounds: the first is enough for most problems."""
     bounds = [bound for bound in (0, 2, 5) if bound < samples] + [samples]
     return [(low + 1, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+
+
+DEFAULT_NEW_TOKENS = 512
+"""Longest completion where no problem has a worked solution."""
+
+
+@dataclass(frozen=True)
+class Grader:
+    codec: Codec
+    judge: Judge
+
+    def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
+        return self.codec.encode(problem.prompt, special_tokens=not problem.chat)
+
+    def judgement(self, problem: Problem, token_ids: Sequence[int], *, cut_off: bool = False) -> Judgement:
+        """The verdict on a completion. ``cut_off``: it reached its token limit, so only a closed answer counts."""
+        return self.judge(self.codec.decode(token_ids), problem.answer, cut_off=cut_off)
+
+    def finished(self, token_ids: Sequence[int]) -> bool:
+        """The stop rule for engines: True when the verdict on a completion cannot change any more."""
+        return self.judge.finished(self.codec.decode(token_ids))
+
+
+def longest_completion(problems: Sequence[Problem], codec: Codec, context: int) -> int:
+    """Tokens that a completion may have: twice the longest worked solution of ``problems``, and 8 more.
+
+    `DEFAULT_NEW_TOKENS` where no problem has a worked solution; never more than ``context`` tokens with a prompt.
+    """
+    lengths = [len(codec.encode_continuation(each.solution)) for each in problems if each.solution]
+    return min(context - 1, 2 * max(lengths) + 8 if lengths else DEFAULT_NEW_TOKENS)

@@ -26,7 +26,7 @@ from cca.models.anatomy.declarations import read_declaration
 from cca.models.forward.gates import check_gates
 from cca.models.loading import LoadedModel, choose_device, load_model
 from cca.patches.layout import merge_objection
-from cca.pivots.grader import Grader, longest_completion
+from cca.pivots.traces import Grader, longest_completion
 from cca.problems.problem import problems_fingerprint
 from cca.problems.sources import open_task
 from cca.problems.task import Task, check_answers, check_prompts, task_judge, with_retention

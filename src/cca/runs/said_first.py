@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from cca.engines.hf import context_length
 from cca.gradients.sampled_likelihood import Text, solution_log_probabilities
-from cca.pivots.grader import Grader
+from cca.pivots.traces import Grader
 from cca.problems.problem import Problem
 from cca.problems.task import Task, overlaps
 from cca.runs.folder.provenance import versions

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cca.models.forward.prefix_attention import prefix_attention
+from cca.models.forward.prefix_state import prefix_attention
 
 DOUBLE = {"dtype": torch.float64}
 

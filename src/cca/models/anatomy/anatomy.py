@@ -21,9 +21,8 @@ from transformers import PreTrainedModel
 from cca.errors import CcaError
 from cca.models.anatomy.components import KINDS, Component
 from cca.models.anatomy.declarations import Declaration, declaration_for
-from cca.models.anatomy.layer import LayerAnatomy, read_layer
+from cca.models.anatomy.layer import Experts, LayerAnatomy, read_layer
 from cca.models.anatomy.layer_reader import LayerReader, at
-from cca.models.anatomy.mlp import Experts
 from cca.models.anatomy.weight_rows import EACH, UnitRows, WeightRows, get_rows, row_shape, set_rows_
 
 __all__ = [

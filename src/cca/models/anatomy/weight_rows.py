@@ -11,14 +11,21 @@ A *row* is the smallest stretch of a parameter that belongs to one unit (a head'
 
 from __future__ import annotations
 
+import hashlib
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
 
-from cca.models.row_shapes import EACH
-from cca.models.row_shapes import row_shape as row_shape
-from cca.models.sharded_tensors import in_shards, own_part, whole
+from cca import distributed
+from cca.models.checkpoint import EACH, check_range, check_row_shapes
+from cca.models.checkpoint import row_shape as row_shape
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,3 +109,75 @@ def _positions(view: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
     if view.dim() == 2:
         return (indices,)
     return indices // view.shape[1], indices % view.shape[1]
+
+
+def in_shards(tensor: Tensor) -> TypeGuard[DTensor]:
+    made = sys.modules.get("torch.distributed.tensor")  # half a second to load, and needed to make a DTensor
+    return made is not None and isinstance(tensor, made.DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself; a sharded one whole, gathered by all processes at once."""
+    return tensor.full_tensor() if in_shards(tensor) else tensor
+
+
+def own_part(tensor: DTensor, axis: int, indices: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """This process's part of a sharded weight, and of ``rows`` (k, row length) to write into it along ``axis``.
+
+    Returns (local tensor, indices in it, rows for it), as `cca.models.anatomy.weight_rows` uses them.
+    """
+    local, shape = tensor.to_local(), tensor.shape
+    each = -(-shape[0] // distributed.size())
+    low = min(distributed.rank() * each, shape[0])
+    high = low + local.shape[0]
+    if tensor.dim() == 2 and axis == 1:
+        return local, indices, rows[:, low:high]
+    # indices along other axes than the first count through it: index = position * inner + index within
+    inner = {1: 1, 2: 1 if axis == 0 else shape[1], 3: shape[axis]}[tensor.dim()]
+    positions = indices // inner
+    here = (positions >= low) & (positions < high)
+    return local, indices[here] - low * inner, rows[here.to(rows.device)]
+
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}  # safetensors'
+
+_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """The same bytes as integers of the same shape, on the CPU."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.view(_INTEGER[tensor.element_size()])
+
+
+def same_bits(left: Tensor, right: Tensor) -> bool:
+    return left.dtype == right.dtype and left.shape == right.shape and torch.equal(bits(left), bits(right))
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The tensor's row-major bytes, as safetensors stores them (little-endian)."""
+    return bits(tensor).reshape(-1).view(torch.uint8).numpy().data
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """SHA-256 (hex) of `raw_bytes`."""
+    return hashlib.sha256(raw_bytes(tensor)).hexdigest()
+
+
+def check_rows(
+    name: str, shape: Sequence[int], axis: int, indices: Tensor, before: Tensor, after: Tensor
+) -> None:
+    """Raise CcaError unless the rows fit a parameter of ``shape`` along ``axis``."""
+    facts = [(dtype_name(tensor), tuple(tensor.shape)) for tensor in (indices, before, after)]
+    check_row_shapes(name, shape, axis, *facts)
+    if indices.numel():
+        check_range(name, shape, axis, int(indices.min()), int(indices.max()))
+
+
+def dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-from cca.models.forward.prefix_attention import KeysValues
-from cca.models.forward.prefix_state import DirectPrefixes, OwnPrefixes, SharedPrefix
+from cca.models.forward.prefix_state import DirectPrefixes, KeysValues, OwnPrefixes, SharedPrefix
 
 Bias = Tensor | None
 """Added to scores (KV, B, R, keys): minus infinity where a key may not be seen; None: all may."""

@@ -23,9 +23,14 @@ from transformers import PreTrainedModel
 
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy
-from cca.models.forward.attention_hooks import hooked_attention
-from cca.models.forward.prefix_attention import KeysValues
-from cca.models.forward.prefix_state import CachedPrefixes, DirectPrefixes, OwnPrefixes, SharedPrefix
+from cca.models.forward.attention import hooked_attention
+from cca.models.forward.prefix_state import (
+    CachedPrefixes,
+    DirectPrefixes,
+    KeysValues,
+    OwnPrefixes,
+    SharedPrefix,
+)
 from cca.models.forward.prefix_store import Storage, StoredPrefixes
 
 __all__ = [

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cca.files import fingerprint
-from cca.pivots.grader import Grader
+from cca.pivots.traces import Grader
 from cca.problems.task import Task
 from cca.runs.progress.progress import now
 

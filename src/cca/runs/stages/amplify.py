@@ -15,7 +15,7 @@ from cca.evaluation.validation import Validator
 from cca.files import Row, write_sealed
 from cca.gradients.sampled_likelihood import Text
 from cca.models.anatomy.anatomy import Anatomy
-from cca.patches.addition import nearest_reachable
+from cca.patches.algebra import nearest_reachable
 from cca.patches.patch import Patch
 from cca.patches.patch_file import save_patch
 from cca.pivots.pivot import Pivot

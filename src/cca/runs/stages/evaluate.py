@@ -15,8 +15,7 @@ from transformers import PreTrainedModel
 
 from cca.amplify.amplify import Amplified
 from cca.amplify.settings import AmplifyConfig, BudgetConfig
-from cca.circuits.circuit import Circuit, shares
-from cca.circuits.random_circuits import random_circuit
+from cca.circuits.circuit import Circuit, random_circuit, shares
 from cca.evaluation.accuracy import localisation
 from cca.evaluation.answers import Answering, weights_key
 from cca.evaluation.validation import AgainstBase, Validator
@@ -25,8 +24,8 @@ from cca.gradients.sampled_likelihood import Text
 from cca.models.anatomy.anatomy import Anatomy
 from cca.models.anatomy.components import KINDS
 from cca.patches.patch import Patch
-from cca.pivots.grader import Grader
 from cca.pivots.pivot import Pivot
+from cca.pivots.traces import Grader
 from cca.problems.task import Task
 from cca.runs.folder.stage_files import StageFiles
 from cca.runs.folder.stage_inputs import CONTROL

@@ -9,9 +9,8 @@ from cca.engines.engine import Engine
 from cca.errors import CcaError
 from cca.evaluation.answers import UNTOUCHED, Answering
 from cca.files import Row
-from cca.pivots.grader import Grader
 from cca.pivots.settings import TracesConfig
-from cca.pivots.traces import FORMAT, VERSION, Trace, opposite, sample_traces
+from cca.pivots.traces import FORMAT, VERSION, Grader, Trace, opposite, sample_traces
 from cca.problems.problem import Problem
 from cca.runs.folder.row_log import rows_so_far
 from cca.runs.folder.stage_files import StageFiles
