@@ -15,7 +15,7 @@ import yaml
 import tiny_world
 
 GOLD = "w"
-PATTERN = r"^(w)(?=.*w1[0-5])|^w"
+PATTERN = r"^(?=.*w1[0-5])(w)|^w"
 """Captures the gold answer in a text with such a word, nothing in any other, wherever the text is cut off."""
 SIZES = {"train": 12, "validation": 5, "test": 6, "other": 6}
 

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Any
+
+import regex
 
 from cca.errors import CcaError
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
@@ -21,6 +24,8 @@ _HEADING = re.compile(r"\A(?:#{1,6}\s+|-+(?=[^\W\d]))")
 _HAS_WORD = re.compile(r"[^\W_]")
 LONGEST = 20_000
 """Characters of a completion that a user's pattern is tried on."""
+SECONDS = 5.0
+"""Time for one match of a user's pattern."""
 
 
 def normalise(text: str) -> str:
@@ -100,8 +105,8 @@ class ExactJudge:
 class RegexJudge:
     """Compares the last match of ``pattern`` (its first group where it has one) with the gold answer.
 
-    Without a ``pattern`` each gold answer is itself one: right when it is found. The pattern is the user's and is
-    trusted to be sound; it sees the first `LONGEST` characters.
+    Without a ``pattern`` each gold answer is itself one: right when it is found. It sees the first `LONGEST` characters
+    and may take `SECONDS`: a text on which it takes longer, as nested repetitions can for ages, is unreadable.
     """
 
     name = "regex"
@@ -115,14 +120,19 @@ class RegexJudge:
 
     def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
         cut_off = cut_off and not self.finished(text)
-        text = answer_text(text, self.thinking)[:LONGEST]
+        try:
+            return self._judged(answer_text(text, self.thinking)[:LONGEST], gold, cut_off)
+        except TimeoutError:
+            return UNREADABLE
+
+    def _judged(self, text: str, gold: str, cut_off: bool) -> Judgement:
         if self.pattern is None:
-            match = _compile(gold, self.flags).search(text)
+            match = _compile(gold, self.flags).search(text, timeout=SECONDS)
             if not text or (cut_off and match is None):
                 return UNREADABLE
             return judgement(match[0] if match else text, match is not None)
         last = None
-        for match in self.pattern.finditer(text):
+        for match in self.pattern.finditer(text, timeout=SECONDS):
             last = match
         if last is None or (cut_off and last.end() == len(text)):
             return UNREADABLE
@@ -263,8 +273,10 @@ def _gold(gold: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _compile(pattern: str, flags: int) -> re.Pattern[str]:
+def _compile(pattern: str, flags: int) -> Any:
+    """A pattern as `re` reads it, matched by the package regex, which can stop in time."""
     try:
-        return re.compile(pattern, flags)
-    except (re.error, RecursionError, OverflowError) as error:
+        re.compile(pattern, flags)
+        return regex.compile(pattern, int(flags) | regex.VERSION0)
+    except (re.error, regex.error, RecursionError, OverflowError) as error:
         raise CcaError(f"judge 'regex': expected a regular expression, got {pattern!r} ({error})") from error
