@@ -59,7 +59,7 @@ def test_a_resumed_run_finds_verdicts_and_drafts(yaml: Path, tmp_path: Path) -> 
     resumed = opened(yaml, tmp_path)
     assert asked(resumed, UNTOUCHED) == base
     assert resumed.engine.generated_tokens == 0
-    assert resumed.answering.base_answers == first.answering.base_answers
+    assert resumed.answering.base == first.answering.base
     edit(resumed)
     verdicts = asked(resumed, "edit")
     again = opened(yaml, tmp_path)  # not edited: it must not ask

@@ -20,12 +20,9 @@ from cca.reports.parts import Flag, Part
 from cca.reports.report import Report
 
 STAGES = {
-    "traces": "traces.jsonl",
-    "pivots": "pivots.jsonl",
-    "circuit": "circuit.jsonl",
-    "amplify": "amplify.json",
+    "traces": "traces.jsonl", "pivots": "pivots.jsonl", "circuit": "circuit.jsonl", "amplify": "amplify.json",
     "evaluate": "evaluation.json",
-}
+}  # fmt: skip
 
 
 SHOWN = 10
@@ -88,12 +85,9 @@ def _so_far(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """The part of report.json that the stages so far give."""
     known = {key: manifest.get(key) for key in ("config", "versions", "hardware")}
     return {
-        **_object(folder / "evaluation.json"),
-        "amplify": _object(folder / "amplify.json"),
-        "timing": _object(folder / "timing.json"),
-        **known,
-        "made_from": manifest.get("fingerprints"),
-    }
+        **_object(folder / "evaluation.json"), "amplify": _object(folder / "amplify.json"),
+        "timing": _object(folder / "timing.json"), **known, "made_from": manifest.get("fingerprints"),
+    }  # fmt: skip
 
 
 def _object(path: Path) -> dict[str, Any]:

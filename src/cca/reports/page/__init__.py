@@ -63,31 +63,17 @@ def _contents(files: RunFiles) -> dict[str, Any]:
     history = History.of(report)
     groups = [results.task_rows(report), results.retention_rows(report), results.edit_rows(report)]
     return {
-        "name": formats.label(files.name),
-        "created": files.created and formats.moment(files.created),
-        "missing": files.missing,
-        "model": _model_name(report),
-        "task": _task_name(report),
-        "headline": groups[0][0] if groups[0] else None,
-        "drift": report.drift.kl,
-        "shares": results.shares(report),
-        "worst": results.worst_retention(report),
-        "gain": report.gain,
-        "results": _result_table(groups),
-        "matched": results.matched_drift(report),
-        "matched_reached": results.reached_match(report),
-        "random": results.control_summary(report),
-        "templates": _template_rows(report),
-        "accuracy_axis": plots.accuracy_axis(),
-        "circuit": _circuit(files),
-        "history": history,
-        "history_plot": _history_plot(history),
-        "pivots": _pivots(files),
-        "timing": _timing(report),
-        "total": results.total_seconds(report),
-        "reproduce": _reproduction(report, files.name),
-        "facts": _facts(files),
-    }
+        "name": formats.label(files.name), "created": files.created and formats.moment(files.created),
+        "missing": files.missing, "model": _model_name(report), "task": _task_name(report),
+        "headline": groups[0][0] if groups[0] else None, "drift": report.drift.kl,
+        "shares": results.shares(report), "worst": results.worst_retention(report), "gain": report.gain,
+        "results": _result_table(groups), "matched": results.matched_drift(report),
+        "matched_reached": results.reached_match(report), "random": results.control_summary(report),
+        "templates": _template_rows(report), "accuracy_axis": plots.accuracy_axis(), "circuit": _circuit(files),
+        "history": history, "history_plot": _history_plot(history), "pivots": _pivots(files),
+        "timing": _timing(report), "total": results.total_seconds(report),
+        "reproduce": _reproduction(report, files.name), "facts": _facts(files),
+    }  # fmt: skip
 
 
 def _model_name(report: Report) -> str:
@@ -187,14 +173,11 @@ def _pivots(files: RunFiles) -> dict[str, Any] | None:
         return None
     known = pivots or ()
     return {
-        "count": len(known) or count,
-        "greedy_right": sum(pivot.greedy_right for pivot in known),
-        "known": bool(known),
-        "templates": len({pivot.template for pivot in known}),
+        "count": len(known) or count, "greedy_right": sum(pivot.greedy_right for pivot in known),
+        "known": bool(known), "templates": len({pivot.template for pivot in known}),
         "methods": sorted({formats.label(pivot.method) for pivot in known}),
-        "planted": results.pivot_facts(files.report),
-        "cards": files.cards,
-    }
+        "planted": results.pivot_facts(files.report), "cards": files.cards,
+    }  # fmt: skip
 
 
 def _timing(report: Report) -> list[tuple[str, float | None, int | None, Markup]]:
