@@ -63,7 +63,7 @@ def test_arms_are_run_once_and_named_anew(given: dict[str, Any]) -> None:
     out = Path(given["out"])
     arms = {arm.label: arm for arm in result.arms}
     assert list(arms) == ["ours", "ours: random", "too much", "lora", "gold", *ROUNDS]
-    assert "chose no component" in arms["too much"].failed[0].failed
+    assert "to choose components, got none" in arms["too much"].failed[0].failed
     run = arms["ours"].runs[0]
     assert run.circuit is not None
     assert run.circuit["components"] == 20

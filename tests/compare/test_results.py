@@ -122,9 +122,9 @@ def test_one_arm_beats_another_by_the_paired_difference_of_the_same_problems() -
     expected = gain_interval(changes * 10, [n // 10 for n in range(100)])
     assert over.interval == pytest.approx(tuple(100 * end for end in expected))
     assert over.interval[0] > 0, "each template gained alike: the difference is shown"
-    assert arm(combined(CONFIG, [ours, rival]), "ours").test.best.over is None, (
-        "no arm is held against itself"
-    )  # type: ignore[union-attr]
+    best = arm(combined(CONFIG, [ours, rival]), "ours").test.best
+    assert best is not None
+    assert best.over is None, "no arm is held against itself"
     # as many right, but other problems: each one that changed counts, not the net of its template
     other = difference(ours, trial("rival", *["0000000011", "0000000111"] * 5))
     assert other.points == pytest.approx(0.0)

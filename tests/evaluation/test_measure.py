@@ -32,7 +32,7 @@ def test_two_models_on_the_same_problems() -> None:
     assert row["patched"]["accuracy"] == 5 / 8
     assert row["gain"]["points"] == pytest.approx(25)
     assert (row["gain"]["gained"], row["gain"]["lost"]) == (3, 1)
-    assert row["gain"]["p_value"] == pytest.approx(2 * (1 + 4) / 2**4)  # 3 or more of 4 heads, both sides
+    assert row["gain"]["mcnemar_p"] == pytest.approx(2 * (1 + 4) / 2**4)  # 3 or more of 4 heads, both sides
     assert row["gain"]["interval"][0] < 25 < row["gain"]["interval"][1]
     assert [own["patched"] for own in row["templates"]] == [0.5, 1.0, 1.0, 0.0]
     assert "by_seed" not in row

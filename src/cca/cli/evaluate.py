@@ -174,16 +174,11 @@ def evaluate(wanted: Asked, progress: RunProgress) -> Row:
         if patch is not None:
             sides["patched"] |= {"patch": str(wanted.patch), "patch_digest": digest(patch)}
     row = {
-        "format": FORMAT,
-        "version": VERSION,
-        "models": sides,
-        **measured[0].about,
-        "split": examination.split,
+        "format": FORMAT, "version": VERSION, "models": sides, **measured[0].about, "split": examination.split,
         "seeds": sorted(measured[0].task),
-        **results(measured[0], measured[1] if len(measured) > 1 else None, config.seed),
-        "device": place,
+        **results(measured[0], measured[1] if len(measured) > 1 else None, config.seed), "device": place,
         "versions": versions(),
-    }
+    }  # fmt: skip
     write_json(wanted.out, row)
     _write_answers(wanted.out, dict(zip(sides, measured, strict=True)))
     return row

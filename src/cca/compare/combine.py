@@ -185,15 +185,12 @@ def _run(row: Row, goals: Mapping[str, float | None]) -> RunResult:
     return RunResult(
         **{key: row[key] for key in ("model", "seed", "draw", "base", "pivots", "coefficient") if key in row},
         share=row["parameters"] / row["total_parameters"],
-        components=circuit["components"] if circuit else None,
-        circuit=circuit,
-        best=_point(best_step(history), row),
-        any=_point(best_step(history, within_budget=False), row),
+        components=circuit["components"] if circuit else None, circuit=circuit,
+        best=_point(best_step(history), row), any=_point(best_step(history, within_budget=False), row),
         matched={name: None if step is None else _point(step, row) for name, step in reached.items()},
-        asked={name: goal is not None for name, goal in goals.items()},
-        steps=len(history) - 1,
+        asked={name: goal is not None for name, goal in goals.items()}, steps=len(history) - 1,
         test=row["test"],
-    )
+    )  # fmt: skip
 
 
 def _point(step: Step, row: Row) -> Point:

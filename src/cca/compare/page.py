@@ -65,17 +65,11 @@ def _arm_row(arm: ArmResult, target: str, tested: bool, columns: int) -> tuple[s
         return (name, "could not be run", *[formats.UNKNOWN] * (columns - 2))
     matched = arm.matched[target]
     cells = (
-        name,
-        formats.share(arm.share),
-        formats.points(inside.gain.points),
-        formats.points(best.gain.points),
-        formats.interval(best.gain.interval),
-        formats.nats(best.drift.mean),
-        f"{matched.reached} of {matched.of}",
-        formats.nats(matched.drift and matched.drift.mean),
-        _ratio(matched.ratio),
-        formats.duration(best.seconds),
-    )
+        name, formats.share(arm.share), formats.points(inside.gain.points), formats.points(best.gain.points),
+        formats.interval(best.gain.interval), formats.nats(best.drift.mean),
+        f"{matched.reached} of {matched.of}", formats.nats(matched.drift and matched.drift.mean),
+        _ratio(matched.ratio), formats.duration(best.seconds),
+    )  # fmt: skip
     if not tested:
         return (*cells, _difference(inside.over), _difference(best.over))
     worst = arm.test.best and arm.test.best.worst_skill
@@ -139,15 +133,11 @@ def compare_page(result: Comparison) -> str:
     environment.filters |= {"label": formats.label, "counted": formats.counted}
     runs = {(run.model, run.seed) for arm in result.arms for run in arm.runs}
     text = environment.get_template("compare.html").render(
-        result=result,
-        style=Markup((files("cca.reports") / "page" / "style.css").read_text(encoding="utf-8")),
-        hues=HUES,
-        models=", ".join(sorted({model for model, _ in runs})) or "no model",
-        runs=len(runs),
-        tables=[(target, arm_cells(result, target)) for target in result.targets],
-        curves=_curves(result.arms),
+        result=result, style=Markup((files("cca.reports") / "page" / "style.css").read_text(encoding="utf-8")),
+        hues=HUES, models=", ".join(sorted({model for model, _ in runs})) or "no model", runs=len(runs),
+        tables=[(target, arm_cells(result, target)) for target in result.targets], curves=_curves(result.arms),
         costs=COSTS,
-    )
+    )  # fmt: skip
     return text.encode("utf-8", "replace").decode()
 
 

@@ -11,7 +11,7 @@ import copy
 import difflib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from numbers import Real
@@ -49,13 +49,6 @@ class Outcome:
     @property
     def is_fraction(self) -> bool:
         return all(0 <= value <= 1 for values in self.documents.values() for value in values)
-
-    def to_row(self) -> Row:
-        return asdict(self)
-
-    @staticmethod
-    def from_row(row: Row) -> Outcome:
-        return Outcome(**row)
 
     @staticmethod
     def of(results: Row, task: str) -> Outcome:
@@ -121,17 +114,10 @@ def run_tasks(
         tracker = None if save_to is None else loggers.EvaluationTracker(output_path=str(save_to))
         try:
             results = lm_eval.simple_evaluate(
-                model=adapter,
-                model_args={"pretrained": name},
-                tasks=[task],
-                num_fewshot=settings.num_fewshot,
-                batch_size=settings.batch_size,
-                limit=settings.limit,
-                log_samples=True,
-                apply_chat_template=settings.chat_template,
-                evaluation_tracker=tracker,
-                task_manager=manager,
-            )
+                model=adapter, model_args={"pretrained": name}, tasks=[task], num_fewshot=settings.num_fewshot,
+                batch_size=settings.batch_size, limit=settings.limit, log_samples=True,
+                apply_chat_template=settings.chat_template, evaluation_tracker=tracker, task_manager=manager,
+            )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AssertionError) as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise CcaError(f"lm-eval task {task}: {reason}") from error

@@ -96,14 +96,9 @@ NO_NULLS = BeforeValidator(_without_nulls)
 """For a mapping by name: a name whose value is null is missing."""
 
 EXPECTED = {
-    "model_type": "an object",
-    "model_attributes_type": "an object",
-    "dict_type": "an object",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "string_type": "a text",
-    "missing": "a value",
-}
+    "model_type": "an object", "model_attributes_type": "an object", "dict_type": "an object",
+    "list_type": "a list", "tuple_type": "a list", "string_type": "a text", "missing": "a value",
+}  # fmt: skip
 
 
 def _first_fault(error: ValidationError, name: str) -> str:

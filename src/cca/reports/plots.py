@@ -175,13 +175,10 @@ def _dots(panel: Panel, steps: Scale, scale: Scale, best: int) -> list[Markup]:
 
 
 SHAPES = {
-    "task": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
-    "retention": "M-4 -4h8v8h-8z",
-    "patch": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
-    "control": "M0 -6L6 0L0 6L-6 0z",
-    "cross": "M-4 -4L4 4M-4 4L4 -4",
-    "best-mark": "M-6.5 0a6.5 6.5 0 1 0 13 0a6.5 6.5 0 1 0 -13 0z",
-}
+    "task": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z", "retention": "M-4 -4h8v8h-8z",
+    "patch": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z", "control": "M0 -6L6 0L0 6L-6 0z",
+    "cross": "M-4 -4L4 4M-4 4L4 -4", "best-mark": "M-6.5 0a6.5 6.5 0 1 0 13 0a6.5 6.5 0 1 0 -13 0z",
+}  # fmt: skip
 
 
 def _mark(x: float, y: float, kind: str, title: str | None = None) -> Markup:

@@ -220,12 +220,9 @@ def _results(groups: Sequence[Sequence[ResultRow]], report: Report) -> Table:
         for index, row in enumerate(group):
             moved = drift if row.group == "task" and index == 0 else row.drift
             cells = (
-                formats.percent(row.base),
-                formats.percent(row.patched),
-                formats.points(row.points),
-                row.ends,
+                formats.percent(row.base), formats.percent(row.patched), formats.points(row.points), row.ends,
                 "" if row.group == "task" and index else formats.nats(moved),
-            )
+            )  # fmt: skip
             table.add_row(
                 _text(formats.label(row.name, 40)),
                 *map(_text, cells),

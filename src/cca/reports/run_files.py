@@ -20,12 +20,9 @@ from cca.reports.parts import Flag, Part
 from cca.reports.report import Report
 
 STAGES = {
-    "traces": "traces.jsonl",
-    "pivots": "pivots.jsonl",
-    "circuit": "circuit.jsonl",
-    "amplify": "amplify.json",
+    "traces": "traces.jsonl", "pivots": "pivots.jsonl", "circuit": "circuit.jsonl", "amplify": "amplify.json",
     "evaluate": "evaluation.json",
-}
+}  # fmt: skip
 
 
 SHOWN = 10

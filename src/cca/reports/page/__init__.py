@@ -188,14 +188,11 @@ def _pivots(files: RunFiles) -> dict[str, Any] | None:
         return None
     known = pivots or ()
     return {
-        "count": len(known) or count,
-        "greedy_right": sum(pivot.greedy_right for pivot in known),
-        "known": bool(known),
-        "templates": len({pivot.template for pivot in known}),
+        "count": len(known) or count, "greedy_right": sum(pivot.greedy_right for pivot in known),
+        "known": bool(known), "templates": len({pivot.template for pivot in known}),
         "methods": sorted({formats.label(pivot.method) for pivot in known}),
-        "planted": results.pivot_facts(files.report),
-        "cards": files.cards,
-    }
+        "planted": results.pivot_facts(files.report), "cards": files.cards,
+    }  # fmt: skip
 
 
 def _timing(report: Report) -> list[tuple[str, float | None, int | None, Markup]]:
