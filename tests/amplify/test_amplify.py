@@ -97,6 +97,7 @@ def test_only_the_steps_named_are_validated(model: PreTrainedModel) -> None:
         "drift": 1.0,
         "retention": {},
         "in_budget": True,
+        "cut_off": None,
     }
 
 

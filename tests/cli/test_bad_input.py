@@ -45,7 +45,7 @@ def config(tmp_path: Path, model_folder: Path) -> dict[str, object]:
     task = {split: write(tmp_path / f"{split}.jsonl", rows(4)) for split in ("train", "validation", "test")}
     return {
         "model": str(model_folder), "task": task, "out": str(tmp_path / "run"),
-        "traces": {"max_new_tokens": 4, "samples": 2},
+        "traces": {"max_new_tokens": 4, "samples": 2, "allow_cut_off": True},
     }  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def test_show_without_and_with_a_report() -> None:
         "0.460% of parameters, 2.000% of neurons, 0.000% of heads",
         "3.2e-06 nats a token",
         "90.0% to 89.5% [-1.0, +0.5]",
-        "bootstrap",
+        "95 % intervals",
     ):
         assert figure in told
 

@@ -143,8 +143,9 @@ def test_pairs_intervals_and_tests_of_a_group_resample_its_tasks() -> None:
     after = Outcome.of(results("acc", {"a": [1, 1, 1, 1], "b": [0, 1, 0, 0]}), "task")
     row = compared({"task": before}, {"task": after})["task"]
     assert (row["base"], row["patched"], row["points"], row["problems"]) == (3 / 8, 5 / 8, 25.0, 8)
-    assert row["interval"] == [0.0, 50.0]  # of two tasks one gained 50 points and one nothing
-    assert row["p_value"] == 0.5
+    low, high = row["interval"]  # of two tasks one gained 50 points and one nothing: all is possible
+    assert low < 0 < 50 < high
+    assert row["p_value"] > 0.4
     assert compared({"task": before})["task"]["base"] == 3 / 8
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cca.pivots.grader import Grader
 
 import tiny_run
 import tiny_world
 from cca.errors import CcaError
-from cca.pivots.traces import Trace, opposite
+from cca.pivots.traces import Grader, Trace, opposite
 from cca.problems.judges.judge import Verdict
 from cca.runs.config.config import load_config, make_config
 from cca.runs.folder.run_folder import RunFolder
