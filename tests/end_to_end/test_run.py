@@ -73,7 +73,8 @@ def test_the_skill_goes_up_and_nothing_else_moves(report: dict[str, Any]) -> Non
     assert 0.5 < report["base"]["accuracy"] < 0.85
     assert report["gain"]["points"] > 10
     assert report["gain"]["interval"][0] > 0
-    assert report["gain"]["p_value"] < 1e-6
+    assert report["gain"]["p_value"] < 1e-3  # over templates
+    assert report["gain"]["mcnemar_p"] < 1e-6
     budget, amplified = report["config"]["amplify"]["budget"]["drift"], report["amplify"]
     assert 0 < report["drift"]["kl"] <= budget
     taken = next(step for step in amplified["history"] if step["step"] == amplified["best_step"])
