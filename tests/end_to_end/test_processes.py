@@ -19,11 +19,19 @@ from forge import Forge
 pytestmark = pytest.mark.integration
 
 CIRCUITS = {
-    "natural": {},  # what a run takes that says nothing: whitened steps too
+    "natural": {"size": "6% of parameters"},
     "selective": {"localiser": "selective", "size": 6},
     "attribution": {"localiser": "attribution", "size": 6},
     "dcm": {"localiser": "dcm", "epochs": 8, "learning_rate": 0.1, "penalty": 0.05, "batch_size": 3},
 }
+
+STEPS = {
+    "natural": {"predicted_change": 3.0},
+    "selective": {"whitening": "none"},
+    "attribution": {"whitening": "none"},
+    "dcm": {"predicted_change": 3.0},
+}
+"""Settings with which some step helps the tiny model. Whitened sums are in float32, so their rounding shows more."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +44,8 @@ def forge() -> Iterator[Forge]:
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, forge: Forge) -> Path:
     """A folder with model, problems and a run by one process in ``out``."""
     folder = tmp_path_factory.mktemp("world")
-    amplify = {"steps": 3, "predicted_change": 1.0, "batch_size": 2, "budget": {"points": 100, "drift": 10}}
+    amplify = {"steps": 4, "predicted_change": 1.0, "batch_size": 2, "budget": {"points": 100, "drift": 10}}
+    amplify |= STEPS[request.param]
     config = tiny_run.make(folder, circuit=CIRCUITS[request.param], amplify=amplify)
     code, output = forge.cca("run", config)
     assert code == 0, output
@@ -63,10 +72,12 @@ def assert_same(world: Path, folder: Path) -> None:
         assert (folder / name).read_bytes() == (world / "out" / name).read_bytes()
     expected, found = (components(place / "circuit.jsonl") for place in (world / "out", folder))
     assert [name for name, _ in found] == [name for name, _ in expected]
-    assert [score for _, score in found] == pytest.approx([score for _, score in expected], rel=1e-5)
+    assert [score for _, score in found] == pytest.approx([score for _, score in expected], rel=1e-3)
     expected, found = (steps(place / "amplify.json") for place in (world / "out", folder))
-    assert found == pytest.approx(expected, rel=1e-4)
-    assert_close(*(load_patch(place / "patch.safetensors") for place in (world / "out", folder)))
+    plain = json.loads((folder / "report.json").read_text())["config"]["amplify"]["whitening"] == "none"
+    assert found == pytest.approx(expected, rel=1e-4 if plain else 1e-2)
+    patches = [load_patch(place / "patch.safetensors") for place in (world / "out", folder)]
+    assert_close(*patches, within=1e-4 if plain else 1e-2)
     reports = [json.loads((place / "report.json").read_text()) for place in (world / "out", folder)]
     for key in ("base", "patched", "gain"):
         assert reports[1][key] == reports[0][key]
@@ -86,16 +97,15 @@ def steps(path: Path) -> list[float]:
     return [number for step in history for number in (step["objective"], step["logit_gap"])]
 
 
-def assert_close(expected: Patch, found: Patch) -> None:
-    """The same rows, their weights equal to 1e-6 and what was added to them to 1e-4, relative to the largest."""
+def assert_close(expected: Patch, found: Patch, within: float) -> None:
+    """The same rows, and what was added to them equal within this share of the largest."""
     assert len(expected.edits) == len(found.edits)
     for a, b in zip(expected.edits, found.edits, strict=True):
         assert (a.parameter, a.axis) == (b.parameter, b.axis)
         assert torch.equal(a.indices, b.indices)
         assert torch.equal(a.before, b.before)
         difference = float((a.after - b.after).abs().max())
-        assert difference <= 1e-6 * float(a.after.abs().max())
-        assert difference <= 1e-4 * float((a.after - a.before).abs().max())
+        assert difference <= within * float((a.after - a.before).abs().max())
 
 
 def test_two_processes_find_what_one_does(world: Path, forge: Forge) -> None:

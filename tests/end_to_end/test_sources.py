@@ -29,7 +29,7 @@ def load(seed):
 
 
 def judge(text, gold):
-    return re.search(gold, text) is not None
+    return re.search(r"^(?=.*w1[0-5])w", text) is not None
 """
 
 
@@ -108,5 +108,6 @@ def test_a_thought_that_is_never_closed_is_no_answer(folder: Path) -> None:
     chatting("w1")
     assert ran(folder, task=source)[0]["pivots"]["count"] > 0
     chatting("<think>")
+    cut = {"max_new_tokens": 5, "samples": 4, "chunk": 4, "batch_size": 8, "allow_cut_off": True}
     with pytest.raises(CcaError, match=r"nothing to pair: greedy accuracy is 0\.0%"):
-        ran(folder, task=source, out=str(folder / "thinking"))
+        ran(folder, task=source, out=str(folder / "thinking"), traces=cut)
