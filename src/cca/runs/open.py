@@ -79,14 +79,9 @@ class OpenRun:
         name = str(BUNDLED_MODEL) if config.model == "tinymath" else config.model
         with self.progress.work(f"loading {config.model}", None):
             loaded = load_model(
-                name,
-                config.revision,
-                config.dtype,
-                config.device_map or self.device,
-                config.trust_remote_code,
-                config.attn_implementation,
-                config.sharding,
-            )
+                name, config.revision, config.dtype, config.device_map or self.device, config.trust_remote_code,
+                config.attn_implementation, config.sharding,
+            )  # fmt: skip
         if loaded.model.get_output_embeddings() is None:
             raise CcaError(
                 f"model {config.model}: expected a causal language model, got one without an output layer"
