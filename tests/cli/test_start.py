@@ -41,12 +41,20 @@ def patch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_command_without_a_model_imports_no_torch(command: list[str], patch: Path) -> None:
     arguments = [*command, str(patch)] if command == ["patch", "show"] else command
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False, timeout=60
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
-    assert done.stderr.splitlines()[-1].strip() == "imported:"
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < SECONDS
+    seconds = []
+    for _ in range(3):  # the least of three: other processes slow this one
+        before = used()
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False, timeout=60
+        )
+        seconds.append(used() - before)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+        assert done.stderr.splitlines()[-1].strip() == "imported:"
+    assert min(seconds) < SECONDS
+
+
+def used() -> float:
+    """CPU seconds of the processes started here so far."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -236,7 +236,7 @@ def test_100_kilobytes_of_anything_are_judged_at_once(name: str) -> None:
         if name != "code":  # which would run it
             judge(text, gold)
         slowest = max(slowest, time.process_time() - before)
-    assert slowest < 1.0
+    assert slowest < 3.0  # on a busy machine; what is not bounded takes minutes
 
 
 @pytest.mark.parametrize(
