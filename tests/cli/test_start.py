@@ -45,7 +45,11 @@ def test_a_command_without_a_model_imports_no_torch(command: list[str], patch: P
     for _ in range(3):  # the least of three: other processes slow this one
         before = used()
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False, timeout=60
+            [sys.executable, "-c", PROGRAM, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
         seconds.append(used() - before)
         assert done.returncode == 0, done.stderr
