@@ -109,26 +109,26 @@ class OpenRun:
         given = self.config.anatomy
         return read_declaration(Path(given)) if isinstance(given, str) else given
 
-    @cached_property
+    @property
     def task(self) -> Task:
         """The task with its retention sets; the judge can read every gold answer, the model every prompt."""
+        return self._task_and_grader[0]
+
+    @property
+    def grader(self) -> Grader:
+        return self._task_and_grader[1]
+
+    @cached_property
+    def _task_and_grader(self) -> tuple[Task, Grader]:
         config, codec = self.config, self.loaded.codec
         task = open_task(
             config.task, config.seed, tokenizer=codec.tokenizer, allow_code=config.allow_code, today=self.first_day
         )  # fmt: skip
         task = with_retention(task, config.retention)
-        grader = self._grader_of(task)
+        grader = Grader(codec, task_judge(task, config.judge, allow_code=config.allow_code))
         check_answers(task, grader.judge)
         check_prompts(task, grader.prompt_ids, context_length(self.model), embedding_rows(self.model))
-        return task
-
-    @cached_property
-    def grader(self) -> Grader:
-        return self._grader_of(self.task)
-
-    def _grader_of(self, task: Task) -> Grader:
-        judge = task_judge(task, self.config.judge, allow_code=self.config.allow_code)
-        return Grader(self.loaded.codec, judge)
+        return task, grader
 
     @cached_property
     def notes(self) -> list[str]:
@@ -186,9 +186,8 @@ class OpenRun:
             "anatomy": self._declared,
         }
         known = dict(self.fingerprints)
-        if (
-            self.task.retention
-        ):  # which problems are fitted to, guard and are reported: another rule, another hash
+        if self.task.retention:
+            # which problems are fitted to, guard and are reported: another rule, another hash
             known["retention"] = fingerprint([known["retention"], RULE])
         return {**known, **more}
 
@@ -249,8 +248,7 @@ def open_run(config: Config, progress: RunProgress, fork_of: Path | None = None)
         folder.remove_leftovers()
         logged = LoggedProgress(folder.path, progress)
         run = OpenRun(config, folder, logged, interrupts, first_day=first_day(folder, fork_of))
-        if distributed.size() > 1:
-            distributed.broadcast_bytes(str(run.first_day).encode())
+        distributed.broadcast_bytes(str(run.first_day).encode())
         several = f", the first of {distributed.size()} processes" if distributed.size() > 1 else ""
         logged.say(f"device: {run.device}{several}")
         say_what_changed(folder, logged, run.device)

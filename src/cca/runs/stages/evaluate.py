@@ -85,13 +85,11 @@ def run_evaluate(
         planted = localisation(pivots, task.train, grader)
         if planted:
             measured["pivots"]["planted"] = planted
+    measured["controls"] = {}
+    free = settings.model_copy(update={"budget": NO_BUDGET})  # no cost of a control disqualifies a step
     with files.timed("controls"):
-        free = settings.model_copy(
-            update={"budget": NO_BUDGET}
-        )  # nothing a control costs disqualifies a step
-
-        def validator() -> Validator:
-            return Validator(
+        if controls:
+            validator = Validator(
                 model,
                 grader,
                 answering,
@@ -102,15 +100,13 @@ def run_evaluate(
                 files.note,
             )
 
-        def train_control(control: Circuit, judge: Validator, what: str) -> Amplified:
-            return train(
-                files, model, anatomy, control, pivots, free, judge,
-                texts=texts, seed=seed, what=what, kept_in=CONTROL, progress=progress, track=track,
-            )  # fmt: skip
+            def train_control(control: Circuit, what: str) -> Amplified:
+                return train(
+                    files, model, anatomy, control, pivots, free, validator,
+                    texts=texts, seed=seed, what=what, kept_in=CONTROL, progress=progress, track=track,
+                )  # fmt: skip
 
-        measured["controls"] = _controls(
-            files, anatomy, circuit, tested, controls, seed, validator, train_control
-        )
+            measured["controls"] = _controls(files, anatomy, circuit, tested, controls, seed, train_control)
     write_sealed(files / FILE, FORMAT, 1, {"made_from": files.made_from, **measured})
 
 
@@ -121,24 +117,20 @@ def _controls(
     tested: AgainstBase,
     count: int,
     seed: int,
-    make_validator: Callable[[], Validator],
-    train_control: Callable[[Circuit, Validator, str], Amplified],
+    train_control: Callable[[Circuit, str], Amplified],
 ) -> Row:
     """Random circuits of the same size and mix, amplified on the same pivots with the same settings and no budget.
 
     ``matched`` is the first validated step at which a control is as accurate as the patch on the validation data:
     what the same gain costs there. Its drift, like the patch's beside it, is that of the validation halves.
     """
-    if not count:
-        return {}
     summary = read_sealed(files / SUMMARY, AMPLIFY, 1)
     target = next(r["validation"] for r in summary["history"] if r["step"] == summary["best_step"])
     generator = torch.Generator().manual_seed(seed)
     draws = []
-    validator = make_validator()
     for draw in range(count):
         control = random_circuit(anatomy, circuit, generator)
-        amplified = train_control(control, validator, f"control: random circuit {draw + 1} of {count}")
+        amplified = train_control(control, f"control: random circuit {draw + 1} of {count}")
         draws.append(_control_row(tested, amplified, control, target))
     matched = [row["drift"] for draw in draws if (row := draw["matched"]) and row["drift"] is not None]
     drifts = [kl for draw in draws if (kl := draw["drift"]["kl"]) is not None]

@@ -35,7 +35,8 @@ def run_traces(
 ) -> None:
     """Sample the traces that ``traces.jsonl`` lacks, at most ``most_chunks`` chunks of them."""
     log = files.log(FILE, FORMAT, VERSION, settings.chunk, len(problems))
-    known = len(log.rows())
+    rows = log.rows()
+    known = len(rows)
     if known == len(problems):
         return
     with files.timed(), progress.work("traces: greedy and sampled", len(problems)) as report:
@@ -46,7 +47,7 @@ def run_traces(
         def sample(own: Sequence[Problem]) -> list[list[Trace]]:
             return sample_traces(own, grader, engine, settings, max_new_tokens, seed, report_one)
 
-        done = load_traces(files / FILE)
+        done = read_traces(files / FILE, rows)
         for made in in_order(chunks, sample, engine.parallel_chunks):
             log.append(
                 [{"problem": own[0].problem, "traces": [trace.to_row() for trace in own]} for own in made]
