@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +17,14 @@ MOST_VALUES = 100_000
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+
+def load_entry(entry: Any) -> Any:
+    """The object that a row of a table holds: itself, or the ``module:name`` of one, imported on first use."""
+    if not isinstance(entry, str):
+        return entry
+    module, _, name = entry.partition(":")
+    return getattr(import_module(module), name)
 
 
 def check_plain(given: Mapping[str, Any]) -> None:

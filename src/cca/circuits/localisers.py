@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -37,6 +36,7 @@ from cca.gradients.training_state import TrainingFile
 from cca.models.anatomy.anatomy import Anatomy
 from cca.models.anatomy.components import KINDS
 from cca.pivots.pivot import Pivot
+from cca.section import load_entry
 
 T = TypeVar("T")
 
@@ -116,11 +116,7 @@ Localiser = Callable[[Site, CircuitConfig], Circuit]
 
 def find_localiser(name: str) -> Localiser:
     """The function that a row of `LOCALISERS` names."""
-    found = LOCALISERS[name]
-    if callable(found):
-        return found
-    module, _, function = found.partition(":")
-    return getattr(import_module(module), function)
+    return load_entry(LOCALISERS[name])
 
 
 def attribution(site: Site, settings: CircuitConfig) -> Circuit:

@@ -11,24 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from cca.errors import CcaError
-from cca.problems.judges.code import CodeJudge
 from cca.problems.judges.judge import UNREADABLE, Judge, Judgement, Verdict, judgement
-from cca.problems.judges.maths import MathJudge
-from cca.problems.judges.numbers import AutoJudge, NumberJudge
-from cca.problems.judges.text import ChoiceJudge, ExactJudge, RegexJudge, TextJudge
-from cca.problems.judges.tool_calls import ToolCallJudge
+from cca.section import load_entry
 
-JUDGES: dict[str, Callable[..., Judge]] = {
-    "auto": AutoJudge,
-    "number": NumberJudge,
-    "math": MathJudge,
-    "choice": ChoiceJudge,
-    "text": TextJudge,
-    "exact": ExactJudge,
-    "regex": RegexJudge,
-    "tool-call": ToolCallJudge,
-    "code": CodeJudge,
+JUDGES: dict[str, str | Callable[..., Judge]] = {
+    "auto": "cca.problems.judges.numbers:AutoJudge",
+    "number": "cca.problems.judges.numbers:NumberJudge",
+    "math": "cca.problems.judges.maths:MathJudge",
+    "choice": "cca.problems.judges.text:ChoiceJudge",
+    "text": "cca.problems.judges.text:TextJudge",
+    "exact": "cca.problems.judges.text:ExactJudge",
+    "regex": "cca.problems.judges.text:RegexJudge",
+    "tool-call": "cca.problems.judges.tool_calls:ToolCallJudge",
+    "code": "cca.problems.judges.code:CodeJudge",
 }
+"""Name -> what makes a `Judge` from its options, or the ``module:name`` of that, which is loaded on first use."""
 
 
 def make_judge(name: str, *, allow_code: bool = False, **options: Any) -> Judge:
@@ -48,11 +45,11 @@ def make_judge(name: str, *, allow_code: bool = False, **options: Any) -> Judge:
         raise CcaError(
             "judge 'code' runs code that a model wrote: allow it explicitly (allow_code) or take another"
         )
-    return _construct(name, JUDGES[name], options)
+    return _construct(name, load_entry(JUDGES[name]), options)
 
 
 def _construct(name: str, factory: Callable[..., Judge], options: dict[str, Any]) -> Judge:
-    known = [parameter for parameter in signature(factory).parameters if parameter != "self"]
+    known = list(signature(factory).parameters)
     for option in options:
         if option not in known:
             expected = ", ".join(known) or "none"
