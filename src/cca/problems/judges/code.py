@@ -29,7 +29,7 @@ from functools import cache
 
 from cca.errors import CcaError
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
-from cca.problems.judges.reading import answer_text, new_turn_began
+from cca.problems.judges.reading import WholeReader
 
 ISOLATIONS = ("auto", "bubblewrap", "namespaces", "none")
 _FOLDER_BYTES = 64 << 20
@@ -70,7 +70,7 @@ if own() == pid:
 """
 
 
-class CodeJudge:
+class CodeJudge(WholeReader):
     """``seconds`` and ``megabytes`` limit one run; ``preamble`` is put before each program (imports, say).
 
     ``isolation``: auto takes the strongest there is; bubblewrap, namespaces, or none.
@@ -91,18 +91,15 @@ class CodeJudge:
                 f"judge 'code': expected seconds >= 1 and megabytes >= 64, got {seconds}, {megabytes}"
             )
         self.seconds, self.megabytes, self.preamble = seconds, megabytes, preamble
-        self.thinking, self.isolation = thinking, _isolation(isolation)
+        super().__init__(thinking=thinking)
+        self.isolation = _isolation(isolation)
 
     def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
-        code = read_code(answer_text(text, self.thinking), cut_off and not self.finished(text))
+        code = read_code(*self.answer(text, cut_off))  # a later block may correct an earlier one
         if code is None:
             return UNREADABLE
         program = f"{self.preamble}\n{code}\n\n{gold}\n"
         return judgement(code, _run(program, self.isolation, self.seconds, self.megabytes))
-
-    def finished(self, text: str) -> bool:
-        """A later block may correct an earlier one, so only a new turn ends a completion."""
-        return new_turn_began(text, self.thinking)
 
     def check_gold(self, gold: str) -> None:
         try:
@@ -230,8 +227,9 @@ def _parse(source: str) -> ast.Module | int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compile(source, "program.py", "exec")
-            return ast.parse(source)
+            tree = ast.parse(source, "program.py")
+            compile(tree, "program.py", "exec")
+            return tree
     except SyntaxError as error:
         return error.lineno or 0
     except (ValueError, RecursionError, MemoryError):

@@ -24,13 +24,12 @@ from cca.problems.judges.numbers import read_number
 from cca.problems.judges.quantities import Quantity
 from cca.problems.judges.reading import Reader
 from cca.problems.judges.statements import REACH, Statement, boxed
-from cca.problems.judges.typography import plain
+from cca.problems.judges.typography import GROUPING, plain
 
 _INLINE = re.compile(r"\$\$?([^$]{1,400})\$\$?|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL)
 _UNITS = re.compile(r"\\(?:text|mbox)[ ]?\{[^{}]*\}|\\mathrm[ ]?\{[ ]*[^{}\s][^{}]+\}|\^?\{?\\circ\}?")
 _UPRIGHT = re.compile(r"\\(?:mathrm|rm)[ ]?\{[ ]*([A-Za-z])[ ]*\}")
 """A letter set upright, as e and i often are, which math-verify cannot read."""
-_GROUPING = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\!,?\\?!?|,\\!|\\ |~)(?=\d{3}(?!\d))")
 _NUMERAL = re.compile(
     r"[-+]?(?:\\?\$)?"
     r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+|\d*\\[dt]?frac\{?\d+\}?\{?\d+\}?|\d+/\d+)[ ]?(?:\\?%)?\.?"
@@ -116,7 +115,7 @@ def _tidy(text: str) -> str:
 @lru_cache(maxsize=4096)
 def _number(text: str) -> Quantity | None:
     """``text`` as a number, when it is one strict numeral with a unit at most; all else is math-verify's."""
-    text = _GROUPING.sub(",", _UNITS.sub("", text)).strip()
+    text = GROUPING.sub(",", _UNITS.sub("", text)).strip()
     return read_number(text) if _NUMERAL.fullmatch(text) else None
 
 

@@ -22,7 +22,7 @@ from cca.problems.judges.quantities import Found, Quantity, find_quantities, las
 from cca.problems.judges.reading import UNCLEAR, Reader, Unclear
 from cca.problems.judges.statements import Statement
 from cca.problems.judges.text import TextJudge
-from cca.problems.judges.typography import FUNCTION, plain, unlatex
+from cca.problems.judges.typography import CALCULATION, FUNCTION, plain, unlatex
 
 _MARKUP = re.compile(r"[\s*_:$`#>=\[\]()\"'~≈{},]*\Z")
 _FILLER = re.compile(
@@ -62,7 +62,6 @@ _BOUND_FORMULA = re.compile(r"[ ]?(?:[xyznijqruvwe](?![a-z'])|!)")
 _UNIT_POWER = re.compile(r"(?<=[A-Za-z])[ ]{0,2}\^[ ]?-?\d|</?[a-z]{1,8}>")
 _EXPRESSION = re.compile(rf"[√π∞±^≤≥≠<>{FUNCTION}]")
 _DIGIT = re.compile(r"\d")
-_CALCULATION = re.compile(r"<<[^<>]*>>")
 _RATE = re.compile(r"[ ][^\W\d]+[ ](?:an?|per|each|every)\b")
 _PRICE_GROUPS = re.compile(r"(?<=[$€£])\d{1,3}(?:, \d{3})+(?!\d)")
 _PLACES = re.compile(r"\s?(?:decimal|d\.?p|significant|s\.?f)", re.IGNORECASE)
@@ -154,7 +153,7 @@ class _Clause:
     """The clause of a statement that holds its first number."""
 
     def __init__(self, text: str, statement: Statement) -> None:
-        text = _CALCULATION.sub("", text)
+        text = CALCULATION.sub("", text)
         text = _PRICE_GROUPS.sub(lambda match: match[0].replace(", ", ","), text)
         self.text = _SPACED.sub(_ungroup, text)
         self.direct = statement.kind == "hashes" or (statement.kind == "label" and not statement.closing)

@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
-from cca.problems.judges.statements import Statement, final_statements, lowered, stated_answers
+from cca.problems.judges.statements import Statement, final_statements, stated_answers
 
 _THOUGHT = r"(?:[a-z]{1,12}[:_])?(?:think|thinking|thoughts?|reasoning)"
 _TAG = re.compile(
     rf"""
+    (?=[<\[\u25c1]) (?:                                     # every mark begins so: most texts are passed over at once
     (?P<close> </{_THOUGHT}> | \[/THINK\] | \u25c1/think\u25b7 | <\|/(?:think|thinking)\|> | <\|end_of_{_THOUGHT}\|>
         | <\|{_THOUGHT}_end\|> | <\|end_thinking\|> | <channel\|> | <\|inner_suffix\|> | \[BEGIN[ ]FINAL[ ]RESPONSE\] )
   | (?P<open> <{_THOUGHT}> | \[THINK\] | \u25c1think\u25b7 | <\|(?:think|thinking)\|>
@@ -37,7 +38,7 @@ _TAG = re.compile(
         | <\|(?:begin|end)_of_solution\|> | <\|(?:start|end)_response\|> | \[END[ ]FINAL[ ]RESPONSE\] )
   | (?P<begin> <\|im_start\|>assistant\n? | <start_of_turn>model\n? | <\|turn>model\n? | <\|assistant\|>
         | <\|start\|>assistant | <\|start_header_id\|>assistant<\|end_header_id\|> | <\uff5cassistant\uff5c> )
-    """,
+    )""",
     re.VERBOSE | re.IGNORECASE,
 )
 """Marks around thoughts and answers. ``analysis`` and ``message_end`` are harmony's (gpt-oss); ``begin`` opens the
@@ -50,6 +51,7 @@ _SPECIAL_TURN = r"""
 """
 _TURN = re.compile(
     rf"""
+    (?: (?=[\nQ<\[]) | \A )                                # every turn begins so, or at the beginning
     (?: (?:\n|\A) [ \t]{{0,8}} (?:[#>]{{1,6}}[ ]?)? [*_]{{0,3}}          # a line that opens with ...
         (?: Q | Question | (?<=\n\n) Problem | Human | User | Instruction )
         (?:[ ]\#?\d{{1,4}} | \d{{1,4}})? [*_ ]{{0,3}} :
@@ -209,29 +211,37 @@ class Reader(Generic[Answer]):
     def _final(self, text: str) -> Answer | None:
         """The first final statement that is readable. Unclear ones are passed over here: one may follow that is not."""
         if self.final:
-            for statement in final_statements(text, lowered(text)):
+            for statement in final_statements(text):
                 answer = self.read_statement(statement)
                 if answer is not None and not isinstance(answer, Unclear):
                     return answer
         return None
 
     def _stated(self, text: str, closed: bool) -> Answer | Unclear | None:
-        for statement in stated_answers(text, lowered(text), closed):
+        for statement in stated_answers(text, closed):
             answer = self.read_statement(statement)
             if answer is not None:
                 return answer
         return None
 
 
-def answer_text(text: str, thinking: bool = False) -> str:
-    """The completion without thoughts and without what follows a new turn, stripped."""
-    last = ""
-    for part in parts(text, thinking):
-        last = part.text
-        if part.ended:
-            break
-    return last.strip()
+class WholeReader:
+    """Base of the judges of the whole completion: only a new turn finishes it.
 
+    ``thinking``: the prompt left a thought open, so completions begin inside it.
+    """
 
-def new_turn_began(text: str, thinking: bool = False) -> bool:
-    return any(part.ended for part in parts(text, thinking))
+    def __init__(self, *, thinking: bool = False) -> None:
+        self.thinking = thinking
+
+    def finished(self, text: str) -> bool:
+        return self._last(text).ended
+
+    def answer(self, text: str, cut_off: bool) -> tuple[str, bool]:
+        """The completion without thoughts and new turns, stripped, and True where its end is missing."""
+        part = self._last(text)
+        return part.text.strip(), cut_off and not part.ended
+
+    def _last(self, text: str) -> Part:
+        *_, last = parts(text, self.thinking)
+        return last

@@ -74,8 +74,9 @@ def lowered(text: str) -> str:
     return lower if len(lower) == len(text) else "".join(c.lower() if c.isascii() else c for c in text)
 
 
-def final_statements(text: str, lower: str) -> list[Statement]:
+def final_statements(text: str) -> list[Statement]:
     """Final statements whose end has been written, in the order in which their ends became certain."""
+    lower = lowered(text)
     if "final answer is" not in lower and "####" not in lower:
         return []
     found: list[tuple[_End, Statement]] = []
@@ -89,11 +90,12 @@ def final_statements(text: str, lower: str) -> list[Statement]:
     return [statement for _, statement in found]
 
 
-def stated_answers(text: str, lower: str, closed: bool = False) -> Iterator[Statement]:
+def stated_answers(text: str, closed: bool = False) -> Iterator[Statement]:
     """Statements of every kind, last one first; a box inside a statement comes before that statement.
 
     ``closed``: only those whose end has been written.
     """
+    lower = lowered(text)
     found: list[tuple[int, str, int]] = []
     for marker in _STATED.finditer(lower):
         said = marker["verb"] or (marker["other"] or ":")[0] not in ":\uff1a=" or marker["eastern"]

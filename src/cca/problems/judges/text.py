@@ -12,7 +12,7 @@ import regex
 
 from cca.errors import CcaError
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
-from cca.problems.judges.reading import UNCLEAR, Reader, Unclear, answer_text, new_turn_began
+from cca.problems.judges.reading import UNCLEAR, Reader, Unclear, WholeReader
 from cca.problems.judges.statements import Statement, first_sentence
 from cca.problems.judges.typography import FULL_WIDTH, plain, plain_text, unlatex
 
@@ -78,31 +78,28 @@ class TextJudge(Reader[tuple[str, ...]]):
         return _readings(sentence, line, text)
 
 
-class ExactJudge:
+class ExactJudge(WholeReader):
     """The completion, without thoughts and new turns, equals the gold answer but for outer white space."""
 
     name = "exact"
 
     def __init__(self, *, ignore_case: bool = False, thinking: bool = False) -> None:
+        super().__init__(thinking=thinking)
         self.ignore_case = ignore_case
-        self.thinking = thinking
 
     def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
-        answer, wanted = answer_text(text, self.thinking), gold.strip()
-        if not answer or (cut_off and not self.finished(text)):
+        (answer, open_end), wanted = self.answer(text, cut_off), gold.strip()
+        if not answer or open_end:
             return UNREADABLE
         same = answer.casefold() == wanted.casefold() if self.ignore_case else answer == wanted
         return judgement(answer, same)
-
-    def finished(self, text: str) -> bool:
-        return new_turn_began(text, self.thinking)
 
     def check_gold(self, gold: str) -> None:
         if not gold.strip():
             raise CcaError("judge 'exact': expected a gold answer, got an empty text")
 
 
-class RegexJudge:
+class RegexJudge(WholeReader):
     """Compares the last match of ``pattern`` (its first group where it has one) with the gold answer.
 
     Without a ``pattern`` each gold answer is itself one: right when it is found. It sees the first `LONGEST` characters
@@ -114,14 +111,14 @@ class RegexJudge:
     def __init__(
         self, *, pattern: str | None = None, ignore_case: bool = False, thinking: bool = False
     ) -> None:
+        super().__init__(thinking=thinking)
         self.flags = re.MULTILINE | (re.IGNORECASE if ignore_case else 0)
         self.pattern = None if pattern is None else _compile(pattern, self.flags)
-        self.thinking = thinking
 
     def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
-        cut_off = cut_off and not self.finished(text)
+        answer, open_end = self.answer(text, cut_off)
         try:
-            return self._judged(answer_text(text, self.thinking)[:LONGEST], gold, cut_off)
+            return self._judged(answer[:LONGEST], gold, open_end)
         except TimeoutError:
             return UNREADABLE
 
@@ -138,9 +135,6 @@ class RegexJudge:
             return UNREADABLE
         answer = (last[1] if self.pattern.groups else last[0]) or ""
         return judgement(answer, same_text(answer, _gold(gold)))
-
-    def finished(self, text: str) -> bool:
-        return new_turn_began(text, self.thinking)
 
     def check_gold(self, gold: str) -> None:
         if self.pattern is None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from cca.errors import CcaError
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
-from cca.problems.judges.reading import answer_text, new_turn_began
+from cca.problems.judges.reading import WholeReader
 from cca.problems.judges.tool_call_forms import (
     ATTEMPT,
     DECODER,
@@ -29,7 +29,7 @@ from cca.problems.judges.tool_call_forms import (
 )
 
 
-class ToolCallJudge:
+class ToolCallJudge(WholeReader):
     """``tools``: definitions of the tools, ``{"name", "parameters": JSON schema}``, also in OpenAI's wrapping.
 
     With ``tools`` a call must name one of them and its arguments must satisfy its schema.
@@ -40,19 +40,18 @@ class ToolCallJudge:
     def __init__(
         self, *, tools: Sequence[Mapping[str, Any]] = (), ignore_case: bool = False, thinking: bool = False
     ) -> None:
+        super().__init__(thinking=thinking)
         self.ignore_case = ignore_case
-        self.thinking = thinking
         self.schemas = dict(map(_definition, tools))
         self.validators = {name: _validator(name, schema) for name, schema in self.schemas.items()}
 
     def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
         expected = _gold(gold)
-        cut_off = cut_off and not self.finished(text)
-        text = answer_text(text, self.thinking)
+        text, open_end = self.answer(text, cut_off)
         try:
             calls = [self._typed(call) for call in read_calls(text)]
             if not calls:
-                silent = not text or cut_off or ATTEMPT.search(text) is not None
+                silent = not text or open_end or ATTEMPT.search(text) is not None
                 return UNREADABLE if silent or expected else judgement("[]", True)
             if begins_another(text):
                 return UNREADABLE
@@ -60,9 +59,6 @@ class ToolCallJudge:
             return judgement(answer, self._valid(calls) and self._same(calls, expected))
         except RecursionError:  # nested beyond all sense
             return UNREADABLE
-
-    def finished(self, text: str) -> bool:
-        return new_turn_began(text, self.thinking)
 
     def check_gold(self, gold: str) -> None:
         for call in _gold(gold):

@@ -50,7 +50,9 @@ _THOUSANDS = re.compile(r"[\u00a0\u2009\u202f'\u2019~](?<=\d.)(?=\d{3}(?!\d))")
 _FRACTION = re.compile(r"\\[dtc]?frac[ ]?(?:\{([^{}]{1,60})\}|(\d))[ ]?(?:\{([^{}]{1,60})\}|(\d))")
 _ROOT = re.compile(r"\\sqrt[ ]?(?:\[[^\]]{0,9}\])?[ ]?\{([^{}]{0,60})\}")
 _PLAIN = re.compile(r"[ ]*-?[ ]*[\d.,]+[ ]*\Z")
-_GROUPING = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\!,?\\?!?|,\\!|\\ |~)(?=\d{3}(?!\d))")
+GROUPING = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\!,?\\?!?|,\\!|\\ |~)(?=\d{3}(?!\d))")
+CALCULATION = re.compile(r"<<[^<>]*>>")
+"""GSM8K's calculator annotations."""
 _WRAPPER = re.compile(
     r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|operatorname|mbox|emph|bf|rm)[ ]?\{([^{}]{0,80})\}"
 )
@@ -92,7 +94,7 @@ def unlatex(text: str) -> str:
     """``text`` without LaTeX commands; unchanged when it holds no backslash."""
     if "\\" not in text and "{,}" not in text:
         return text
-    text = _GROUPING.sub(",", text)
+    text = GROUPING.sub(",", text)
     text = _REPEATING.sub(_repeating, text)
     text = _FRACTION.sub(_fraction, _ROOT.sub(r"√\1", text))
     text = _WRAPPER.sub(r" \1 ", text)
