@@ -13,6 +13,7 @@ from toy import toy_patch, toy_weights
 from cca.errors import CcaError
 from cca.patches.claims import claims_beside, figures, model_card, read_report, with_claims
 from cca.patches.patch import Patch
+from cca.patches.patch_content import load_content
 from cca.patches.patch_file import save_patch
 
 REPORT = {
@@ -99,7 +100,7 @@ def test_the_report_next_to_a_patch_speaks_for_it_only_when_it_is_of_the_same_ru
     made = Patch(**{**vars(PATCH), "made_by": {"config": config, "best_step": 2}})
     path = tmp_path / "patch.safetensors"
     save_patch(path, made)
-    assert claims_beside(path) is None
+    assert claims_beside(path, load_content(path).made_by) is None
     of_this_run = {**REPORT, "config": config, "amplify": {"best_step": 2}}
     for report, expected in [
         (of_this_run, of_this_run),
@@ -108,4 +109,4 @@ def test_the_report_next_to_a_patch_speaks_for_it_only_when_it_is_of_the_same_ru
         ({"other": "file"}, None),
     ]:
         (tmp_path / "report.json").write_text(json.dumps(report))
-        assert claims_beside(path) == expected
+        assert claims_beside(path, load_content(path).made_by) == expected

@@ -220,9 +220,10 @@ def push(
     from cca.patches.hub import push as push_patch
     from cca.patches.patch_file import load_patch
 
-    if report is None and claims_beside(patch) is not None:
+    loaded = load_patch(patch)
+    if report is None and claims_beside(patch, loaded.made_by) is not None:
         report = patch.parent / REPORT
-    say(push_patch(load_patch(patch), repo, report, private))
+    say(push_patch(loaded, repo, report, private))
 
 
 @app.command()

@@ -53,7 +53,7 @@ def _claiming(content: PatchContent, patch: Path, report: Path | None) -> PatchC
     """The content with the figures of the report, if there is one."""
     from cca.patches.claims import claims_beside, read_report, with_claims
 
-    figures = claims_beside(patch) if report is None else read_report(report)
+    figures = claims_beside(patch, content.made_by) if report is None else read_report(report)
     return content if figures is None else with_claims(content, figures)
 
 

@@ -68,17 +68,14 @@ def read_report(path: Path) -> dict[str, Any]:
     return report
 
 
-def claims_beside(patch: Path) -> dict[str, Any] | None:
-    """The report next to a patch file, unless the patch says that another run made it.
+def claims_beside(patch: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
+    """The report next to a patch file, unless ``made_by`` of the patch says that another run made it.
 
     A run writes its patch before anything is measured and never changes it, so the figures are read from its report.
     """
     path = patch.parent / REPORT
     if not path.is_file():
         return None
-    from cca.patches.patch_content import load_content
-
-    made_by = load_content(patch).made_by
     try:
         report = read_report(path)
     except CcaError:
