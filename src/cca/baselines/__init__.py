@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from cca.errors import CcaError
+from cca.section import Section
 
 TUNED = ("lora", "finetune")
 """Trained tensors: adapters on every linear layer, or every weight."""
@@ -16,10 +17,8 @@ DATA = ("pivots", "gold", "own")
 BASELINES = (*(f"{how}-{data}" for how in TUNED for data in DATA), "scaling")
 
 
-class BaselineSettings(BaseModel):
+class BaselineSettings(Section):
     """Options of a baseline; the objective on pivots is the run's own (``amplify.objective``)."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
 
     learning_rate: float = Field(default=1e-3, gt=0)
     """Adam's."""

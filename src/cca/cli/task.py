@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from cca.problems.judges.judge import Judge
     from cca.problems.problem import Problem
     from cca.problems.task import Task
-    from cca.problems.templates.template import Template
     from cca.runs.config.config import Config
 
 app = typer.Typer(
@@ -68,13 +67,13 @@ def check(
     from cca.problems.templates import check_file
     from cca.problems.templates.template import template_files
 
-    faulty = 0
-    for name, path in template_files(folder):
+    faulty, files = 0, template_files(folder)
+    for name, path in files:
         found = check_file(name, path, instances)
         faulty += not found.sound
         verdict = f"sound, {found.distinct} distinct instances" if found.sound else f"FAULTY: {found.fault}"
         typer.echo("\n".join([f"{name}: {verdict}", *(f"    note: {note}" for note in found.notes if notes)]))
-    total = len(template_files(folder))
+    total = len(files)
     typer.echo(f"{total - faulty} of {total} templates are sound" + (f", {faulty} faulty" if faulty else ""))
     if faulty:
         raise typer.Exit(1)
@@ -91,7 +90,7 @@ def sample(
     force: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write instances of every template. Faulty templates are named and left out."""
-    from cca.problems.templates import remarks
+    from cca.problems.templates import instance_rows, remarks
     from cca.problems.templates.template import read_template, template_files
 
     if out.exists() and not force:
@@ -102,7 +101,7 @@ def sample(
     for name, path in files:
         try:
             template = read_template(name, path)
-            made = _instances(template, instances, seed)
+            made = instance_rows(template, instances, seed)
         except CcaError as error:
             warnings.append(f"{error}")
             continue
@@ -121,17 +120,6 @@ def sample(
     write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     used = len({row["template"] for row in rows})
     typer.echo(f"wrote {len(rows)} instances of {used} of {len(files)} templates to {out}")
-
-
-def _instances(template: Template, count: int, seed: int) -> list[Row]:
-    from cca.problems.templates import distinct_instances, template_generator
-
-    found = zip(range(count), distinct_instances(template, template_generator(template, seed)), strict=False)
-    rows: list[Row] = []
-    for index, made in found:
-        identity = {"id": f"{template.name}-{index:04d}", "template": template.name}
-        rows.append({**identity, "question": made.question, "solution": made.solution, "answer": made.answer})
-    return rows
 
 
 def _task_lines() -> Iterator[str]:

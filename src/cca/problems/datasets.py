@@ -20,13 +20,13 @@ from typing import Any
 from cca.errors import CcaError
 from cca.files import Row, read_json, read_jsonl
 from cca.problems.judges.statements import boxed
+from cca.problems.judges.typography import CALCULATION
 
 NEEDS_DATASETS = 'pip install -e ".[data]"'
 LONGEST_FIELD = 1 << 30
 """Characters of a field in a CSV file."""
 TARGETS = ("id", "template", "question", "prompt", "answer", "solution")
 _SLOT = re.compile(r"\{([^{}]+)\}")
-_CALCULATION = re.compile(r"<<[^<>]*>>")
 SUBJECTS = tuple(
     "algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus".split()
 )
@@ -232,7 +232,7 @@ def final_answer(text: str) -> str:
 
 def strip_calculator(solution: str) -> str:
     """A solution as a completion of the few-shot prompt: no calculator annotations, "The final answer is N." last."""
-    solution = _CALCULATION.sub("", solution)
+    solution = CALCULATION.sub("", solution)
     if "####" not in solution:
         return solution.strip()
     steps, _, answer = solution.rpartition("####")

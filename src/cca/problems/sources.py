@@ -79,10 +79,10 @@ class _Chat(NamedTuple):
     today: date | None
 
 
-def whole_file(spec: TaskSource, tokenizer: Any = None, today: date | None = None) -> Task:
+def whole_file(spec: TaskSource, tokenizer: Any = None) -> Task:
     """All problems of a problem file as a test split, for measuring only."""
     _check_keys(spec, frozenset())
-    prompts = _prompts(spec, "zero-shot", _Chat(tokenizer, today))
+    prompts = _prompts(spec, "zero-shot", _Chat(tokenizer, None))
     problems = tuple(read_problems(Path(spec.source), prompts))
     origin = {"task": spec.model_dump(mode="json", exclude_unset=True), "prompt": prompts.described()}
     return Task(Path(spec.source).stem, (), (), problems, prompts=prompts, origin=origin)
@@ -182,23 +182,16 @@ def _dataset(
 
 
 def _templates(spec: TaskSource, seed: int, prompts: Prompts) -> Task:
-    from cca.problems.templates import distinct_instances, template_generator
+    from cca.problems.templates import instance_rows
     from cca.problems.templates.template import load_templates
 
     _check_keys(spec, DIVIDING | {"instances"})
     folder = Path(spec.source)
-    rows = []
-    for template in load_templates(folder):
-        instances = distinct_instances(template, template_generator(template, seed))
-        for number, instance in zip(range(spec.instances), instances, strict=False):
-            row = {
-                "id": f"{template.name}-{number:04d}",
-                "template": template.name,
-                "question": instance.question,
-                "answer": instance.answer,
-                "solution": strip_calculator(instance.solution),
-            }
-            rows.append((f"{folder}, {row['id']}", row))
+    rows = [
+        (f"{folder}, {row['id']}", {**row, "solution": strip_calculator(row["solution"])})
+        for template in load_templates(folder)
+        for row in instance_rows(template, spec.instances, seed)
+    ]
     return _divided(folder.name, {"all": problems_of(rows, str(folder), prompts)}, spec, seed, prompts)
 
 

@@ -14,16 +14,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, field_validator
+
+from cca.section import Section
 
 SPLITS = ("train", "validation", "test")
 SplitName = Literal["train", "validation", "test"]
 
 
-class PromptSpec(BaseModel):
+class PromptSpec(Section):
     """What turns a question into a prompt. Rows that carry a ``prompt`` keep it as it is."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
 
     prompt: str | None = None
     """few-shot-8, zero-shot, plain, chat, or a text with {question} in it; by default what suits the source."""

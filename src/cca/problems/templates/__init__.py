@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cca.errors import CcaError
+from cca.files import Row
 from cca.problems.templates.soundness import disagreement
 from cca.problems.templates.template import Instance, Template, read_template
 
@@ -96,6 +97,21 @@ def distinct_instances(template: Template, generator: np.random.Generator) -> It
 def template_generator(template: Template, seed: int) -> np.random.Generator:
     """A generator per template, so that a template's instances do not depend on the other templates."""
     return np.random.default_rng([seed, zlib.crc32(template.name.encode())])
+
+
+def instance_rows(template: Template, count: int, seed: int) -> list[Row]:
+    """At most ``count`` distinct instances as rows of a problem file. Raises TemplateError."""
+    made = distinct_instances(template, template_generator(template, seed))
+    return [
+        {
+            "id": f"{template.name}-{number:04d}",
+            "template": template.name,
+            "question": instance.question,
+            "solution": instance.solution,
+            "answer": instance.answer,
+        }
+        for number, instance in zip(range(count), made, strict=False)
+    ]
 
 
 def remarks(template: Template) -> Iterator[str]:

@@ -79,8 +79,6 @@ class Template:
     """
 
     name: str
-    question_annotated: str
-    answer_annotated: str
     question: Text
     solution: Text
     draws: tuple[Draw, ...]
@@ -128,7 +126,7 @@ class Template:
         _known(answer.names, known, f"#answer '{brief(answer.text)}'")
         _known(question.names, known, "the question")
         _known(solution.names, known, "the worked answer")
-        return cls(name, annotated, worked, question, solution, draws, conditions, answer, remarks, extra)
+        return cls(name, question, solution, draws, conditions, answer, remarks, extra)
 
     @property
     def targets(self) -> tuple[str, ...]:
