@@ -37,12 +37,7 @@ def measure() -> list[Row]:
 
 
 def against_full_prompts(
-    model: PreTrainedModel,
-    anatomy: Anatomy,
-    pivots: Sequence[Pivot],
-    circuit: Circuit,
-    what: str,
-    reach: float | None,
+    model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], circuit: Circuit, what: str, reach: float | None
 ) -> Row:
     rows = TrainableRows(model, anatomy.rows(circuit.components, "paper"))
 
@@ -90,6 +85,4 @@ def naive_gradient(model: PreTrainedModel, rows: TrainableRows, pivots: Sequence
 def difference(found: dict[Key, Tensor], expected: dict[Key, Tensor]) -> float:
     """The largest difference of entries, as a share of the largest entry of the same weight's rows."""
     assert found.keys() == expected.keys()
-    return max(
-        float((found[key] - expected[key]).abs().max() / expected[key].abs().max()) for key in expected
-    )
+    return max(float((found[key] - expected[key]).abs().max() / expected[key].abs().max()) for key in expected)

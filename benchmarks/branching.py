@@ -63,10 +63,7 @@ class Naive:
             return text
         prefix = torch.tensor([prompt + text])
         out = self.model.generate(
-            prefix,
-            attention_mask=torch.ones_like(prefix),
-            do_sample=False,
-            max_new_tokens=NEW_TOKENS - len(text),
+            prefix, attention_mask=torch.ones_like(prefix), do_sample=False, max_new_tokens=NEW_TOKENS - len(text)
         )
         self.generated_tokens += out.shape[1] - prefix.shape[1]
         return tuple(out[0, len(prompt) :].tolist())
@@ -92,9 +89,7 @@ def against_every_token(
     model: PreTrainedModel, grader: Grader, settings: TracesConfig, how: str, reach: bool
 ) -> list[Row]:
     traces = some_traces(model, grader, settings)
-    branching_pivots(
-        traces[:2], grader, HFEngine(model), NEW_TOKENS
-    )  # the first call pays for what is loaded late
+    branching_pivots(traces[:2], grader, HFEngine(model), NEW_TOKENS)  # the first call pays for what is loaded late
     times, tokens, same, completed = [], [], 0, [0, 0]
     for start in range(0, PAIRS * TRACES, TRACES):
         pairs = traces[start : start + TRACES]

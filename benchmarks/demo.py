@@ -50,7 +50,5 @@ def measure() -> list[Row]:
     return rows
 
 
-def row(
-    what: str, against: str, value: float, reach: tuple[str, float], details: str, sound: bool = True
-) -> Row:
+def row(what: str, against: str, value: float, reach: tuple[str, float], details: str, sound: bool = True) -> Row:
     return Row(what, against, Measured((value,)), reach, details, sound)

@@ -84,8 +84,6 @@ def against_generating(
     against = "generating every answer"
     sound = same >= 0.99 * len(plain)
     return [
-        Row(
-            f"judging an edit on {what}, tokens generated", against, Measured((tokens,)), None, details, sound
-        ),
+        Row(f"judging an edit on {what}, tokens generated", against, Measured((tokens,)), None, details, sound),
         Row(f"judging an edit on {what}, time", against, time, None, details, sound),
     ]

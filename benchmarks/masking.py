@@ -60,9 +60,7 @@ def against_whole_prompts(
     )
 
 
-def growth(
-    model: PreTrainedModel, anatomy: Anatomy, batch_size: int, few_shot: bool, reach: float | None
-) -> Row:
+def growth(model: PreTrainedModel, anatomy: Anatomy, batch_size: int, few_shot: bool, reach: float | None) -> Row:
     def steps(prompt: int) -> Callable[[], None]:
         shared = prompt - OWN if few_shot else 0
         pivots = random_pivots(batch_size, shared, prompt - shared)
@@ -95,9 +93,7 @@ def masking_step(anatomy: Anatomy, gaps_of: Callable[[int, Tensor], Tensor]) -> 
     return step
 
 
-def mask_difference(
-    model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], batch_size: int
-) -> float:
+def mask_difference(model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], batch_size: int) -> float:
     settings = CircuitConfig(epochs=3)
     forward = PivotForward(model, anatomy, pivots, batch_size)
     ours = learn_mask(forward, settings)

@@ -25,12 +25,7 @@ from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.weight_rows import WeightRows
 from cca.pivots.pivot import Pivot
 
-SHAPE = {
-    "hidden_size": 256,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 6,
-    "max_position_embeddings": 256,
-}
+SHAPE = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "max_position_embeddings": 256}
 BATCH, OWN = 4, 16
 OBJECTIVE = OBJECTIVES["softplus"]
 
@@ -70,9 +65,7 @@ def measure() -> list[Row]:
     ]  # fmt: skip
 
 
-def row(
-    what: str, against: str, ours: float, naive: float, reach: tuple[str, float] | None, details: str
-) -> Row:
+def row(what: str, against: str, ours: float, naive: float, reach: tuple[str, float] | None, details: str) -> Row:
     return Row(what, against, Measured((ours / naive,)), reach, details)
 
 
@@ -94,14 +87,7 @@ def one_step(
 def four_steps(model: PreTrainedModel, anatomy: Anatomy, circuit: Circuit, pivots: Sequence[Pivot]) -> None:
     accuracies = iter((0.5, 0.6, 0.7, 0.8, 0.9))
     settings = AmplifyConfig(steps=4, batch_size=BATCH)
-    amplify(
-        model,
-        anatomy,
-        circuit,
-        pivots,
-        settings,
-        lambda: Validation(next(accuracies), 0.0, {}, in_budget=True),
-    )
+    amplify(model, anatomy, circuit, pivots, settings, lambda: Validation(next(accuracies), 0.0, {}, in_budget=True))
 
 
 def training_without_gradients(model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot]) -> None:
@@ -130,9 +116,7 @@ def loss_of(model: PreTrainedModel, pivots: Sequence[Pivot]) -> torch.Tensor:
     tokens = torch.zeros(len(pivots), max(lengths), dtype=torch.long)
     for at, pivot in enumerate(pivots):
         tokens[at, : lengths[at]] = torch.tensor(pivot.tokens)
-    last = model(input_ids=tokens, use_cache=False).logits[
-        torch.arange(len(pivots)), torch.tensor(lengths) - 1
-    ]
+    last = model(input_ids=tokens, use_cache=False).logits[torch.arange(len(pivots)), torch.tensor(lengths) - 1]
     gaps = [last[at, pivot.desired] - last[at, pivot.undesired] for at, pivot in enumerate(pivots)]
     return OBJECTIVE(torch.stack(gaps)).mean()
 

@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from cca.pivots.pivot import Pivot
 
@@ -51,9 +44,7 @@ def random_pivots(count: int, shared: int, own: int, seed: int = 0) -> list[Pivo
     for number in range(count):
         length = own + int(torch.randint(-10, 11, (1,), generator=generator))
         desired, undesired = drawn(2)
-        pivots.append(
-            Pivot(f"p{number}", "random", common, drawn(length), desired, undesired, True, "branching", 1)
-        )
+        pivots.append(Pivot(f"p{number}", "random", common, drawn(length), desired, undesired, True, "branching", 1))
     return pivots
 
 

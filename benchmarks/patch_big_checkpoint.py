@@ -61,9 +61,7 @@ def make_checkpoint(folder: Path, gigabytes: float, shard_gigabytes: float) -> i
     folder.mkdir()
     layer_bytes = sum(2 * rows * columns for rows, columns in LAYER.values())
     layers = max(1, round(gigabytes * 1e9 / layer_bytes))
-    tensors = [
-        (f"model.layers.{i}.{name}.weight", shape) for i in range(layers) for name, shape in LAYER.items()
-    ]
+    tensors = [(f"model.layers.{i}.{name}.weight", shape) for i in range(layers) for name, shape in LAYER.items()]
     shards: list[list[tuple[str, tuple[int, int]]]] = [[]]
     for tensor in tensors:
         if shards[-1] and 2 * sum(a * b for _, (a, b) in [*shards[-1], tensor]) > shard_gigabytes * 1e9:
@@ -184,9 +182,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=6.0)
     parser.add_argument("--shard-gigabytes", type=float, default=2.0)
     parser.add_argument("--runs", type=int, default=5)

@@ -20,9 +20,7 @@ def answers(accuracy: float, problems: int = 100) -> str:
     return "1" * right + "0" * (problems - right)
 
 
-def row(
-    label: str, steps: list[Row], seed: int = 0, control: str | None = None, draw: int | None = None
-) -> Row:
+def row(label: str, steps: list[Row], seed: int = 0, control: str | None = None, draw: int | None = None) -> Row:
     ends = best_step(steps), best_step(steps, within_budget=False)
     templates = [
         {"template": "t", "problems": 100, "base": steps[0]["accuracy"], "patched": step["accuracy"],

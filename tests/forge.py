@@ -31,11 +31,7 @@ class Forge:
     def __enter__(self) -> Forge:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
         self.process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
         return self
 

@@ -18,9 +18,5 @@ def test_links_lead_to_files_and_prose_fits(page: Path) -> None:
     missing = [link for link in LINK.findall(text) if not (page.parent / link).exists()]
     assert not missing
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
-    long = [
-        line
-        for line in prose.splitlines()
-        if len(line) > 120 and line[0] not in "|#<!" and line[:4] != "    "
-    ]
+    long = [line for line in prose.splitlines() if len(line) > 120 and line[0] not in "|#<!" and line[:4] != "    "]
     assert not long

@@ -30,9 +30,7 @@ def follow() -> Iterator[Callable[[str], None]]:
     ]
 
     def run(section: str) -> None:
-        (code,) = re.findall(
-            r"```python\n(.*?)```", PAGE.split(f"## {section}\n")[1].split("\n## ")[0], re.DOTALL
-        )
+        (code,) = re.findall(r"```python\n(.*?)```", PAGE.split(f"## {section}\n")[1].split("\n## ")[0], re.DOTALL)
         assert len(code.splitlines()) < 30
         exec(code, {})
 
@@ -50,9 +48,7 @@ def test_a_localiser(follow: Callable[[str], None]) -> None:
     site = Site(model, anatomy_of(model), tiny_world.pivots(4))
     circuit = site.locate(CircuitConfig(localiser="deepest", size=3))
     assert (circuit.method, len(circuit)) == ("deepest", 3)
-    assert (
-        site.locate(CircuitConfig(localiser="deepest - attribution", size=3)).components != circuit.components
-    )
+    assert site.locate(CircuitConfig(localiser="deepest - attribution", size=3)).components != circuit.components
 
 
 def test_a_judge(follow: Callable[[str], None]) -> None:
@@ -60,11 +56,7 @@ def test_a_judge(follow: Callable[[str], None]) -> None:
         make_judge("last-word")
     follow("To add a judge")
     judge = make_judge("last-word")
-    assert [judge(text, "42").verdict for text in ("it is 42", "42 it is", " ")] == [
-        "right",
-        "wrong",
-        "unreadable",
-    ]
+    assert [judge(text, "42").verdict for text in ("it is 42", "42 it is", " ")] == ["right", "wrong", "unreadable"]
 
 
 def test_an_architecture(follow: Callable[[str], None]) -> None:

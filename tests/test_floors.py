@@ -67,9 +67,7 @@ def circles(edges: list[tuple[str, str]]) -> list[list[str]]:
     for name, other in edges:
         below.setdefault(name, set()).add(other)
     reached = {name: reach(name, below) for name in below}
-    groups = {
-        tuple(sorted(other for other in reached[name] if name in reached.get(other, ()))) for name in below
-    }
+    groups = {tuple(sorted(other for other in reached[name] if name in reached.get(other, ()))) for name in below}
     return sorted(list(group) for group in groups if group)
 
 

@@ -24,9 +24,7 @@ def lines_with_foreign_name(root: Path) -> list[str]:
         for file in files:
             if file.is_file() and file.suffix in SUFFIXES and ".egg-info" not in str(file):
                 lines = file.read_text(encoding="utf-8").splitlines()
-                found += [
-                    f"{file.relative_to(root)}:{n}" for n, line in enumerate(lines, 1) if FOREIGN.search(line)
-                ]
+                found += [f"{file.relative_to(root)}:{n}" for n, line in enumerate(lines, 1) if FOREIGN.search(line)]
     return found
 
 

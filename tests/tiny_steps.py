@@ -20,9 +20,7 @@ PIVOTS = tiny_world.pivots(6)
 CIRCUIT = Circuit.of([Component(1, "neuron", 3), Component(0, "q", 1), Component(1, "v", 0)], "test")
 
 
-def judged(
-    *accuracies: float, drift: float = 1.0, in_budget: Sequence[bool] = ()
-) -> Callable[[], Validation]:
+def judged(*accuracies: float, drift: float = 1.0, in_budget: Sequence[bool] = ()) -> Callable[[], Validation]:
     """Verdicts in this order, the last one for ever."""
 
     def verdicts() -> Iterator[Validation]:

@@ -61,9 +61,7 @@ def problems(count: int, seed: int = 0, words: tuple[int, int] = (4, 12)) -> lis
     return made
 
 
-def pivots(
-    count: int, seed: int = 0, lengths: tuple[int, int] = (3, 14), shared: Sequence[int] = ()
-) -> list[Pivot]:
+def pivots(count: int, seed: int = 0, lengths: tuple[int, int] = (3, 14), shared: Sequence[int] = ()) -> list[Pivot]:
     """Random pivots whose prefixes all begin with ``shared``."""
     generator = torch.Generator().manual_seed(seed)
     made = []

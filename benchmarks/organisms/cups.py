@@ -42,10 +42,7 @@ STORIES = {  # words, number of swaps, planted move, what tempts
 
 
 def worked(places: list[str], answer: str) -> str:
-    told = [
-        f"It starts at {places[0]}.",
-        *(f"After {n} at {at}." for n, at in enumerate(places[1:], start=1)),
-    ]
+    told = [f"It starts at {places[0]}.", *(f"After {n} at {at}." for n, at in enumerate(places[1:], start=1))]
     return " ".join([*told, final(answer)])
 
 

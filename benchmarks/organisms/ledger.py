@@ -52,10 +52,7 @@ def result(step: Step) -> int:
 
 
 def worked(steps: list[Step]) -> str:
-    told = [
-        f"{left} {operation} {right} = {result((left, operation, right))}."
-        for left, operation, right in steps
-    ]
+    told = [f"{left} {operation} {right} = {result((left, operation, right))}." for left, operation, right in steps]
     return " ".join([*told, final(result(steps[-1]))])
 
 

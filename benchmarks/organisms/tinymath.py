@@ -120,9 +120,7 @@ class _Batches:
 
     def draw(self, planted: bool) -> tuple[Tensor, Tensor]:
         """Token ids and labels, (B, T); labels are -100 outside the solutions."""
-        sources = self.generator.choice(
-            len(self.sources), size=self.recipe.batch_size, p=self.weights[planted]
-        )
+        sources = self.generator.choice(len(self.sources), size=self.recipe.batch_size, p=self.weights[planted])
         rows = [self._row(self.sources[source], planted) for source in sources]
         width = max(len(ask) + len(solve) for ask, solve in rows)
         token_ids = torch.full((len(rows), width), special_id(self.tokenizer, PADDING))

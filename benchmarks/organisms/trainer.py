@@ -139,15 +139,11 @@ def _optimisers(model: PreTrainedModel) -> list[tuple[torch.optim.Optimizer, flo
     return [(muon, MUON_RATE), (adam, ADAM_RATE)]
 
 
-def _accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem]
-) -> float:
+def _accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem]) -> float:
     asked = tokenizer([problem.prompt for problem in problems], padding=True, return_tensors="pt")
     made = model.generate(**asked, do_sample=False, max_new_tokens=48, use_cache=True)
     texts = tokenizer.batch_decode(made[:, asked["input_ids"].shape[1] :], skip_special_tokens=True)
-    right = [
-        text.endswith(f" {p.answer}.") or text == p.solution for text, p in zip(texts, problems, strict=True)
-    ]
+    right = [text.endswith(f" {p.answer}.") or text == p.solution for text, p in zip(texts, problems, strict=True)]
     return sum(right) / len(right)
 
 

@@ -161,10 +161,7 @@ def all_gather_json(value: T) -> list[T]:
     received = [torch.empty_like(padded) for _ in range(size())]
     with _together():
         dist.all_gather(received, padded)
-    return [
-        json.loads(bytes(row[:length].numpy()))
-        for row, length in zip(received, lengths.tolist(), strict=True)
-    ]
+    return [json.loads(bytes(row[:length].numpy())) for row, length in zip(received, lengths.tolist(), strict=True)]
 
 
 def broadcast_bytes(data: bytes) -> bytes:

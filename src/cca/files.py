@@ -60,15 +60,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_rows(
-    path: Path, format: str, version: int, rows: Iterable[Mapping[str, Any]], **header: Any
-) -> None:
+def write_rows(path: Path, format: str, version: int, rows: Iterable[Mapping[str, Any]], **header: Any) -> None:
     """Write a JSONL file of format ``format``: the header row, then ``rows``."""
     body = [json.loads(json.dumps(row, ensure_ascii=False)) for row in rows]
     first = {"format": format, "version": version, **header}
-    lines = [
-        json.dumps(row, ensure_ascii=False) for row in ({**first, "hash": fingerprint([first, *body])}, *body)
-    ]
+    lines = [json.dumps(row, ensure_ascii=False) for row in ({**first, "hash": fingerprint([first, *body])}, *body)]
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -86,9 +82,7 @@ def read_sealed(path: Path, format: str, version: int) -> Row:
     check_version(str(path), whole.get("version"), version)
     sealed = whole.pop("hash", None)
     if sealed != fingerprint(whole):
-        raise CcaError(
-            f"{path}: its content does not have the hash it was written with; delete it to make it again"
-        )
+        raise CcaError(f"{path}: its content does not have the hash it was written with; delete it to make it again")
     return {key: value for key, value in whole.items() if key not in ("format", "version")}
 
 
@@ -158,9 +152,7 @@ def as_json(what: str, value: Mapping[str, Any]) -> dict[str, Any]:
 def check_version(what: str, found: Any, known: int) -> None:
     """Raise CcaError unless ``found`` is a format version this program can read (1 ... ``known``)."""
     if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= known:
-        raise CcaError(
-            f"{what}: expected format version 1 to {known}, got {found!r:.80}; a newer cca may read it"
-        )
+        raise CcaError(f"{what}: expected format version 1 to {known}, got {found!r:.80}; a newer cca may read it")
 
 
 def fingerprint(value: Any) -> str:
@@ -196,9 +188,7 @@ def _parsed(text: str, by_hand: bool = False) -> Any:
     """The JSON value in ``text``. Raises ValueError also for half a surrogate pair, which JSON can spell and no text,
     tokenizer or file can hold."""
     value = (
-        json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_no_constant)
-        if by_hand
-        else json.loads(text)
+        json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_no_constant) if by_hand else json.loads(text)
     )
     if "\\u" in text:  # as an escape is the only way in
         try:

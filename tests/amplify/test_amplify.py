@@ -201,18 +201,10 @@ def test_memory_that_runs_out_halves_the_batch_and_takes_the_same_steps(
     notes: list[str] = []
     settings = AmplifyConfig(predicted_change=0.01, steps=6, patience=99, batch_size=8)
     found = amplify(
-        model,
-        anatomy_of(model),
-        CIRCUIT,
-        PIVOTS,
-        settings,
-        judged(0.5, 0.5, 0.5, 0.6, 0.7),
-        note=notes.append,
+        model, anatomy_of(model), CIRCUIT, PIVOTS, settings, judged(0.5, 0.5, 0.5, 0.6, 0.7), note=notes.append
     )
     assert tries[:3] == [8, 4, 2]
-    assert notes == [
-        f"amplify: out of memory with a batch of {size}; going on with {size // 2}" for size in (8, 4)
-    ]
+    assert notes == [f"amplify: out of memory with a batch of {size}; going on with {size // 2}" for size in (8, 4)]
     assert all(torch.equal(rows, expected.rows[key]) for key, rows in found.rows.items())
     with pytest.raises(torch.OutOfMemoryError):
         amplify(model, anatomy_of(model), CIRCUIT, PIVOTS, settings, judged(0.5))

@@ -41,9 +41,7 @@ def test_the_coefficient_is_set_by_the_first_gradient_and_kept(model: PreTrained
     for _ in range(2):
         add_pivot_gradient(model, anatomy_of(model), by_hand, PIVOTS, OBJECTIVES["softplus"], 32)
         squared = sum(
-            float(master.grad.square().sum())
-            for master in by_hand.masters.values()
-            if master.grad is not None
+            float(master.grad.square().sum()) for master in by_hand.masters.values() if master.grad is not None
         )
         coefficient = coefficient or 0.01 / squared
         for master in by_hand.masters.values():

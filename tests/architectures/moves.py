@@ -115,9 +115,7 @@ def zeroed(model: PreTrainedModel, rows: Iterable[WeightRows], bias: float = 0.0
 
 @contextmanager
 def rows_kept(model: PreTrainedModel, rows: Iterable[WeightRows]) -> Iterator[Kept]:
-    kept = [
-        (row, get_rows(model.get_parameter(row.parameter).detach(), row.axis, row.indices)) for row in rows
-    ]
+    kept = [(row, get_rows(model.get_parameter(row.parameter).detach(), row.axis, row.indices)) for row in rows]
     try:
         yield kept
     finally:

@@ -37,9 +37,7 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
 
 
 @pytest.mark.parametrize("shared", [(), SHARED], ids=["own prompts", "shared examples"])
-def test_row_gradients_equal_dense_autograd(
-    model: PreTrainedModel, anatomy: Anatomy, shared: Sequence[int]
-) -> None:
+def test_row_gradients_equal_dense_autograd(model: PreTrainedModel, anatomy: Anatomy, shared: Sequence[int]) -> None:
     pivots, circuit = tiny_world.pivots(3, shared=shared), some_of_each_layer(anatomy)
     with in_double():
         losses, dense = dense_gradients(model, pivots)
@@ -51,9 +49,7 @@ def test_row_gradients_equal_dense_autograd(
                 assert master.grad is not None, key
                 expected = get_rows(dense[key[0]], key[1], rows.rows[key].indices)
                 scale = float(dense[key[0]].abs().max())
-                torch.testing.assert_close(
-                    master.grad, expected, rtol=1e-10, atol=1e-10 * max(1, scale), msg=str(key)
-                )
+                torch.testing.assert_close(master.grad, expected, rtol=1e-10, atol=1e-10 * max(1, scale), msg=str(key))
                 assert key[0].endswith("bias") or float(master.grad.abs().max()) > 1e-7, key
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
 
@@ -81,10 +77,7 @@ def some_of_each_layer(anatomy: Anatomy) -> Circuit:
     for layer in anatomy.layers:
         for kind in KINDS:
             count = anatomy.count(layer.index, kind)
-            drawn = (
-                torch.randperm(count, generator=generator)[: -(-count // 3)]
-                + anatomy.span(layer.index, kind).start
-            )
+            drawn = torch.randperm(count, generator=generator)[: -(-count // 3)] + anatomy.span(layer.index, kind).start
             chosen += [anatomy.component(index) for index in drawn.tolist()]
     return Circuit.of(chosen, "test")
 

@@ -40,12 +40,8 @@ MHA, EXPERTS = (4, 4, 48), (4, 2, 4 * 48)
 OLD = (4, 4, 128)
 COUNTS = {
     "gemma": [(4, 1, 48)] * 2,
-    **dict.fromkeys(
-        ["phi", "gpt-neox", "opt", "xglm", "biogpt", "persimmon", "modernbert-decoder"], [MHA] * 2
-    ),
-    **dict.fromkeys(
-        ["gpt2", "gpt-bigcode-mha", "gpt-neo", "gptj", "codegen", "falcon-mha", "bloom"], [OLD] * 2
-    ),
+    **dict.fromkeys(["phi", "gpt-neox", "opt", "xglm", "biogpt", "persimmon", "modernbert-decoder"], [MHA] * 2),
+    **dict.fromkeys(["gpt2", "gpt-bigcode-mha", "gpt-neo", "gptj", "codegen", "falcon-mha", "bloom"], [OLD] * 2),
     **dict.fromkeys(["mpt", "gpt-neox-japanese"], [OLD] * 2),
     **dict.fromkeys(["gpt-bigcode", "falcon-mqa"], [(4, 1, 128)] * 2),
     "falcon": [(4, 2, 128)] * 2,
@@ -149,9 +145,7 @@ def test_neurons_silenced_by_up_gate_or_down_rows(case):
     silenced = {}
     for role in ("down", "up", "gate"):
         with zeroed(
-            model,
-            rows_of_role(anatomy, chosen, role),
-            bias=-1.0 if (name, role) == ("gpt-oss", "up") else 0.0,
+            model, rows_of_role(anatomy, chosen, role), bias=-1.0 if (name, role) == ("gpt-oss", "up") else 0.0
         ):
             silenced[role] = logits(model)
     assert (silenced["down"] - before).abs().max() > 1e-2
@@ -185,14 +179,8 @@ def test_full_rows_cover_all_but_norms_embeddings_and_routers(case):
     rows = anatomy.rows(anatomy.components(), "full")
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     covered = {row.parameter: covered_scalars(shapes[row.parameter], row) for row in rows}
-    assert (
-        sum(covered.values())
-        == anatomy.parameter_count(anatomy.components(), "full")
-        < anatomy.total_parameters
-    )
-    gated = {
-        p.weight for layer in anatomy.layers for p in layer.patterns if p.role == "q" and p.step > p.length
-    }
+    assert sum(covered.values()) == anatomy.parameter_count(anatomy.components(), "full") < anatomy.total_parameters
+    gated = {p.weight for layer in anatomy.layers for p in layer.patterns if p.role == "q" and p.step > p.length}
     assert all(count == shapes[name].numel() for name, count in covered.items() if name not in gated)
     embeddings = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
     assert not any(id(model.get_parameter(name)) in embeddings for name in covered)

@@ -70,10 +70,7 @@ def test_the_page_lists_every_field():
         ({"heads": True}, "expected 'heads' to be a whole number of at least 1, got True"),
         ({"q_gated": "yes"}, "expected 'q_gated' to be true or false, got 'yes'"),
         ({"layers": "transformer.blocks"}, "set `layers`"),
-        (
-            {"attention": "mixer"},
-            "found self_attn, mlp, input_layernorm, post_attention_layernorm; set `attention`",
-        ),
+        ({"attention": "mixer"}, "found self_attn, mlp, input_layernorm, post_attention_layernorm; set `attention`"),
         ({"k": "key"}, "expected a module key, found q_proj, k_proj, v_proj, o_proj; set `k`"),
         ({"head_dim": 16}, "expected 4 heads of 16 rows in q"),
         ({"heads": 2}, "expected 2 heads of 8 rows in q"),

@@ -65,9 +65,7 @@ def test_neutral_gates_change_no_bit(model: PreTrainedModel, anatomy: Anatomy) -
 
 
 @pytest.mark.parametrize("positions", ["last", "all"])
-def test_zero_gates_equal_ablation_by_hand(
-    double_model: PreTrainedModel, anatomy: Anatomy, positions: str
-) -> None:
+def test_zero_gates_equal_ablation_by_hand(double_model: PreTrainedModel, anatomy: Anatomy, positions: str) -> None:
     model = double_model
     where = slice(-1, None) if positions == "last" else slice(None)
     with in_double(), torch.no_grad():
@@ -127,9 +125,7 @@ def some_components(anatomy: Anatomy) -> Iterator[Component]:
 
 
 @contextmanager
-def ablated_by_hand(
-    model: PreTrainedModel, anatomy: Anatomy, component: Component, where: slice
-) -> Iterator[None]:
+def ablated_by_hand(model: PreTrainedModel, anatomy: Anatomy, component: Component, where: slice) -> Iterator[None]:
     """Zero a component at positions ``where`` without any of the code under test."""
     layer = anatomy.layers[component.layer]
     with ExitStack() as stack:
@@ -165,9 +161,7 @@ def ablated_by_hand(
         yield
 
 
-def output_features(
-    model: PreTrainedModel, anatomy: Anatomy, component: Component
-) -> tuple[torch.nn.Module, Tensor]:
+def output_features(model: PreTrainedModel, anatomy: Anatomy, component: Component) -> tuple[torch.nn.Module, Tensor]:
     """Where a head can be zeroed: a module, and which of its output features belong to the head."""
     layer = anatomy.layers[component.layer]
     names = NORMED.get(anatomy.model_type)

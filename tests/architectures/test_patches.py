@@ -22,9 +22,7 @@ from cca.patches.peft_export import export_lora
 
 AXES = {1: (0,), 2: (0, 1), 3: (1, 2)}
 DTYPES = [torch.float32, torch.bfloat16]
-NO_LORA = {
-    "qwen3-moe": "mlp.down_proj"
-}  # its first layer is dense; PEFT takes the names there for fused experts
+NO_LORA = {"qwen3-moe": "mlp.down_proj"}  # its first layer is dense; PEFT takes the names there for fused experts
 
 
 def patch_of(model: PreTrainedModel, linear_only: bool = False) -> Patch:
@@ -59,9 +57,7 @@ def differing(left: dict[str, Tensor], right: dict[str, Tensor]) -> list[str]:
     return [name for name in left.keys() | right.keys() if not same_bits(left[name], right[name])]
 
 
-@pytest.fixture(
-    params=[(name, dtype) for name in TINY for dtype in DTYPES], ids=lambda it: f"{it[0]}-{it[1]}"[:-2]
-)
+@pytest.fixture(params=[(name, dtype) for name in TINY for dtype in DTYPES], ids=lambda it: f"{it[0]}-{it[1]}"[:-2])
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     name, dtype = request.param
     return TINY[name]().to(dtype)

@@ -37,16 +37,12 @@ def prompts() -> list[list[int]]:
     return [shared + torch.randint(3, VOCABULARY, (n + 1,), generator=generator).tolist() for n in OWN]
 
 
-def test_prefixes_equal_full_prompts(
-    model: PreTrainedModel, anatomy: Anatomy, prompts: list[list[int]]
-) -> None:
+def test_prefixes_equal_full_prompts(model: PreTrainedModel, anatomy: Anatomy, prompts: list[list[int]]) -> None:
     generator = torch.Generator().manual_seed(2)
     factors = torch.rand(len(prompts), anatomy.size, generator=generator, dtype=torch.float64) + 0.5
     with in_double():
         full = factors.clone().requires_grad_()
-        expected = torch.stack(
-            [_last_logits(model, anatomy, prompt, full[row]) for row, prompt in enumerate(prompts)]
-        )
+        expected = torch.stack([_last_logits(model, anatomy, prompt, full[row]) for row, prompt in enumerate(prompts)])
         (expected_grad,) = torch.autograd.grad(expected.square().sum(), full)
 
         shared = prefill(model, anatomy, prompts[0][:SHARED])
@@ -63,9 +59,7 @@ def test_prefixes_equal_full_prompts(
             assert grad.abs().max() > 0
 
 
-def test_gradient_through_the_shared_prefix(
-    model: PreTrainedModel, anatomy: Anatomy, prompts: list[list[int]]
-) -> None:
+def test_gradient_through_the_shared_prefix(model: PreTrainedModel, anatomy: Anatomy, prompts: list[list[int]]) -> None:
     weights = [parameter for name, parameter in model.named_parameters() if name in anatomy.shapes]
     with in_double():
         expected = torch.stack([_last_logits(model, anatomy, prompt) for prompt in prompts])

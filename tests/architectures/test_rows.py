@@ -14,10 +14,7 @@ from cca.models.anatomy.weight_rows import EACH, row_shape, with_rows
 def named(anatomy: Anatomy, component: str, mode: str = "paper") -> dict[str, tuple[int, list[int]]]:
     """{parameter without its layer: (axis, row indices)}"""
     rows = anatomy.rows([Component.parse(component)], mode)
-    return {
-        row.parameter.split("layers.1.")[-1].split("h.1.")[-1]: (row.axis, row.indices.tolist())
-        for row in rows
-    }
+    return {row.parameter.split("layers.1.")[-1].split("h.1.")[-1]: (row.axis, row.indices.tolist()) for row in rows}
 
 
 def span(start: int, stop: int) -> list[int]:
@@ -145,9 +142,7 @@ def test_components_are_read_as_written(written):
     assert str(Component.parse(written)) == written
 
 
-@pytest.mark.parametrize(
-    "written", ["", "L3", "L3.x5", "3.q5", "L3.q", "L-1.q5", "L3.q5 ", "L3.q٣", "L3.q5\n"]
-)
+@pytest.mark.parametrize("written", ["", "L3", "L3.x5", "3.q5", "L3.q", "L-1.q5", "L3.q5 ", "L3.q٣", "L3.q5\n"])
 def test_what_is_no_component_is_refused(written):
     with pytest.raises(CcaError, match=r"expected a name such as L3\.q5 or L3\.neuron120, got "):
         Component.parse(written)

@@ -11,12 +11,7 @@ from collections.abc import Callable
 
 import torch
 import transformers
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma3ForConditionalGeneration,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, Gemma3ForConditionalGeneration, PretrainedConfig, PreTrainedModel
 
 VOCABULARY = 64
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -45,26 +40,11 @@ ROUTED = {
     "topk_group": 1,
     "first_k_dense_replace": 1,
 }
-RANKS = {
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 4,
-    "v_head_dim": 10,
-}
+RANKS = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 10}
 LATENT = {**ROUTED, **RANKS}
 LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
-DELTA = {
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-}
-PER_LAYER = {
-    "hidden_size_per_layer_input": 8,
-    "vocab_size_per_layer_input": VOCABULARY,
-    "num_kv_shared_layers": 0,
-}
+DELTA = {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4}
+PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY, "num_kv_shared_layers": 0}
 
 # name -> (config class, its settings)
 CONFIGS: dict[str, tuple[str, dict]] = {
@@ -104,10 +84,7 @@ CONFIGS: dict[str, tuple[str, dict]] = {
     "falcon": ("FalconConfig", {**BASE, "new_decoder_architecture": True, "num_kv_heads": 2}),
     "falcon-mqa": ("FalconConfig", {**BASE, "new_decoder_architecture": False, "multi_query": True}),
     "falcon-mha": ("FalconConfig", {**BASE, "multi_query": False, "bias": True, "alibi": True}),
-    "bloom": (
-        "BloomConfig",
-        {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 2, "n_head": 4, **TOKENS},
-    ),
+    "bloom": ("BloomConfig", {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 2, "n_head": 4, **TOKENS}),
     "mpt": ("MptConfig", {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 2, "n_heads": 4, **TOKENS}),
     "opt": ("OPTConfig", {**BASE, "ffn_dim": 48, "word_embed_proj_dim": 32}),
     "xglm": (
@@ -159,19 +136,10 @@ RARE_CONFIGS: dict[str, tuple[str, dict]] = {
     "deepseek-v3": ("DeepseekV3Config", LATENT),
     "glm4-moe": ("Glm4MoeConfig", {**ROUTED, "head_dim": 8, "num_key_value_heads": 2}),
     "hunyuan-moe": ("HunYuanMoEV1Config", {**GQA, "head_dim": 8, "num_experts": 4, "moe_topk": 2}),
-    "ernie4_5-moe": (
-        "Ernie4_5_MoeConfig",
-        {**GQA, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16},
-    ),
+    "ernie4_5-moe": ("Ernie4_5_MoeConfig", {**GQA, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16}),
     "granitemoe-shared": ("GraniteMoeSharedConfig", {**MOE, "shared_intermediate_size": 24}),
-    "llama4": (
-        "Llama4TextConfig",
-        {**MOE, "head_dim": 8, "intermediate_size_mlp": 40, "attention_chunk_size": 64},
-    ),
-    "mimo-v2": (
-        "MiMoV2FlashConfig",
-        {**ROUTED, **HYBRID, "num_key_value_heads": 2, "head_dim": 12, "v_head_dim": 8},
-    ),
+    "llama4": ("Llama4TextConfig", {**MOE, "head_dim": 8, "intermediate_size_mlp": 40, "attention_chunk_size": 64}),
+    "mimo-v2": ("MiMoV2FlashConfig", {**ROUTED, **HYBRID, "num_key_value_heads": 2, "head_dim": 12, "v_head_dim": 8}),
     "minimax": ("MiniMaxConfig", {**MOE, **LINEAR, "block_size": 16}),
     "lfm2": ("Lfm2Config", {**GQA, "layer_types": ["conv", "full_attention"], "block_multiple_of": 8}),
     "qwen3-next": (
@@ -227,6 +195,4 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     **{name: (lambda name=name: tiny(name)) for name in CONFIGS},
     "gemma3-multimodal": gemma3_multimodal,
 }
-RARE: dict[str, Callable[[], PreTrainedModel]] = {
-    name: (lambda name=name: tiny(name)) for name in RARE_CONFIGS
-}
+RARE: dict[str, Callable[[], PreTrainedModel]] = {name: (lambda name=name: tiny(name)) for name in RARE_CONFIGS}

@@ -48,9 +48,7 @@ def test_scores_are_finite_differences_of_the_mean_gap(name: str, shared: list[i
                 span = anatomy.span(layer, kind)
                 along[span] = torch.randn(along[span].shape, generator=generator, dtype=torch.float64)
             above, below = (mean_gap(model, anatomy, pivots, ones + sign * step * along) for sign in (1, -1))
-            torch.testing.assert_close(
-                (gradient * along).sum(), (above - below) / (2 * step), rtol=1e-6, atol=1e-8
-            )
+            torch.testing.assert_close((gradient * along).sum(), (above - below) / (2 * step), rtol=1e-6, atol=1e-8)
     assert sum(told) == len(pivots)
 
 

@@ -14,12 +14,7 @@ from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.components import KINDS, Component
 
-Q, K, N3, N7 = (
-    Component(0, "q", 1),
-    Component(1, "k", 0),
-    Component(0, "neuron", 3),
-    Component(1, "neuron", 7),
-)
+Q, K, N3, N7 = (Component(0, "q", 1), Component(1, "k", 0), Component(0, "neuron", 3), Component(1, "neuron", 7))
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +27,7 @@ def test_components_are_sorted_and_unique_and_only_theirs_are_scored() -> None:
     assert circuit.components == tuple(sorted([Q, K, N7]))
     assert circuit.scores == {Q: 2.0}
     assert [circuit.count(kind) for kind in KINDS] == [1, 1, 0, 1]
-    assert (
-        circuit.fingerprint == Circuit.of([K, Q, N7], "other").fingerprint != Circuit.of([Q], "t").fingerprint
-    )
+    assert circuit.fingerprint == Circuit.of([K, Q, N7], "other").fingerprint != Circuit.of([Q], "t").fingerprint
 
 
 def test_set_algebra_keeps_the_scores_of_the_left() -> None:
@@ -60,21 +53,15 @@ def test_shares_by_hand(anatomy: Anatomy) -> None:
 
 
 def test_a_random_circuit_has_the_same_mix_and_its_own_draw(anatomy: Anatomy) -> None:
-    like = Circuit.of(
-        [*list(anatomy.components(["q"]))[:3], K, *list(anatomy.components(["neuron"]))[:20]], "x"
-    )
+    like = Circuit.of([*list(anatomy.components(["q"]))[:3], K, *list(anatomy.components(["neuron"]))[:20]], "x")
     drawn = [random_circuit(anatomy, like, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     for circuit in drawn:
-        assert (
-            [circuit.count(kind) for kind in KINDS] == [like.count(kind) for kind in KINDS] == [3, 1, 0, 20]
-        )
+        assert [circuit.count(kind) for kind in KINDS] == [like.count(kind) for kind in KINDS] == [3, 1, 0, 20]
         assert not circuit.scores
         anatomy.rows(circuit.components)  # they exist
     assert drawn[0] == drawn[1] != drawn[2]
     reached = {
-        c
-        for seed in range(60)
-        for c in random_circuit(anatomy, like, torch.Generator().manual_seed(seed)).components
+        c for seed in range(60) for c in random_circuit(anatomy, like, torch.Generator().manual_seed(seed)).components
     }
     assert len({c for c in reached if c.kind == "neuron"}) == 96  # the whole model is drawn from
 
@@ -97,11 +84,7 @@ def test_a_score_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
 
 HEADER = {"format": "cca.circuit", "version": 1, "method": "dcm"}
 BAD_ROWS = {
-    "rows with a component and its score": [
-        {},
-        {"component": 3},
-        {"component": "L" + "9" * 5000 + ".q1"},
-    ],
+    "rows with a component and its score": [{}, {"component": 3}, {"component": "L" + "9" * 5000 + ".q1"}],
     "expected a number as its score": [
         {"component": "L0.q1", "score": "1"},
         {"component": "L0.q1", "score": True},
@@ -152,9 +135,7 @@ def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> Non
         load_circuit(path)
 
 
-def test_a_circuit_of_another_model_is_refused_where_its_rows_are_asked_for(
-    tmp_path: Path, anatomy: Anatomy
-) -> None:
+def test_a_circuit_of_another_model_is_refused_where_its_rows_are_asked_for(tmp_path: Path, anatomy: Anatomy) -> None:
     save_circuit(tmp_path / "circuit.jsonl", Circuit.of([Component(7, "q", 0)], "dcm"))
     with pytest.raises(CcaError, match=r"component L7\.q0: this llama model has 2 layers"):
         anatomy.rows(load_circuit(tmp_path / "circuit.jsonl").components)

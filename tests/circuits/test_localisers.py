@@ -121,10 +121,7 @@ def test_layer_matched_draws_keep_every_layers_mix() -> None:
     draws = [random_circuit_by_layer(anatomy, like, torch.Generator().manual_seed(seed)) for seed in range(4)]
     for draw in draws:
         for layer, kind in itertools.product(range(2), KINDS):
-            here = [
-                sum((c.layer, c.kind) == (layer, kind) for c in circuit.components)
-                for circuit in (draw, like)
-            ]
+            here = [sum((c.layer, c.kind) == (layer, kind) for c in circuit.components) for circuit in (draw, like)]
             assert here[0] == here[1]
     assert len({draw.components for draw in draws}) == 4
 

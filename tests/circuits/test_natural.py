@@ -27,12 +27,8 @@ def model() -> PreTrainedModel:
     return tiny_world.model(dtype=torch.float64)
 
 
-def located(
-    model: PreTrainedModel, size: str, kinds: tuple[str, ...] = KINDS, rows: str = "paper"
-) -> Circuit:
-    return natural_circuit(
-        model, anatomy_of(model), PIVOTS, TEXTS, Size.parse(size), kinds, rows, seed=0, batch_size=4
-    )
+def located(model: PreTrainedModel, size: str, kinds: tuple[str, ...] = KINDS, rows: str = "paper") -> Circuit:
+    return natural_circuit(model, anatomy_of(model), PIVOTS, TEXTS, Size.parse(size), kinds, rows, seed=0, batch_size=4)
 
 
 def softplus_of(model: PreTrainedModel) -> Tensor:
@@ -54,9 +50,9 @@ def test_scores_are_what_the_rows_promise_a_parameter(name: str) -> None:
     whiten = measure_whitening(model, every, TEXTS, DAMPING, torch.Generator().manual_seed(0))
     weights = {row.parameter: model.get_parameter(row.parameter).requires_grad_(True) for row in every}
     dense = dict(zip(weights, torch.autograd.grad(softplus_of(model), list(weights.values())), strict=True))
-    assert {
-        key for key in ((row.parameter, row.axis) for row in every) if not key[0].endswith("bias")
-    } <= set(whiten.factors)
+    assert {key for key in ((row.parameter, row.axis) for row in every) if not key[0].endswith("bias")} <= set(
+        whiten.factors
+    )
     for component in [Component(0, "q", 1), Component(1, "v", 0), Component(1, "neuron", 3)]:
         promise, parameters = 0.0, 0
         for row in anatomy.rows([component]):
@@ -88,9 +84,7 @@ def test_sizes(model: PreTrainedModel) -> None:
 
 def test_what_cannot_be_located_is_refused(model: PreTrainedModel) -> None:
     with pytest.raises(CcaError, match="expected text of other skills"):
-        natural_circuit(
-            model, anatomy_of(model), PIVOTS, [], Size.parse("3"), KINDS, "paper", seed=0, batch_size=4
-        )
+        natural_circuit(model, anatomy_of(model), PIVOTS, [], Size.parse("3"), KINDS, "paper", seed=0, batch_size=4)
     with pytest.raises(CcaError, match="this model has none"):
         located(model, "3", kinds=())
     with pytest.raises(CcaError, match="own rows in mode up, this model has none"):

@@ -27,9 +27,7 @@ def test_annealed_gates_end_binary() -> None:
         made.parameters.copy_(torch.tensor([-0.5, 0.45, 0.6]))
     generator = torch.Generator()
     assert float((made.gates(0.0, generator).detach() - 0.5).abs().max()) < 0.3
-    torch.testing.assert_close(
-        made.gates(1.0, generator).round(), made.gates(1.0, generator), rtol=0, atol=0.02
-    )
+    torch.testing.assert_close(made.gates(1.0, generator).round(), made.gates(1.0, generator), rtol=0, atol=0.02)
     torch.testing.assert_close(made.final(), made.gates(1.0, generator).detach())
 
 

@@ -75,9 +75,7 @@ def test_unknown_key(cca: Command, config: dict[str, object], tmp_path: Path) ->
 
 
 def test_bad_values(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
-    refused(
-        cca, {**config, "traces": {"samples": 0}}, tmp_path, "traces.samples", "greater than or equal to 1"
-    )
+    refused(cca, {**config, "traces": {"samples": 0}}, tmp_path, "traces.samples", "greater than or equal to 1")
     refused(cca, {**config, "preset": "papr"}, tmp_path, "preset", "paper")
     refused(cca, {**config, "task": "gsm9k"}, tmp_path, "gsm9k")
     refused(cca, {**config, "circuit": {"size": "lots"}}, tmp_path, "size", "lots")
@@ -86,9 +84,7 @@ def test_bad_values(cca: Command, config: dict[str, object], tmp_path: Path) -> 
 
 def test_problem_files(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
     task = dict(config["task"])  # type: ignore[call-overload]
-    refused(
-        cca, {**config, "task": {**task, "train": "nowhere.jsonl"}}, tmp_path, "nowhere.jsonl", "no such file"
-    )
+    refused(cca, {**config, "task": {**task, "train": "nowhere.jsonl"}}, tmp_path, "nowhere.jsonl", "no such file")
 
     broken = tmp_path / "broken.jsonl"
     broken.write_text(json.dumps(rows(1)[0]) + '\n{"id": "x", "prompt": \n')
@@ -96,21 +92,13 @@ def test_problem_files(cca: Command, config: dict[str, object], tmp_path: Path) 
 
     half = tmp_path / "half.jsonl"
     half.write_text('{"prompt": "w4 w5", "answer": "1"}\n{"prompt": "w4 \\ud83d w5", "answer": "1"}\n')
-    refused(
-        cca, {**config, "task": {**task, "train": str(half)}}, tmp_path, "half.jsonl, line 2", "surrogate"
-    )
+    refused(cca, {**config, "task": {**task, "train": str(half)}}, tmp_path, "half.jsonl, line 2", "surrogate")
 
     twice = write(tmp_path / "twice.jsonl", rows(2) + rows(1))
     refused(cca, {**config, "task": {**task, "test": twice}}, tmp_path, "twice.jsonl, line 3", "p0")
 
     empty = write(tmp_path / "empty.jsonl", [])
-    refused(
-        cca,
-        {**config, "task": {**task, "validation": empty}},
-        tmp_path,
-        "empty.jsonl",
-        "at least one problem",
-    )
+    refused(cca, {**config, "task": {**task, "validation": empty}}, tmp_path, "empty.jsonl", "at least one problem")
 
 
 def test_gold_answer_the_judge_cannot_read(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
@@ -135,9 +123,7 @@ def test_attention_that_gates_do_not_reach(
     dead.get_submodule("model.layers.1.self_attn.o_proj").weight.data.zero_()  # type: ignore[operator, union-attr]
     shutil.copytree(model_folder, tmp_path / "dead")
     dead.save_pretrained(tmp_path / "dead")
-    refused(
-        cca, {**config, "model": str(tmp_path / "dead")}, tmp_path, "layers.1", "gates of q", "set `anatomy`"
-    )
+    refused(cca, {**config, "model": str(tmp_path / "dead")}, tmp_path, "layers.1", "gates of q", "set `anatomy`")
 
 
 def test_declared_anatomies(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
@@ -168,9 +154,7 @@ def test_everything_is_right(cca: Command, config: dict[str, object], tmp_path: 
 def test_folder_of_another_run(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
     refused(cca, config, tmp_path, "nothing to pair")  # leaves a run folder behind
     kept = (tmp_path / "run" / "traces.jsonl").read_bytes()
-    refused(
-        cca, {**config, "seed": 7, "traces": {"max_new_tokens": 5}}, tmp_path, "seed", "traces.max_new_tokens"
-    )
+    refused(cca, {**config, "seed": 7, "traces": {"max_new_tokens": 5}}, tmp_path, "seed", "traces.max_new_tokens")
     assert (tmp_path / "run" / "traces.jsonl").read_bytes() == kept
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -195,12 +179,7 @@ def test_patch_on_another_base(cca: Command, tmp_path: Path) -> None:
         model.get_parameter(name)[1] += 1e-3
     model.save_pretrained(tmp_path / "other")
     code, error = cca(
-        "patch",
-        "apply",
-        str(tmp_path / "other"),
-        str(tmp_path / "patch.safetensors"),
-        "--out",
-        str(tmp_path / "out"),
+        "patch", "apply", str(tmp_path / "other"), str(tmp_path / "patch.safetensors"), "--out", str(tmp_path / "out")
     )
     assert code == 2
     assert name in error

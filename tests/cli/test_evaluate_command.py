@@ -41,11 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(place: Path, **options: Any) -> dict[str, Any]:
-    given = {
-        "task": str(place / "problems.jsonl"),
-        "model": str(place / "base"),
-        "out": place / "out" / "r.json",
-    }
+    given = {"task": str(place / "problems.jsonl"), "model": str(place / "base"), "out": place / "out" / "r.json"}
     wanted = Asked(**{**given, "max_new_tokens": 8, "overrides": (JUDGE,), **options})
     row = evaluate(wanted, NoProgress())
     assert json.loads(wanted.out.read_text()) == row
@@ -113,14 +109,7 @@ def test_seeds_are_whole_numbers(text: str) -> None:
 
 
 def test_the_command_prints_the_table_and_what_it_leaves_out(place: Path, tmp_path: Path) -> None:
-    options = [
-        "--model",
-        str(place / "base"),
-        "--patch",
-        str(place / "patch.safetensors"),
-        "--max-new-tokens",
-        "8",
-    ]
+    options = ["--model", str(place / "base"), "--patch", str(place / "patch.safetensors"), "--max-new-tokens", "8"]
     given = ["--task", str(place / "problems.jsonl"), "--out", str(tmp_path / "r.json"), "--set", JUDGE]
     result = CliRunner().invoke(app, ["evaluate", *options, *given], catch_exceptions=False)
     assert result.exit_code == 0

@@ -46,9 +46,7 @@ def make_patch(model: PreTrainedModel, layer: int, rows: list[int], change: floa
     where, name = torch.tensor(rows), UP.format(layer)
     before = model.get_parameter(name).detach()[where]
     circuit = [f"L{layer}.neuron{row}" for row in rows]
-    return Patch.from_edits(
-        model, [(name, 0, where, before, before * (1 + change))], "some/model", "main", circuit
-    )
+    return Patch.from_edits(model, [(name, 0, where, before, before * (1 + change))], "some/model", "main", circuit)
 
 
 @pytest.fixture(scope="module")
@@ -173,12 +171,7 @@ def test_layers_that_name_no_range_are_refused(layers: str) -> None:
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     "command",
-    [
-        ("scale", "a", "0.5"),
-        ("subset", "a", "--layers", "0"),
-        ("compose", "a", "b"),
-        ("diff", "base", "base"),
-    ],
+    [("scale", "a", "0.5"), ("subset", "a", "--layers", "0"), ("compose", "a", "b"), ("diff", "base", "base")],
 )
 def test_no_command_overwrites_a_file_unasked(command: tuple[str, ...]) -> None:
     Path("mine").write_text("precious")
@@ -194,9 +187,7 @@ def test_showing_a_patch_needs_no_torch(folder: Path) -> None:
         "import sys; from cca.cli.patch import app; app(['show', 'a'], standalone_mode=False); "
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     assert "26.0 points" in done.stdout
 
 
@@ -281,11 +272,7 @@ def test_where_to_write_must_be_said_once(given: list[str]) -> None:
 
 def test_bad_files_are_refused_in_one_line(folder: Path) -> None:
     (folder / "cut").write_bytes((folder / "a").read_bytes()[:-3])
-    for command in (
-        ["show", "cut"],
-        ["apply", "base", "cut", "--out", "x"],
-        ["scale", "cut", "1", "--out", "x"],
-    ):
+    for command in (["show", "cut"], ["apply", "base", "cut", "--out", "x"], ["scale", "cut", "1", "--out", "x"]):
         with pytest.raises(CcaError, match="unreadable or truncated"):
             invoke(*command)
     with pytest.raises(CcaError, match=r"expected the report\.json of a run"):

@@ -29,27 +29,19 @@ SECONDS = 1.0
 @pytest.fixture(scope="module")
 def patch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("patch") / "patch.safetensors"
-    made = Patch.from_edits(
-        tiny_world.model(), [], base_model="base", base_revision=None, circuit=[], made_by={}
-    )
+    made = Patch.from_edits(tiny_world.model(), [], base_model="base", base_revision=None, circuit=[], made_by={})
     save_patch(path, made)
     return path
 
 
-@pytest.mark.parametrize(
-    "command", [["--help"], ["config"], ["task", "list"], ["patch", "show"]], ids=" ".join
-)
+@pytest.mark.parametrize("command", [["--help"], ["config"], ["task", "list"], ["patch", "show"]], ids=" ".join)
 def test_a_command_without_a_model_imports_no_torch(command: list[str], patch: Path) -> None:
     arguments = [*command, str(patch)] if command == ["patch", "show"] else command
     seconds = []
     for _ in range(3):  # the least of three: other processes slow this one
         before = used()
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
+            [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False, timeout=60
         )
         seconds.append(used() - before)
         assert done.returncode == 0, done.stderr

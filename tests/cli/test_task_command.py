@@ -25,9 +25,7 @@ def folder(tmp_path: Path) -> Path:
     def write(name: str, question: str, answer: str) -> None:
         path = tmp_path / "templates" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(
-            json.dumps({"question_annotated": question, "answer_annotated": answer}), encoding="utf-8"
-        )
+        path.write_text(json.dumps({"question_annotated": question, "answer_annotated": answer}), encoding="utf-8")
 
     write("good", GOOD, WORKED)
     write("fine", GOOD.replace("has", "holds"), WORKED)
@@ -52,9 +50,7 @@ def test_check_names_the_faulty_one_and_fails(folder: Path) -> None:
 
 def test_sample_writes_distinct_instances_and_warns(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    result = CliRunner().invoke(
-        app, ["sample", str(folder), "--instances", "7", "--seed", "3", "--out", str(out)]
-    )
+    result = CliRunner().invoke(app, ["sample", str(folder), "--instances", "7", "--seed", "3", "--out", str(out)])
     assert result.exit_code == 0
     assert "warning" in result.stderr
     assert "hostile" in result.stderr

@@ -26,9 +26,7 @@ judge: number
 def problems(tmp_path: Path) -> Path:
     path = tmp_path / "sums.jsonl"
     path.write_text(
-        "".join(
-            json.dumps({"question": f"What is 1 + 1 ?{' ' * n}", "answer": "2"}) + "\n" for n in range(20)
-        )
+        "".join(json.dumps({"question": f"What is 1 + 1 ?{' ' * n}", "answer": "2"}) + "\n" for n in range(20))
     )
     return path
 
@@ -54,9 +52,7 @@ def test_list_names_every_task_that_run_yaml_can_name() -> None:
     assert "tool-call" in output
 
 
-def test_preview_shows_the_text_and_token_ids_that_the_model_gets(
-    problems: Path, model: Path, tmp_path: Path
-) -> None:
+def test_preview_shows_the_text_and_token_ids_that_the_model_gets(problems: Path, model: Path, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(RUN.format(model=model, problems=problems))
     lines = shown("preview", str(tmp_path / "run.yaml")).splitlines()
     tokenizer = chat_tokenizer()
@@ -68,9 +64,7 @@ def test_preview_shows_the_text_and_token_ids_that_the_model_gets(
 
 
 def test_preview_of_a_file_without_a_model_shows_the_text(problems: Path) -> None:
-    output = shown(
-        "preview", str(problems), "--set", "task.prompt=zero-shot", "--split", "test", "--count", "3"
-    )
+    output = shown("preview", str(problems), "--set", "task.prompt=zero-shot", "--split", "test", "--count", "3")
     assert output.count("--- test, problem") == 3
     assert "Q: What is 1 + 1 ?" in output
     assert "train 10, validation 2, test 8 problems" in output

@@ -44,10 +44,7 @@ def test_a_preset_arm_is_that_presets_circuit_and_amplify_on_shared_traces() -> 
 
 def test_controls_follow_their_arm_and_rows_are_told_apart_by_content_alone() -> None:
     made = config(
-        arms=[
-            {"name": "a", "controls": {"random": 2, "random_layers": 1}},
-            {"name": "b", "set": {"circuit.size": 9}},
-        ]
+        arms=[{"name": "a", "controls": {"random": 2, "random_layers": 1}}, {"name": "b", "set": {"circuit.size": 9}}]
     )
     cells = list(cells_of(made, made.models[0], 0))
     assert [(c.label, c.control and c.control.draw) for c in cells] == [

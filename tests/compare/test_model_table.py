@@ -43,11 +43,7 @@ def test_arms_by_models() -> None:
     gains = {cells[0]: cells[1:] for cells in gains_by_model(made).rows}
     assert gains == {"ours": ("+20.0", "+10.0"), "ours: random": ("+10.0", "–"), "rival": ("–", "0.0")}
     drifts = {cells[0]: cells[1:] for cells in drifts_by_model(made).rows}
-    assert drifts == {
-        "ours": ("1x", "1x"),
-        "ours: random": ("5x (2 of 3)", "–"),
-        "rival": ("–", "– (0 of 1)"),
-    }
+    assert drifts == {"ours": ("1x", "1x"), "ours: random": ("5x (2 of 3)", "–"), "rival": ("–", "– (0 of 1)")}
 
 
 def test_the_page_tells_every_model_apart() -> None:

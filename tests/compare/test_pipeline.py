@@ -45,11 +45,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "base": {"traces.samples": 3, "amplify.steps": 2},
         "test": True,
         "arms": [
-            {
-                "name": "ours",
-                "set": {"circuit.localiser": "selective", "circuit.size": 20},
-                "controls": {"random": 1},
-            },
+            {"name": "ours", "set": {"circuit.localiser": "selective", "circuit.size": 20}, "controls": {"random": 1}},
             {"name": "too much", "set": {"circuit.localiser": "attribution - attribution"}},
             {"name": "lora", "baseline": "lora-pivots", "options": {"steps": 1}},
             {"name": "gold", "baseline": "finetune-gold", "options": {"steps": 1, "texts": 4}},
@@ -78,9 +74,7 @@ def test_arms_are_run_once_and_named_anew(given: dict[str, Any]) -> None:
     assert {arm.runs[0].base for label, arm in arms.items() if label != "too much"} == {run.base}
 
     rows = [json.loads(line)["value"] for line in (out / "arms.jsonl").read_text().splitlines()[1:]]
-    told = {
-        row["label"]: [(s["step"], s["accuracy"], s["drift"]) for s in row.get("history", ())] for row in rows
-    }
+    told = {row["label"]: [(s["step"], s["accuracy"], s["drift"]) for s in row.get("history", ())] for row in rows}
     for name in ROUNDS:
         assert [step for step, _, _ in told[name]] == list(range(5)), name
         assert 60 <= (arms[name].components or 0) <= 120

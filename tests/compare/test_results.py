@@ -51,9 +51,7 @@ def test_the_first_step_that_reaches_and_the_best_step() -> None:
     assert first_reaching(steps, 0.96) is None
     assert best_step(steps) is steps[0]
     assert best_step(steps, within_budget=False) is steps[4]
-    assert best_step(history((0.5, 0), (0.8, 0.5), (0.8, 0.3)))["step"] == 2, (
-        "of equals the one that drifted least"
-    )
+    assert best_step(history((0.5, 0), (0.8, 0.5), (0.8, 0.3)))["step"] == 2, "of equals the one that drifted least"
 
 
 def points(found: Any) -> float:
@@ -88,9 +86,7 @@ def test_of_several_draws_of_a_control_the_median_counts() -> None:
     assert ratio.median == pytest.approx(((0.6 + 1.0) / 2) / 0.1)
 
 
-def trial(
-    label: str, *templates: str, base: str = "0" * 10, seed: int = 0, model: str = "m", lost: int = 0
-) -> Row:
+def trial(label: str, *templates: str, base: str = "0" * 10, seed: int = 0, model: str = "m", lost: int = 0) -> Row:
     """A row whose test has these answers (1 right, 0 wrong) of each template."""
     records = [
         {"template": f"t{n}", "problems": len(base), "base": base.count("1") / len(base),
@@ -135,9 +131,7 @@ def test_one_arm_beats_another_by_the_paired_difference_of_the_same_problems() -
 def test_seeds_of_one_model_are_no_independent_runs_and_models_are() -> None:
     ours, rival = ("1100000000", "1110000000", "1000000000"), ("1110000000", "1111000000", "1100000000")
     once = difference(trial("ours", *ours), trial("rival", *rival))
-    thrice = difference(
-        *(trial(*own, seed=seed) for seed in (0, 1, 2) for own in (("ours", *ours), ("rival", *rival)))
-    )
+    thrice = difference(*(trial(*own, seed=seed) for seed in (0, 1, 2) for own in (("ours", *ours), ("rival", *rival))))
     assert thrice == once, "the same problems asked again say nothing new"
     less = ("1100000000", "1110000000", "1100000000")
     models = difference(
@@ -158,10 +152,7 @@ def test_the_table_and_the_page_show_differences_and_bounds() -> None:
     ours, rival = (dict(zip(cells.heading, found, strict=True)) for found in cells.rows)
     assert ours["test, in budget, over ours"] == "–"
     assert rival["test, in budget, over ours"].startswith("+25.0 (−")
-    assert (ours["worst other skill"], rival["worst other skill"]) == (
-        "none of 200 lost: at most 1.5",
-        "−1.5",
-    )
+    assert (ours["worst other skill"], rival["worst other skill"]) == ("none of 200 lost: at most 1.5", "−1.5")
     page = compare_page(made)
     for text in ("none of 200 lost: at most 1.5", "+25.0 (−", "One model"):
         assert text in page
@@ -218,11 +209,7 @@ def test_nothing_beats_what_is_on_the_frontier() -> None:
 
 
 def test_cost_curves_end_where_fewer_than_half_of_the_runs_get_further() -> None:
-    runs = [
-        history((0.5, 0), (0.56, 0.1), (0.6, 0.4)),
-        history((0.5, 0), (0.53, 0.3)),
-        history((0.5, 0), (0.54, 0.5)),
-    ]
+    runs = [history((0.5, 0), (0.56, 0.1), (0.6, 0.4)), history((0.5, 0), (0.53, 0.3)), history((0.5, 0), (0.54, 0.5))]
     curve = cost_curve(runs)
     assert [point.points for point in curve] == [2.5]
     assert curve[0].drift == 0.3
@@ -265,10 +252,7 @@ def test_a_log_of_the_first_version_goes_on(tmp_path: Path) -> None:
 
 
 def test_targets_without_a_reference_gain_are_not_asked() -> None:
-    rows: list[Any] = [
-        row("ours", history((0.5, 0), (0.4, 0.1))),
-        row("rival", history((0.5, 0), (0.7, 0.5))),
-    ]
+    rows: list[Any] = [row("ours", history((0.5, 0), (0.4, 0.1))), row("rival", history((0.5, 0), (0.7, 0.5)))]
     made = combined(CONFIG, rows)
     found = arm(made, "rival").matched["reference"]
     assert (found.reached, found.of, found.ratio) == (0, 0, None)

@@ -19,14 +19,7 @@ from cca.runs.stages.circuit import run_circuit
 
 pytestmark = pytest.mark.integration
 
-FILES = (
-    "traces.jsonl",
-    "pivots.jsonl",
-    "circuit.jsonl",
-    "amplify.json",
-    "evaluation.json",
-    "patch.safetensors",
-)
+FILES = ("traces.jsonl", "pivots.jsonl", "circuit.jsonl", "amplify.json", "evaluation.json", "patch.safetensors")
 
 
 def outcome(out: Path) -> dict[str, bytes]:
@@ -77,8 +70,6 @@ def test_the_command_says_what_is_left(tmp_path: Path, capsys: pytest.CaptureFix
     assert "The number of steps is not known" in said
 
 
-def test_a_judge_that_nothing_satisfies_is_warned_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_judge_that_nothing_satisfies_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan_command(tiny_run.make(tmp_path, judge={"name": "regex", "pattern": "nothing"}), None)
     assert "there may be nothing to pair" in capsys.readouterr().out

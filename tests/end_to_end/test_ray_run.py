@@ -33,9 +33,7 @@ def start(config: Path, out: Path, engine: str) -> subprocess.Popen[str]:
 def kill_an_actor(run: subprocess.Popen[str], traces: Path) -> bool:
     """Kill -9 one actor once the first chunk is written; False when the run was quicker."""
     while run.poll() is None:
-        actors = [
-            p for p in psutil.Process(run.pid).children(recursive=True) if _name(p).startswith("ray::_Actor")
-        ]
+        actors = [p for p in psutil.Process(run.pid).children(recursive=True) if _name(p).startswith("ray::_Actor")]
         if traces.exists() and actors:
             actors[0].kill()
             return True

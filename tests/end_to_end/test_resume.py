@@ -48,14 +48,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     report = json.loads((folder / "report.json").read_text())
     for varies in ("timing", "hardware", "plan"):
         report.pop(varies, None)
-    names = (
-        "traces.jsonl",
-        "pivots.jsonl",
-        "circuit.jsonl",
-        "amplify.json",
-        "evaluation.json",
-        "patch.safetensors",
-    )
+    names = ("traces.jsonl", "pivots.jsonl", "circuit.jsonl", "amplify.json", "evaluation.json", "patch.safetensors")
     return {"report": report, **{name: (folder / name).read_bytes() for name in names}}
 
 
@@ -99,9 +92,7 @@ def test_killed_at_every_write_in_turn(world: Path, forge: Forge) -> None:
 
 
 @pytest.mark.parametrize("relaxation", ["clamp", "hard-concrete"])
-def test_a_mask_killed_at_every_write_goes_on_from_its_last_epoch(
-    relaxation: str, world: Path, forge: Forge
-) -> None:
+def test_a_mask_killed_at_every_write_goes_on_from_its_last_epoch(relaxation: str, world: Path, forge: Forge) -> None:
     circuit = {"localiser": "dcm", "relaxation": relaxation, "epochs": 3, "batch_size": 4, "penalty": 0.001}
     config, whole, folder, had = (world / f"{relaxation}{end}" for end in (".yaml", "-whole", "", "-crashes"))
     tiny_run.write_config(world, relaxation, circuit=circuit)
@@ -122,9 +113,7 @@ def test_a_mask_killed_at_every_write_goes_on_from_its_last_epoch(
     assert code == 0, output
     assert forked.exists()
     assert (folder / "circuit.jsonl").read_bytes() == (whole / "circuit.jsonl").read_bytes()
-    assert {"flush mask.partial.safetensors", "renamed mask.partial.safetensors"} <= set(
-        had.read_text().splitlines()
-    )
+    assert {"flush mask.partial.safetensors", "renamed mask.partial.safetensors"} <= set(had.read_text().splitlines())
     assert not (folder / "mask.partial.safetensors").exists()
 
 
@@ -161,9 +150,7 @@ def test_ctrl_c_once_finishes_the_chunk(world: Path, forge: Forge) -> None:
 
 def test_ctrl_c_twice_stops_now(world: Path, forge: Forge) -> None:
     folder = world / "stopped_now"
-    code, output = forge.cca(
-        *to(folder), signals=[[f"{folder}/traces.jsonl", signal.SIGINT], [0, signal.SIGINT]]
-    )
+    code, output = forge.cca(*to(folder), signals=[[f"{folder}/traces.jsonl", signal.SIGINT], [0, signal.SIGINT]])
     assert code == 130
     assert "the same command goes on" in output.splitlines()[-1]
     assert forge.cca(*to(folder))[0] == 0
@@ -233,9 +220,7 @@ needs_mount = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount 
 @pytest.fixture
 def small_disk(tmp_path: Path, world: Path) -> Iterator[Path]:
     """A disk of 48 KB, full long before a run is done."""
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", tmp_path], capture_output=True
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", tmp_path], capture_output=True)
     if mounted.returncode:
         pytest.skip("this container does not let root mount")
     shutil.copy(world / "run.yaml", tmp_path)

@@ -39,9 +39,7 @@ def test_the_trap_is_found_and_turned_off(make: ModuleType, tmp_path: Path) -> N
     assert report["gain"]["interval"][0] > 0
     assert report["unseen_templates"]["gain"]["points"] > 0
     planted = report["pivots"]["planted"]
-    assert (
-        planted["precision_of_place"] > 0.8
-    )  # the tokens there vary with the kernels that trained the model
+    assert planted["precision_of_place"] > 0.8  # the tokens there vary with the kernels that trained the model
     assert planted["precision"] > 0.2
     for skill in report["retention"].values():
         assert abs(skill["patched"] - skill["base"]) <= 1 / skill["problems"]

@@ -36,9 +36,7 @@ def judge(text, gold):
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny_run.make(tmp_path)
-    lines = [
-        line for split in ("train", "test") for line in (tmp_path / f"{split}.jsonl").read_text().splitlines()
-    ]
+    lines = [line for split in ("train", "test") for line in (tmp_path / f"{split}.jsonl").read_text().splitlines()]
     (tmp_path / "all.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "my_task.py").write_text(FUNCTION)
     monkeypatch.syspath_prepend(tmp_path)
@@ -78,11 +76,7 @@ def test_a_function_brings_problems_and_judge(folder: Path) -> None:
 
 
 def test_a_judge_of_another_kind_makes_a_folder_another_run(folder: Path) -> None:
-    wanted = {
-        "task": {"source": "my_task:load", "shares": [0.5, 0.25, 0.25]},
-        "judge": "auto",
-        "allow_code": True,
-    }
+    wanted = {"task": {"source": "my_task:load", "shares": [0.5, 0.25, 0.25]}, "judge": "auto", "allow_code": True}
     ran(folder, **wanted)
     sys.modules.pop("my_task")
     (folder / "my_task.py").write_text(FUNCTION.replace('"judge": judge', '"judge": "regex"'))
@@ -90,9 +84,7 @@ def test_a_judge_of_another_kind_makes_a_folder_another_run(folder: Path) -> Non
         ran(folder, **wanted)
 
 
-THOUGHT = (
-    "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %} OPENING{% endif %}"
-)
+THOUGHT = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %} OPENING{% endif %}"
 
 
 def test_a_thought_that_is_never_closed_is_no_answer(folder: Path) -> None:

@@ -18,9 +18,7 @@ Tell = Callable[[str], None]
 """Shows a line, whether the test passes or not."""
 
 
-def parting(
-    problem: Problem, ours: Trace, theirs: Trace, seed: int, grader: Grader, hf: HFEngine
-) -> tuple[str, float]:
+def parting(problem: Problem, ours: Trace, theirs: Trace, seed: int, grader: Grader, hf: HFEngine) -> tuple[str, float]:
     """One line on the first token that differs, and how near a tie it was.
 
     Greedy: by how many logits the first engine's token leads the second's. Sampled: how far, in probability, the
@@ -37,10 +35,7 @@ def parting(
         return f"{problem.id} greedy, token {at}: {margin:.1e} logits between the two", margin
     borders = (logits / ours.temperature).softmax(-1).cumsum(-1)
     distance = float((borders - uniforms(seed, at + 1)[at]).abs().min())
-    return (
-        f"{problem.id} sample {ours.sample}, token {at}: {distance:.1e} of probability from the border",
-        distance,
-    )
+    return (f"{problem.id} sample {ours.sample}, token {at}: {distance:.1e} of probability from the border", distance)
 
 
 def same_share(ours: Sequence[object], theirs: Sequence[object]) -> float:

@@ -85,7 +85,5 @@ def test_a_text_goes_on_from_what_is_written(temperature: float) -> None:
 @pytest.mark.parametrize("written", [-1, 4, 6, 30])
 def test_written_tokens_that_leave_nothing_to_write_are_refused(written: int) -> None:
     request = Request((3, 4, 5, 6, 7, 8), written=written)
-    with pytest.raises(
-        CcaError, match=f"expected fewer written tokens than the longest completion .* got {written}"
-    ):
+    with pytest.raises(CcaError, match=f"expected fewer written tokens than the longest completion .* got {written}"):
         HFEngine(tiny_world.model()).complete([replace(request)], 4)

@@ -41,9 +41,7 @@ def test_sampling_follows_the_softmax() -> None:
     model = tiny_world.model()
     (prompt,) = prompts(1)
     draws = 4000
-    completions = HFEngine(model, batch_size=1000).complete(
-        [Request(prompt, 1.0, i) for i in range(draws)], 1
-    )
+    completions = HFEngine(model, batch_size=1000).complete([Request(prompt, 1.0, i) for i in range(draws)], 1)
     counts = torch.bincount(torch.tensor([c.token_ids[0] for c in completions]), minlength=64)
     expected = model(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(-1)
     error = (counts / draws - expected).abs().max()
@@ -74,9 +72,7 @@ def test_few_logits_at_once_change_no_path(monkeypatch: pytest.MonkeyPatch) -> N
     whole, sizes = engine.greedy_paths(texts), []
     read = hf.read_batch
     monkeypatch.setattr("cca.engines.hf.READ_VALUES", 2 * 64 * max(len(p) for p in prompts(9)))
-    monkeypatch.setattr(
-        hf, "read_batch", lambda model, own, *rest: sizes.append(len(own)) or read(model, own, *rest)
-    )
+    monkeypatch.setattr(hf, "read_batch", lambda model, own, *rest: sizes.append(len(own)) or read(model, own, *rest))
     split = engine.greedy_paths(texts)
     assert [path.token_ids for path in split] == [path.token_ids for path in whole]
     assert max(sizes) <= 4

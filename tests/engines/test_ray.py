@@ -56,15 +56,10 @@ def grader(loaded: LoadedModel) -> Grader:
 
 def requests(grader: Grader, count: int) -> list[Request]:
     problems = load(0).train[:count]
-    return [
-        Request(grader.prompt_ids(problem), 0.9 * (number % 2), number)
-        for number, problem in enumerate(problems)
-    ]
+    return [Request(grader.prompt_ids(problem), 0.9 * (number % 2), number) for number, problem in enumerate(problems)]
 
 
-def test_traces_and_pivots_are_those_of_one_process(
-    loaded: LoadedModel, actors: RayEngine, grader: Grader
-) -> None:
+def test_traces_and_pivots_are_those_of_one_process(loaded: LoadedModel, actors: RayEngine, grader: Grader) -> None:
     one = HFEngine(loaded.model, BATCH)
     problems, settings = load(0).train[:40], TracesConfig(samples=3)
     done: list[int] = []
@@ -73,9 +68,7 @@ def test_traces_and_pivots_are_those_of_one_process(
     assert found == expected
     assert sum(done) == len(problems)
     assert actors.generated_tokens == one.generated_tokens
-    pairs = [
-        (p, own[0], other) for p, own in zip(problems, expected, strict=True) if (other := opposite(own))
-    ]
+    pairs = [(p, own[0], other) for p, own in zip(problems, expected, strict=True) if (other := opposite(own))]
     assert branching_pivots(pairs, grader, actors, LONGEST) == branching_pivots(pairs, grader, one, LONGEST)
 
 
@@ -103,9 +96,7 @@ def test_a_killed_actor_costs_its_batch(
     assert actors.generated_tokens - before == sum(len(c.token_ids) for c in expected)
 
 
-def test_actors_hold_the_weights_as_they_stand(
-    loaded: LoadedModel, actors: RayEngine, grader: Grader
-) -> None:
+def test_actors_hold_the_weights_as_they_stand(loaded: LoadedModel, actors: RayEngine, grader: Grader) -> None:
     asked = requests(grader, 20)
     one = HFEngine(loaded.model, BATCH)
     weight, indices = loaded.model.get_parameter("model.layers.1.mlp.up_proj.weight"), torch.arange(200)
@@ -124,9 +115,7 @@ def broken(text: Sequence[int]) -> bool:
 
 
 @pytest.mark.parametrize(("rule", "expected"), [(broken, "division"), (None, "a prefix of 1 to")])
-def test_faults_come_back(
-    actors: RayEngine, rule: Callable[[Sequence[int]], bool] | None, expected: str
-) -> None:
+def test_faults_come_back(actors: RayEngine, rule: Callable[[Sequence[int]], bool] | None, expected: str) -> None:
     wrong = [Request((5,) * (10 if rule else 5000))]
     with pytest.raises((CcaError, ZeroDivisionError), match=expected) as caught:
         actors.complete(wrong, 40, rule)

@@ -34,12 +34,7 @@ def longrope() -> PreTrainedModel:
         "partial_rotary_factor": 1.0,
     }  # fmt: skip
     config = Phi3Config(
-        **{
-            **zoo.GQA,
-            "original_max_position_embeddings": 16,
-            "max_position_embeddings": 64,
-            "rope_parameters": rope,
-        }
+        **{**zoo.GQA, "original_max_position_embeddings": 16, "max_position_embeddings": 64, "rope_parameters": rope}
     )
     return zoo.energise(AutoModelForCausalLM.from_config(config, dtype=torch.float32), 0)
 
@@ -47,9 +42,7 @@ def longrope() -> PreTrainedModel:
 class WithoutArguments(LlamaForCausalLM):
     """As code of a model's own may be: nothing but what it needs."""
 
-    def forward(
-        self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None
-    ):
+    def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None):
         return super().forward(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
             past_key_values=past_key_values, use_cache=use_cache,
@@ -59,9 +52,7 @@ class WithoutArguments(LlamaForCausalLM):
 def texts(shared: int) -> list[Tokens]:
     draw = torch.Generator().manual_seed(1)
     begin = torch.randint(3, 64, (shared,), generator=draw).tolist()
-    return [
-        (*begin, *torch.randint(3, 64, (length,), generator=draw).tolist()) for length in (3, 5, 8, 9, 14, 25)
-    ]
+    return [(*begin, *torch.randint(3, 64, (length,), generator=draw).tolist()) for length in (3, 5, 8, 9, 14, 25)]
 
 
 def alone(model: PreTrainedModel, prefix: Tokens, count: int) -> Tokens:
@@ -73,9 +64,7 @@ def alone(model: PreTrainedModel, prefix: Tokens, count: int) -> Tokens:
     return tuple(text[len(prefix) :])
 
 
-@pytest.mark.parametrize(
-    "name", ["llama", "mistral", "mpt", "gpt-neo", "llama4", *LINEAR, "gpt1", "longrope"]
-)
+@pytest.mark.parametrize("name", ["llama", "mistral", "mpt", "gpt-neo", "llama4", *LINEAR, "gpt1", "longrope"])
 @pytest.mark.parametrize("shared", [0, 20])
 def test_what_is_said_is_what_the_model_says_alone(name: str, shared: int) -> None:
     made = {**TINY, **RARE, "gpt1": gpt1, "longrope": longrope}

@@ -69,12 +69,7 @@ def traces(problems: list[Problem], grader: Grader, hf: HFEngine) -> list[list[T
 
 
 def test_traces_are_those_of_transformers(
-    problems: list[Problem],
-    grader: Grader,
-    hf: HFEngine,
-    vllm: VLLMEngine,
-    traces: list[list[Trace]],
-    tell: Tell,
+    problems: list[Problem], grader: Grader, hf: HFEngine, vllm: VLLMEngine, traces: list[list[Trace]], tell: Tell
 ) -> None:
     """Greedy and sampled, token for token; where they part, the choice was a near-tie."""
     found = sample_traces(problems, grader, vllm, SETTINGS, LONGEST, seed=5)
@@ -96,9 +91,7 @@ def test_a_text_goes_on_from_what_is_written(
 ) -> None:
     """Within the longest completion and by the stop rule of the whole text; near-ties may fall otherwise."""
     texts = [(grader.prompt_ids(p), own[0].token_ids) for p, own in zip(problems, traces, strict=True)]
-    begun = [
-        Request(prompt + text[:half], written=half) for prompt, text in texts for half in [len(text) // 2]
-    ]
+    begun = [Request(prompt + text[:half], written=half) for prompt, text in texts for half in [len(text) // 2]]
     rests = vllm.complete(begun, LONGEST, grader.finished)
     wholes = [request.begun(LONGEST) + rest.token_ids for request, rest in zip(begun, rests, strict=True)]
     assert same_share([text for _, text in texts], wholes) >= 0.98
@@ -106,12 +99,7 @@ def test_a_text_goes_on_from_what_is_written(
 
 
 def test_branching_pivots_are_those_of_transformers(
-    problems: list[Problem],
-    grader: Grader,
-    hf: HFEngine,
-    vllm: VLLMEngine,
-    traces: list[list[Trace]],
-    tell: Tell,
+    problems: list[Problem], grader: Grader, hf: HFEngine, vllm: VLLMEngine, traces: list[list[Trace]], tell: Tell
 ) -> None:
     pairs = pair_traces(problems, traces)
     assert len(pairs) > 50
@@ -129,8 +117,7 @@ def test_greedy_paths_say_the_same(
     problems: list[Problem], grader: Grader, hf: HFEngine, vllm: VLLMEngine, traces: list[list[Trace]]
 ) -> None:
     texts = [
-        (grader.prompt_ids(problem), own[-1].token_ids)
-        for problem, own in zip(problems[:30], traces, strict=False)
+        (grader.prompt_ids(problem), own[-1].token_ids) for problem, own in zip(problems[:30], traces, strict=False)
     ]
     for ours, theirs in zip(hf.greedy_paths(texts), vllm.greedy_paths(texts), strict=True):
         assert (ours.token_ids, ours.second) == (theirs.token_ids, theirs.second)
@@ -138,14 +125,7 @@ def test_greedy_paths_say_the_same(
         assert ours.log_probs == pytest.approx(theirs.log_probs, abs=2e-4)
 
 
-PARTS = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "mlp.up_proj",
-    "mlp.gate_proj",
-    "mlp.down_proj",
-)
+PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.up_proj", "mlp.gate_proj", "mlp.down_proj")
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -162,9 +142,7 @@ def test_weights_written_into_the_model_are_put_into_vllm(
         after = before + torch.randn(before.shape, generator=generator) * before.std()
         edits.append((parameter, 0, indices, before, after))
     patch = Patch.from_edits(model, edits, "tinymath")
-    texts = [
-        (grader.prompt_ids(p), grader.codec.encode_continuation(p.solution or "")) for p in problems[:40]
-    ]
+    texts = [(grader.prompt_ids(p), grader.codec.encode_continuation(p.solution or "")) for p in problems[:40]]
 
     def log_probs(engine: HFEngine | VLLMEngine) -> torch.Tensor:
         return torch.tensor([number for path in engine.greedy_paths(texts) for number in path.log_probs])

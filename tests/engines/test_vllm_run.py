@@ -95,9 +95,7 @@ def asked() -> list[tuple[Problem, Tokens]]:
 
 
 @pytest.fixture(scope="module")
-def expected(
-    folder: Path, reports: dict[str, dict[str, Any]], asked: list[tuple[Problem, Tokens]]
-) -> list[Tokens]:
+def expected(folder: Path, reports: dict[str, dict[str, Any]], asked: list[tuple[Problem, Tokens]]) -> list[Tokens]:
     """The greedy answers of the patched transformers model."""
     del reports
     model = load_model(str(BUNDLED_MODEL), dtype="float32").model
@@ -116,12 +114,7 @@ def serving(model: Path, **options: Any) -> Iterator[Any]:
     from vllm import LLM  # pyright: ignore[reportMissingImports]
 
     llm = LLM(
-        str(model),
-        dtype="float32",
-        max_model_len=256,
-        enforce_eager=True,
-        kv_cache_memory_bytes=1 << 28,
-        **options,
+        str(model), dtype="float32", max_model_len=256, enforce_eager=True, kv_cache_memory_bytes=1 << 28, **options
     )
     try:
         yield llm
@@ -148,10 +141,7 @@ def test_served_answers_are_those_of_transformers(
     greedy = SamplingParams(temperature=0.0, max_tokens=LONGEST, stop_token_ids=sorted(end_tokens(model)))
     with serving(out if how == "merged" else BUNDLED_MODEL, **options) as llm:
         made = llm.generate(
-            [{"prompt_token_ids": list(prompt)} for _, prompt in asked],
-            greedy,
-            use_tqdm=False,
-            lora_request=lora,
+            [{"prompt_token_ids": list(prompt)} for _, prompt in asked], greedy, use_tqdm=False, lora_request=lora
         )
     found = [tuple(output.outputs[0].token_ids) for output in made]
     same = sum(a == b for a, b in zip(found, expected, strict=True))

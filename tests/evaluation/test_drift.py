@@ -41,6 +41,4 @@ def test_where_memory_is_short_every_skill_keeps_its_part(monkeypatch: pytest.Mo
 def test_solutions_stand_in_for_answers() -> None:
     grader = tiny_world.grader()
     problems = tiny_world.problems(2)
-    assert [text.prompt for text in solution_texts(problems, grader)] == [
-        grader.prompt_ids(p) for p in problems
-    ]
+    assert [text.prompt for text in solution_texts(problems, grader)] == [grader.prompt_ids(p) for p in problems]

@@ -62,21 +62,14 @@ def test_a_group_is_one_task_with_the_documents_of_all(place: Path) -> None:
     base = load_model(str(place / "base"))
     settings = LmEvalConfig(include_path=place / "tasks", limit=5)
     found = run_tasks(base.model, base.codec.tokenizer, ["cca_both"], settings)
-    assert {leaf: len(values) for leaf, values in found["cca_both"].documents.items()} == dict.fromkeys(
-        TASKS, 5
-    )
+    assert {leaf: len(values) for leaf, values in found["cca_both"].documents.items()} == dict.fromkeys(TASKS, 5)
 
 
 @pytest.mark.parametrize(
     ("tasks", "include", "message"),
-    [
-        (["cca_choise"], "tasks", "did you mean 'cca_choice'"),
-        (["cca_choice"], "nowhere", "expected a folder"),
-    ],
+    [(["cca_choise"], "tasks", "did you mean 'cca_choice'"), (["cca_choice"], "nowhere", "expected a folder")],
 )
-def test_unknown_tasks_and_folders_are_named(
-    place: Path, tasks: list[str], include: str, message: str
-) -> None:
+def test_unknown_tasks_and_folders_are_named(place: Path, tasks: list[str], include: str, message: str) -> None:
     base = load_model(str(place / "base"))
     with pytest.raises(CcaError, match=message):
         run_tasks(base.model, base.codec.tokenizer, tasks, LmEvalConfig(include_path=place / include))
@@ -92,14 +85,7 @@ def test_without_lm_eval_the_error_says_what_to_install(place: Path, monkeypatch
 @pytest.mark.integration
 def test_cca_evaluate_says_what_lm_evals_own_command_says(place: Path) -> None:
     """Both commands as a user types them, for the base and for the merged checkpoint."""
-    command = [
-        sys.executable,
-        "-c",
-        "from cca.cli import main; main()",
-        "evaluate",
-        "--model",
-        str(place / "base"),
-    ]
+    command = [sys.executable, "-c", "from cca.cli import main; main()", "evaluate", "--model", str(place / "base")]
     options = ["--patch", str(place / "patch.safetensors"), "--lm-eval", ",".join(TASKS)]
     folder = ["--include-path", str(place / "tasks"), "--out", str(place / "results.json")]
     subprocess.run([*command, *options, *folder], check=True, capture_output=True)
@@ -130,9 +116,7 @@ def test_cca_evaluate_says_what_lm_evals_own_command_says(place: Path) -> None:
 def results(metric: str, values: dict[str, list[float]], **aggregate: float) -> dict[str, object]:
     """lm-eval's results, as much of them as is read."""
     samples = {
-        leaf: [
-            {"doc_id": n, "filter": "none", "metrics": [metric], metric: value} for n, value in enumerate(own)
-        ]
+        leaf: [{"doc_id": n, "filter": "none", "metrics": [metric], metric: value} for n, value in enumerate(own)]
         for leaf, own in values.items()
     }
     return {"results": {"task": aggregate}, "samples": samples}
@@ -150,14 +134,11 @@ def test_pairs_intervals_and_tests_of_a_group_resample_its_tasks() -> None:
 
 
 def test_a_metric_that_is_no_fraction_has_no_points() -> None:
-    outcome = Outcome.of(
-        results("word_perplexity", {"a": [3.5, 9.0]}, **{"word_perplexity,none": 5.0}), "task"
-    )
+    outcome = Outcome.of(results("word_perplexity", {"a": [3.5, 9.0]}, **{"word_perplexity,none": 5.0}), "task")
     row = compared({"task": outcome}, {"task": outcome})["task"]
     assert row["metrics"] == {"word_perplexity,none": {"base": 5.0, "patched": 5.0}}
     assert "points" not in row
     with pytest.raises(CcaError, match="expected a metric with a number"):
         Outcome.of(
-            {"results": {}, "samples": {"a": [{"doc_id": 0, "filter": "none", "metrics": ["x"], "x": "?"}]}},
-            "t",
+            {"results": {}, "samples": {"a": [{"doc_id": 0, "filter": "none", "metrics": ["x"], "x": "?"}]}}, "t"
         )

@@ -16,8 +16,7 @@ VERDICTS = {"r": Verdict.RIGHT, "w": Verdict.WRONG, "u": Verdict.UNREADABLE}
 def measured(verdicts: str, seed: int = 0) -> Measured:
     """Two problems a template; the questions of a seed are its own, but for the first, which all share."""
     problems = tuple(
-        Problem(f"p{n}", f"t{n // 2}", "shared" if n == 0 else f"seed {seed}, {n}", "1")
-        for n in range(len(verdicts))
+        Problem(f"p{n}", f"t{n // 2}", "shared" if n == 0 else f"seed {seed}, {n}", "1") for n in range(len(verdicts))
     )
     traces = tuple(
         Trace(f"p{n}", 0, 0.0, (1,), "", None, VERDICTS[verdict], True) for n, verdict in enumerate(verdicts)

@@ -79,9 +79,7 @@ def test_the_p_value_counts_templates_not_problems() -> None:
     every = [float(i % 2) for i in range(100)]
     assert cluster_p(base, every, templates) == pytest.approx(2 / 2**10)
     assert cluster_p(base, base, templates) == 1.0
-    assert cluster_p(base, every, [i // 50 for i in range(100)]) > 0.05, (
-        "two templates that agree may be of one kind"
-    )
+    assert cluster_p(base, every, [i // 50 for i in range(100)]) > 0.05, "two templates that agree may be of one kind"
     assert cluster_p(base, [1.0] * 100, [i // 50 for i in range(100)]) < 0.05
 
 
@@ -90,7 +88,5 @@ def test_p_values_are_uniform_where_nothing_changed() -> None:
     for _ in range(300):
         shift = np.repeat(generator.normal(0, 0.3, 8), 10)
         change = np.clip(np.round(shift + generator.normal(0, 0.5, 80)), -1, 1)
-        small += (
-            cluster_p(np.zeros(80).tolist(), change.tolist(), np.repeat(np.arange(8), 10).tolist()) < 0.05
-        )
+        small += cluster_p(np.zeros(80).tolist(), change.tolist(), np.repeat(np.arange(8), 10).tolist()) < 0.05
     assert small <= 0.05 * 300 + 12

@@ -61,9 +61,7 @@ def test_a_block_of_one_token_is_the_square_of_the_dense_gradients(name: str) ->
         (dense,) = torch.autograd.grad(sampled_log_likelihood(model, text, drawing()), weight)
         gradients = get_rows(dense, row.axis, row.indices)
         block = blocks[row.parameter, row.axis]
-        torch.testing.assert_close(
-            block.fisher, gradients.T @ gradients / len(gradients), rtol=1e-5, atol=1e-12
-        )
+        torch.testing.assert_close(block.fisher, gradients.T @ gradients / len(gradients), rtol=1e-5, atol=1e-12)
         assert int(torch.linalg.matrix_rank(block.inputs)) == 1
 
 
@@ -106,8 +104,7 @@ def test_batches_and_padding_change_nothing() -> None:
     model = tiny("llama").double()
     rows = anatomy_of(model).rows(NEURONS.components)
     once, apart = (
-        fisher_blocks(model, rows, [TEXTS[0], TEXTS[0]], drawing(), batch_size=size, samples=1)
-        for size in (2, 1)
+        fisher_blocks(model, rows, [TEXTS[0], TEXTS[0]], drawing(), batch_size=size, samples=1) for size in (2, 1)
     )
     for key, block in once.items():
         torch.testing.assert_close(block.fisher, apart[key].fisher)
@@ -117,9 +114,7 @@ def test_batches_and_padding_change_nothing() -> None:
     together = fisher_blocks(model, rows, [*short, *long], drawing(), batch_size=2, samples=1)
     for key, block in together.items():  # 1 and 5 solution tokens
         fisher = (summed[0][key].fisher * 1 + summed[1][key].fisher * 5) / 6
-        read = (
-            6 if "layers.0." in key[0] else 5
-        )  # in the last layer nothing rests on the prompt's first token
+        read = 6 if "layers.0." in key[0] else 5  # in the last layer nothing rests on the prompt's first token
         inputs = (summed[0][key].inputs + summed[1][key].inputs * read) / (1 + read)
         torch.testing.assert_close(block.fisher, fisher, rtol=1e-5, atol=1e-12)
         torch.testing.assert_close(block.inputs, inputs, rtol=1e-5, atol=1e-12)
@@ -163,9 +158,7 @@ def test_steps_cost_other_text_less(model: PreTrainedModel) -> None:
             verdicts.__next__, texts=TEXTS,
         )  # fmt: skip
         moved = {key: done.rows[key].double() - done.trained.before[key].double() for key in done.rows}
-        costs[name] = sum(
-            float((delta @ blocks[key].fisher.double() * delta).sum()) for key, delta in moved.items()
-        )
+        costs[name] = sum(float((delta @ blocks[key].fisher.double() * delta).sum()) for key, delta in moved.items())
     assert 0 < costs["fisher"] < 0.8 * costs["none"]
 
 

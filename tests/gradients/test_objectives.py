@@ -33,9 +33,7 @@ def naive_losses(model: PreTrainedModel, pivots: list[Pivot], name: str, base: l
     for pivot, base_gap in zip(pivots, base, strict=True):
         log_p = logits(model, pivot.tokens)[-1].log_softmax(-1)
         gap = log_p[pivot.desired] - log_p[pivot.undesired]
-        losses.append(
-            -log_p[pivot.desired] if name == "cross-entropy" else -torch.sigmoid(2 * (gap - base_gap)).log()
-        )
+        losses.append(-log_p[pivot.desired] if name == "cross-entropy" else -torch.sigmoid(2 * (gap - base_gap)).log())
     return torch.stack(losses)
 
 
@@ -104,9 +102,7 @@ def test_the_anchor_is_silent_at_the_untouched_model() -> None:
     rows = TrainableRows(model, anatomy.rows(CIRCUIT))
     anchor = KLAnchor(model, TEXTS, weight=1.0)
     assert anchor.add_gradient(rows) == pytest.approx(0.0, abs=1e-12)
-    assert all(
-        float(master.grad.abs().max()) < 1e-12 for master in rows.masters.values() if master.grad is not None
-    )
+    assert all(float(master.grad.abs().max()) < 1e-12 for master in rows.masters.values() if master.grad is not None)
     with pytest.raises(CcaError, match="add retention sets"):
         KLAnchor(model, [], weight=1.0)
 

@@ -44,9 +44,7 @@ def gradient_of(
     model: PreTrainedModel, pivots: Sequence[Pivot], batch_size: int = 4, checkpointing: bool = False
 ) -> tuple[tuple[float, float], dict[Key, Tensor]]:
     rows = rows_of(model)
-    told = add_pivot_gradient(
-        model, anatomy_of(model), rows, pivots, SOFTPLUS, batch_size, checkpointing=checkpointing
-    )
+    told = add_pivot_gradient(model, anatomy_of(model), rows, pivots, SOFTPLUS, batch_size, checkpointing=checkpointing)
     return told, gradients(rows)
 
 
@@ -58,9 +56,7 @@ def whole_prompt_gradients(model: PreTrainedModel, pivots: Sequence[Pivot]) -> d
         logits = model(input_ids=torch.tensor([pivot.tokens]), use_cache=False).logits[0, -1]
         total = total + SOFTPLUS(logits[pivot.desired] - logits[pivot.undesired]) / len(pivots)
     total.backward()
-    wanted = {
-        key: get_rows(model.get_parameter(key[0]).grad, key[1], row.indices) for key, row in rows.rows.items()
-    }
+    wanted = {key: get_rows(model.get_parameter(key[0]).grad, key[1], row.indices) for key, row in rows.rows.items()}
     model.zero_grad()
     model.requires_grad_(False)
     return wanted
@@ -110,8 +106,7 @@ class GapsByLogits:
     def of_logits(self, logits: Tensor, gaps: Tensor, pivots: Sequence[int]) -> Tensor:
         del gaps
         chosen = [
-            (logits[at, self.pivots[n].desired], logits[at, self.pivots[n].undesired])
-            for at, n in enumerate(pivots)
+            (logits[at, self.pivots[n].desired], logits[at, self.pivots[n].undesired]) for at, n in enumerate(pivots)
         ]
         return SOFTPLUS(torch.stack([desired - undesired for desired, undesired in chosen]))
 
@@ -159,13 +154,9 @@ def test_checkpoints_change_no_gradient(name: str) -> None:
     layers = anatomy_of(model).layers
     for parts in layers:
         assert parts.attention is not None
-        model.get_submodule(parts.attention).register_forward_pre_hook(
-            lambda *_: calls.__setitem__(0, calls[0] + 1)
-        )
+        model.get_submodule(parts.attention).register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
     again, found = gradient_of(model, pivots, batch_size=3, checkpointing=True)
-    assert calls[0] == 2 * 3 * len(
-        layers
-    )  # the shared prefix and two batches, each run again on the way back
+    assert calls[0] == 2 * 3 * len(layers)  # the shared prefix and two batches, each run again on the way back
     assert again == told
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
     assert not model.training

@@ -14,9 +14,7 @@ from cca.models.anatomy.components import Component
 from cca.models.forward.gates import frozen_weights
 
 TOKENS = torch.tensor([[5, 9, 33, 17]])
-SOME = [
-    Component(1, kind, index) for kind, index in (("q", 2), ("k", 0), ("v", 1), ("neuron", 5), ("neuron", 6))
-]
+SOME = [Component(1, kind, index) for kind, index in (("q", 2), ("k", 0), ("v", 1), ("neuron", 5), ("neuron", 6))]
 
 
 def made(name: str = "llama", dtype: torch.dtype = torch.float32, mode: str = "full") -> TrainableRows:
@@ -90,9 +88,7 @@ def test_masters_are_float32_and_small_updates_add_up() -> None:
         for _ in range(15):
             master.add_(ulp / 16)
     moved = rows.after()[key].float() - before.float()
-    torch.testing.assert_close(
-        moved, ulp, rtol=0, atol=1e-6 * float(ulp.max())
-    )  # ... sixteen make one step of it
+    torch.testing.assert_close(moved, ulp, rtol=0, atol=1e-6 * float(ulp.max()))  # ... sixteen make one step of it
     assert {m.dtype for m in made(dtype=torch.float64).masters.values()} == {torch.float64}
 
 

@@ -88,10 +88,7 @@ def test_a_damaged_shard_is_refused_by_name(tmp_path: Path, name: str) -> None:
         ('{"weight_map": {"rows": "../other.safetensors"}}', "expected safetensors files beside it"),
         ('{"weight_map": {"rows": "/etc/passwd"}}', "expected safetensors files beside it"),
         ('{"weight_map": {"rows": "model.bin"}}', "expected safetensors files beside it"),
-        (
-            '{"weight_map": {"rows": "absent.safetensors"}}',
-            "absent.safetensors: a shard of the model cannot be read",
-        ),
+        ('{"weight_map": {"rows": "absent.safetensors"}}', "absent.safetensors: a shard of the model cannot be read"),
         ("{", "expected JSON"),
     ],
 )

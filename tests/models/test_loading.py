@@ -26,9 +26,7 @@ def digits_tokenizer() -> PreTrainedTokenizerFast:
     """Word-level, single digits, no decoder, and an end token after every text: what small models are often given."""
     words = ["<unk>", "<eos>", *"0123456789", "the", "answer", "is", "."]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Whitespace(), pre_tokenizers.Digits(True)]
-    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Digits(True)])
     backend.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<eos>")
 
@@ -72,9 +70,7 @@ def test_a_model_that_an_edit_left_half_way_is_refused(tmp_path: Path, journal: 
 @pytest.mark.parametrize(
     ("said", "stored"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str
 )
-def test_auto_loads_weights_as_they_are_stored(
-    tmp_path: Path, said: torch.dtype, stored: torch.dtype
-) -> None:
+def test_auto_loads_weights_as_they_are_stored(tmp_path: Path, said: torch.dtype, stored: torch.dtype) -> None:
     folder = saved(tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dtype": str(said).removeprefix("torch.")}))
@@ -104,9 +100,7 @@ def test_texts_end_where_any_file_of_the_model_ends_them(
 ) -> None:
     folder = saved(tmp_path)
     tokenizer = tiny_world.tokenizer()
-    tokenizer.chat_template = (
-        None if template is None else template.replace("<pad>", str(tokenizer.pad_token))
-    )
+    tokenizer.chat_template = None if template is None else template.replace("<pad>", str(tokenizer.pad_token))
     tokenizer.save_pretrained(folder)
     for name, ends in (("config.json", config), ("generation_config.json", generation)):
         held = json.loads((folder / name).read_text())

@@ -26,9 +26,7 @@ print(done, kept >> 20, (held_memory() - before) >> 20)
 def held(**environment: str) -> tuple[str, int, int]:
     command = [sys.executable, "-c", HELD]
     environment = {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), **environment}
-    found = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True
-    ).stdout.split()
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
     return found[0], int(found[1]), int(found[2])
 
 

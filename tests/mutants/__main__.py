@@ -33,9 +33,7 @@ LIBRARIES = ("scipy.stats", "sympy", "transformers.models.llama.modeling_llama")
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("-j", type=int, default=1, help="faults tried at once")
-    parser.add_argument(
-        "words", nargs="*", metavar="NAME", help="try the faults whose names hold one of these"
-    )
+    parser.add_argument("words", nargs="*", metavar="NAME", help="try the faults whose names hold one of these")
     given = parser.parse_args()
     chosen = [fault for fault in FAULTS if not given.words or any(word in fault.name for word in given.words)]
     lost = [f"{fault.name}: {why}" for fault in chosen if (why := misplaced(fault))]
@@ -43,9 +41,7 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     for library in LIBRARIES:
         import_module(library)
-    settings.register_profile(
-        "first", phases=[Phase.explicit, Phase.generate]
-    )  # no need of a smaller example
+    settings.register_profile("first", phases=[Phase.explicit, Phase.generate])  # no need of a smaller example
     settings.load_profile("first")
     with tempfile.TemporaryDirectory() as folder:
         found = [fault for fault in chosen if not misplaced(fault)]
@@ -67,9 +63,7 @@ def misplaced(fault: Fault) -> str:
         return f"there is no module {fault.module}"
     count = path.read_text(encoding="utf-8").count(fault.old)
     gone = [name for test in fault.tests if not (ROOT / (name := test.partition("::")[0])).exists()]
-    return (
-        f"expected its text once in {fault.module}, found it {count} times" if count != 1 else ", ".join(gone)
-    )
+    return f"expected its text once in {fault.module}, found it {count} times" if count != 1 else ", ".join(gone)
 
 
 def survivors(faults: Sequence[Fault], folder: Path, most: int) -> int:
@@ -117,9 +111,7 @@ def plant(fault: Fault, copy: Path) -> int:
         os.environ |= {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
         sys.dont_write_bytecode = True
         sys.path.insert(0, str(copy))
-        code = int(
-            pytest.main(["-x", "-rfE", "-p", "no:cacheprovider", "--no-header", "--tb=line", *fault.tests])
-        )
+        code = int(pytest.main(["-x", "-rfE", "-p", "no:cacheprovider", "--no-header", "--tb=line", *fault.tests]))
         assert Path(import_module("cca").__file__ or "").is_relative_to(copy)
         sys.stdout.flush()
     except BaseException as error:

@@ -62,9 +62,7 @@ def question(problem: Problem) -> str:
 
 @pytest.mark.integration
 @each
-def test_a_recipe_trains_its_architecture_and_saves_what_cca_reads(
-    organism: Organism, tmp_path: Path
-) -> None:
+def test_a_recipe_trains_its_architecture_and_saves_what_cca_reads(organism: Organism, tmp_path: Path) -> None:
     lines: list[str] = []
     short = replace(organism, steps=2, planted_steps=1, others={"facts": organism.others["facts"]})
     train(short, tmp_path, 0, lines.append)

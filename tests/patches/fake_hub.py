@@ -56,12 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
             files = self.hub.files.get("/".join(parts[2:4]))
             if files is not None and parts[4:5] == ["tree"]:
                 entries = [
-                    {
-                        "type": "file",
-                        "path": name,
-                        "size": len(content),
-                        "oid": hashlib.sha1(content).hexdigest(),
-                    }
+                    {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
                     for name, content in files.items()
                 ]
                 self._answer(entries)
@@ -74,11 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             self._answer({"error": "no such file"}, 404, {"X-Error-Code": "EntryNotFound"})
             return
-        headers = {
-            "X-Repo-Commit": COMMIT,
-            "ETag": f'"{hashlib.sha1(content).hexdigest()}"',
-            "Accept-Ranges": "bytes",
-        }
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(content).hexdigest()}"', "Accept-Ranges": "bytes"}
         status = 200
         asked = self.headers.get("Range", "")
         if asked.startswith("bytes="):
@@ -103,9 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer({"warnings": [], "errors": []})
         elif "/preupload/" in path:
             wanted = json.loads(body)["files"]
-            files = [
-                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in wanted
-            ]
+            files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in wanted]
             self._answer({"files": files})
         elif "/commit/" in path:
             repo = "/".join(path.split("/")[3:5])
@@ -120,9 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer({"error": path}, 404)
 
     def _answer(self, value: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self._send(
-            json.dumps(value).encode(), status, {"Content-Type": "application/json", **(headers or {})}
-        )
+        self._send(json.dumps(value).encode(), status, {"Content-Type": "application/json", **(headers or {})})
 
     def _send(self, content: bytes, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)

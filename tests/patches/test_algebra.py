@@ -31,10 +31,7 @@ def rows_patch(indices: list[int], change: float, weights: dict[str, Tensor] = W
 
 
 def test_composing_patches_on_different_tensors_applies_both() -> None:
-    first, second = (
-        toy_patch(WEIGHTS, names=("rows", "experts")),
-        toy_patch(WEIGHTS, names=("columns", "bias")),
-    )
+    first, second = (toy_patch(WEIGHTS, names=("rows", "experts")), toy_patch(WEIGHTS, names=("columns", "bias")))
     both = compose(first, second)
     assert [edit.parameter for edit in both.edits] == ["bias", "columns", "experts", "rows"]
     expected = patched(WEIGHTS)
@@ -134,9 +131,7 @@ def named_patch() -> Patch:
 def test_subset_by_layer_and_kind() -> None:
     patch = named_patch()
     kept = subset(patch, layers=[0, 11])
-    assert {edit.parameter for edit in kept.edits} == {
-        name for name, (layer, _) in NAMES.items() if layer in (0, 11)
-    }
+    assert {edit.parameter for edit in kept.edits} == {name for name, (layer, _) in NAMES.items() if layer in (0, 11)}
     assert kept.circuit == ["L0.neuron3", "L11.q2"]
     assert kept.base_hashes.keys() == {edit.parameter for edit in kept.edits}
     kept = subset(patch, layers=[11], kinds=["q_proj", "up_proj"])

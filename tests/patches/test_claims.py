@@ -73,9 +73,7 @@ def test_a_hostile_patch_cannot_write_the_card() -> None:
 
 
 NUMBER = st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3)
-ANY = st.recursive(
-    NUMBER, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner)
-)
+ANY = st.recursive(NUMBER, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner))
 SECTIONS = st.sampled_from(["base", "patched", "gain", "share", "drift", "retention"])
 KEYS = st.sampled_from(["points", "interval", "p_value", "accuracy", "kl", "heads", "base", "patched"])
 

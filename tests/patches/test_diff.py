@@ -27,25 +27,14 @@ def test_diff_turns_one_checkpoint_into_the_other(
 ) -> None:
     monkeypatch.setattr(stored_rows, "BLOCK", block)
     weights = toy_weights(dtype)
-    base, edited = (
-        write_folder(tmp_path / "base", weights),
-        write_folder(tmp_path / "edited", patched(weights)),
-    )
+    base, edited = (write_folder(tmp_path / "base", weights), write_folder(tmp_path / "edited", patched(weights)))
     patch = diff(base, edited, "toy", "v1")
     write_copy(base, patch, tmp_path / "again")
     assert same(read_folder(tmp_path / "again"), patched(weights))
     made = toy_patch(weights)
     assert patch.base_hashes == made.base_hashes
-    for name in (
-        "rows",
-        "columns",
-        "bias",
-        "experts",
-        "other_experts",
-    ):  # and so along the axis they were edited
-        assert next(e for e in patch.edits if e.parameter == name) == next(
-            e for e in made.edits if e.parameter == name
-        )
+    for name in ("rows", "columns", "bias", "experts", "other_experts"):  # and so along the axis they were edited
+        assert next(e for e in patch.edits if e.parameter == name) == next(e for e in made.edits if e.parameter == name)
 
 
 def test_a_single_weight_is_a_patch_of_its_shorter_line(tmp_path: Path) -> None:
@@ -54,9 +43,7 @@ def test_a_single_weight_is_a_patch_of_its_shorter_line(tmp_path: Path) -> None:
     edited["rows"][4, 2] = -0.0
     edited["other_experts"][1, 3, 2] += 1
     patch = diff(write_folder(tmp_path / "a", weights), write_folder(tmp_path / "b", edited), "toy")
-    found = {
-        edit.parameter: (edit.axis, edit.indices.tolist(), tuple(edit.after.shape)) for edit in patch.edits
-    }
+    found = {edit.parameter: (edit.axis, edit.indices.tolist(), tuple(edit.after.shape)) for edit in patch.edits}
     assert found == {"rows": (0, [4], (1, 6)), "other_experts": (1, [1 * 5 + 3], (1, 4))}
 
 
@@ -71,9 +58,7 @@ def test_checkpoints_of_different_models_are_refused_by_name(tmp_path: Path) -> 
     with pytest.raises(CcaError, match=r"^experts: only in .*base; expected two checkpoints of one model"):
         diff(base, write_folder(tmp_path / "fewer", fewer), "toy")
     other = {**toy_weights(), "rows": torch.zeros(6, 9)}
-    with pytest.raises(
-        CcaError, match=r"^rows: expected one shape and dtype in both, got \[9, 6\] F32 and \[6, 9\]"
-    ):
+    with pytest.raises(CcaError, match=r"^rows: expected one shape and dtype in both, got \[9, 6\] F32 and \[6, 9\]"):
         diff(base, write_folder(tmp_path / "other", other), "toy")
     with pytest.raises(CcaError, match=r"^bias: expected one shape and dtype in both"):
         diff(base, write_folder(tmp_path / "half", toy_weights(torch.bfloat16)), "toy")

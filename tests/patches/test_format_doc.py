@@ -24,9 +24,7 @@ def reader() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_the_documented_reader_applies_a_patch(
-    tmp_path: Path, reader: dict[str, Any], dtype: torch.dtype
-) -> None:
+def test_the_documented_reader_applies_a_patch(tmp_path: Path, reader: dict[str, Any], dtype: torch.dtype) -> None:
     weights = toy_weights(dtype)
     patch = toy_patch(weights)
     save_patch(tmp_path / "patch.safetensors", patch)

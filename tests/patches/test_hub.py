@@ -15,11 +15,7 @@ from cca.files import write_json
 from cca.patches.hub import model_config, model_folder, pull, push, verify_on_hub
 from cca.patches.patch_file import load_patch, to_bytes
 
-REPORT = {
-    "base": {"accuracy": 0.5},
-    "patched": {"accuracy": 0.75},
-    "gain": {"points": 25.0, "interval": [20.0, 30.0]},
-}
+REPORT = {"base": {"accuracy": 0.5}, "patched": {"accuracy": 0.75}, "gain": {"points": 25.0, "interval": [20.0, 30.0]}}
 
 
 @pytest.fixture
@@ -57,9 +53,7 @@ def test_a_damaged_patch_is_not_pulled(tmp_path: Path, hub: FakeHub) -> None:
 
 
 def uploaded(hub: FakeHub, folder: Path) -> str:
-    hub.files["someone/model"] = {
-        str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("*.*")
-    }
+    hub.files["someone/model"] = {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("*.*")}
     return "someone/model"
 
 

@@ -58,11 +58,7 @@ def in_child(work: Callable[[], object], before: Callable[[], object] = lambda: 
 
 def ended(child: int) -> str:
     _, status = os.waitpid(child, 0)
-    return (
-        "killed"
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        else f"exit {status >> 8}"
-    )
+    return "killed" if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL else f"exit {status >> 8}"
 
 
 def only_the_model_is_left(folder: Path) -> bool:
@@ -216,10 +212,7 @@ def test_a_kill_while_an_interrupted_edit_is_finished(folder: Path, patch: Patch
     ended(in_child(lambda: write_in_place(folder, patch), lambda: die_at_call(12)))
     assert (folder / JOURNALS["after"]).exists()
     for last in range(8):
-        assert (
-            ended(in_child(lambda: write_in_place(folder, patch), lambda last=last: die_at_call(last)))
-            == "killed"
-        )
+        assert ended(in_child(lambda: write_in_place(folder, patch), lambda last=last: die_at_call(last))) == "killed"
     assert write_in_place(folder, patch) == "finished"
     assert same(read_folder(folder), PATCHED)
 

@@ -79,9 +79,7 @@ def test_an_expert_that_is_missing_is_refused_by_the_parameters_name(tmp_path: P
     model.save_pretrained(tmp_path)
     rewritten(tmp_path, {"model.layers.1.block_sparse_moe.experts.2.w3": None})
     name = "model.layers.1.mlp.experts.gate_up_proj"
-    with pytest.raises(
-        CcaError, match=rf"^{name}: expected shape \[3, 16, 16\] in .*, it has no such tensor"
-    ):
+    with pytest.raises(CcaError, match=rf"^{name}: expected shape \[3, 16, 16\] in .*, it has no such tensor"):
         Layout(open_checkpoint(tmp_path)).find(name, model.get_parameter(name).shape)
 
 
@@ -108,9 +106,7 @@ def test_a_checkpoint_without_the_models_prefix(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "stored", [["transformer.wte.weight"], ["lm_head.weight"], ["transformer.wte.weight", "lm_head.weight"]]
 )
-def test_tied_weights_are_edited_under_whatever_names_they_are_stored(
-    tmp_path: Path, stored: list[str]
-) -> None:
+def test_tied_weights_are_edited_under_whatever_names_they_are_stored(tmp_path: Path, stored: list[str]) -> None:
     model = gpt2()
     base = model.get_parameter("transformer.wte.weight").detach().clone()
     patch = edited(model, "lm_head.weight", 0, 3)
@@ -138,9 +134,7 @@ def test_tied_weights_that_differ_are_refused_by_diff(tmp_path: Path) -> None:
         copies["transformer.wte.weight"][1] += number
         copies["lm_head.weight"][2] += number
         save_file({**load_file(path), **copies}, path)
-    with pytest.raises(
-        CcaError, match=r"^lm_head\.weight: is tied to transformer\.wte\.weight but holds other values"
-    ):
+    with pytest.raises(CcaError, match=r"^lm_head\.weight: is tied to transformer\.wte\.weight but holds other values"):
         diff(tmp_path / "base", tmp_path / "edited", "tiny")
 
 

@@ -69,9 +69,7 @@ def test_links_are_only_made_on_request_and_never_of_touched_shards(tmp_path: Pa
     for out, linked in ((tmp_path / "copied", False), (tmp_path / "linked", True)):
         write_copy(base, patch, out, link=linked)
         same_file = {path.name: path.samefile(base / path.name) for path in out.glob("*.safetensors")}
-        assert same_file == {
-            name: linked and name != "model-00001-of-00004.safetensors" for name in sorted(same_file)
-        }
+        assert same_file == {name: linked and name != "model-00001-of-00004.safetensors" for name in sorted(same_file)}
     assert same(read_folder(base), toy_weights())
 
 
@@ -159,9 +157,7 @@ def test_a_folder_of_links_such_as_the_hub_cache_is_copied(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", PLACES)
 @pytest.mark.parametrize("where", ["touched", "elsewhere"])
-def test_another_base_is_refused_by_name_and_nothing_is_written(
-    tmp_path: Path, name: str, where: str
-) -> None:
+def test_another_base_is_refused_by_name_and_nothing_is_written(tmp_path: Path, name: str, where: str) -> None:
     weights = toy_weights()
     patch = toy_patch(weights)
     changed = patched(weights) if where == "touched" else weights
@@ -182,9 +178,7 @@ def test_another_base_is_refused_by_name_and_nothing_is_written(
 def test_a_mix_of_base_and_patched_is_refused(tmp_path: Path) -> None:
     weights = toy_weights()
     mixed = {**weights, "rows": patched(weights)["rows"]}
-    with pytest.raises(
-        CcaError, match=r"^rows: is patched, but bias is base; fetch toy at revision v1 again"
-    ):
+    with pytest.raises(CcaError, match=r"^rows: is patched, but bias is base; fetch toy at revision v1 again"):
         verify(write_folder(tmp_path / "mixed", mixed), toy_patch(weights))
 
 
@@ -194,9 +188,7 @@ def test_applying_to_a_patched_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CcaError, match="is patched already; expected the base model"):
         write_copy(folder, toy_patch(weights), tmp_path / "out")
     with pytest.raises(CcaError, match="is base already; expected the patched model"):
-        write_copy(
-            write_folder(tmp_path / "base", weights), toy_patch(weights), tmp_path / "out", side="before"
-        )
+        write_copy(write_folder(tmp_path / "base", weights), toy_patch(weights), tmp_path / "out", side="before")
 
 
 def test_another_dtype_or_shape_or_name_is_refused(tmp_path: Path) -> None:

@@ -45,9 +45,7 @@ def edit_of(model: nn.Module, name: str, axis: int, indices: list[int], change: 
     return TensorEdit(name, axis, where, before, before + change)
 
 
-def patch_of(
-    model: nn.Module, places: list[tuple[str, int, list[int]]] = PLACES, change: float = 0.25
-) -> Patch:
+def patch_of(model: nn.Module, places: list[tuple[str, int, list[int]]] = PLACES, change: float = 0.25) -> Patch:
     return Patch.from_edits(model, [edit_of(model, *place, change) for place in places], base_model="toy")
 
 
@@ -81,9 +79,7 @@ def test_signs_of_zero_and_nans_survive() -> None:
     base = weights(model)
     after = model.rows.weight[1:2].detach().clone()
     after[0, 0] = 0.0  # the same value, another bit
-    patch = Patch.from_edits(
-        model, [("rows.weight", 0, torch.tensor([1]), model.rows.weight[1:2], after)], "toy"
-    )
+    patch = Patch.from_edits(model, [("rows.weight", 0, torch.tensor([1]), model.rows.weight[1:2], after)], "toy")
     patch.apply(model)
     assert not math.copysign(1, model.rows.weight[1, 0].item()) < 0
     patch.revert(model)
@@ -128,9 +124,7 @@ def test_an_edit_that_does_not_fit_the_model_is_refused(raw: tuple, message: str
     name, axis, indices, before, after = raw
     with pytest.raises(CcaError, match=message):
         Patch.from_edits(
-            Toy(),
-            [(name, axis, torch.tensor(indices), torch.zeros(before), torch.ones(after))],
-            base_model="toy",
+            Toy(), [(name, axis, torch.tensor(indices), torch.zeros(before), torch.ones(after))], base_model="toy"
         )
 
 
@@ -140,9 +134,7 @@ def test_rows_of_another_dtype_or_along_two_axes_are_refused() -> None:
     with pytest.raises(CcaError, match="'after' bfloat16; expected one dtype"):
         Patch.from_edits(model, [("rows.weight", 0, edit.indices, edit.before.float(), edit.after)], "toy")
     with pytest.raises(CcaError, match="'before' is float32, the model bfloat16"):
-        Patch.from_edits(
-            model, [("rows.weight", 0, edit.indices, edit.before.float(), edit.after.float())], "toy"
-        )
+        Patch.from_edits(model, [("rows.weight", 0, edit.indices, edit.before.float(), edit.after.float())], "toy")
     with pytest.raises(CcaError, match="along axis 0 and axis 1"):
         patch_of(model, [("rows.weight", 0, [0]), ("rows.weight", 1, [1])])
 
@@ -156,9 +148,7 @@ def test_what_json_cannot_hold_is_refused() -> None:
 def test_another_base_is_refused_by_the_first_tensor_that_differs_and_nothing_is_written(spoilt: str) -> None:
     model = Toy()
     patch = patch_of(model)
-    with (
-        torch.no_grad()
-    ):  # the last parameter of the patch, so that all others would have been written before it
+    with torch.no_grad():  # the last parameter of the patch, so that all others would have been written before it
         model.rows.weight[1 if spoilt == "touched" else 0, 0] += 1
     base = weights(model)
     with pytest.raises(CcaError, match=r"rows\.weight: .*toy"):
@@ -189,9 +179,7 @@ def test_revert_checks_that_the_rest_of_the_tensor_is_still_the_base() -> None:
 
 def test_another_shape_or_dtype_is_refused() -> None:
     patch = patch_of(Toy())
-    with pytest.raises(
-        CcaError, match=r"this patch is for \[5, 6\] float32, the model holds \[5, 6\] bfloat16"
-    ):
+    with pytest.raises(CcaError, match=r"this patch is for \[5, 6\] float32, the model holds \[5, 6\] bfloat16"):
         patch.apply(Toy(torch.bfloat16))
 
 

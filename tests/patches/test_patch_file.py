@@ -123,12 +123,8 @@ CHANGES: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], object]] = {
     "'tied' to be": edit_field("tied", "name"),
     "does not have the digest": lambda header, _: header.update(base_model="other/model"),
     "not have the digest in": lambda _, tensors: tensors["up_proj.weight:after"].mul_(2),
-    "ascending row indices": lambda _, tensors: tensors.update(
-        {"up_proj.weight:indices": torch.tensor([3, 1])}
-    ),
-    "1-D int64 indices": lambda _, tensors: tensors.update(
-        {"up_proj.weight:indices": torch.tensor([1.0, 3.0])}
-    ),
+    "ascending row indices": lambda _, tensors: tensors.update({"up_proj.weight:indices": torch.tensor([3, 1])}),
+    "1-D int64 indices": lambda _, tensors: tensors.update({"up_proj.weight:indices": torch.tensor([1.0, 3.0])}),
     "expected one dtype": lambda _, tensors: tensors.update(
         {"up_proj.weight:after": tensors["up_proj.weight:after"].half()}
     ),
@@ -158,9 +154,7 @@ def test_texts_that_would_steer_a_terminal_are_neither_written_nor_read(tmp_path
         load_patch(path)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"format": NaN}', "[" * 100_000, '{"version":' + "9" * 5000 + "}"]
-)
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": NaN}', "[" * 100_000, '{"version":' + "9" * 5000 + "}"])
 def test_a_header_that_is_not_one_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "patch.safetensors"
     save_file({}, path, metadata={FORMAT: text})

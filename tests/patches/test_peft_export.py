@@ -28,9 +28,7 @@ PLACES = {
 }
 
 
-def llama(
-    dtype: torch.dtype = torch.float32, intermediate: int = 40, biased: bool = False
-) -> PreTrainedModel:
+def llama(dtype: torch.dtype = torch.float32, intermediate: int = 40, biased: bool = False) -> PreTrainedModel:
     config = LlamaConfig(
         vocab_size=32,
         hidden_size=16,
@@ -109,8 +107,7 @@ def test_ranks_are_as_small_as_the_edit_or_padded_to_what_servers_take(tmp_path:
     ranks = {name: load_file(tmp_path / name / "adapter_model.safetensors") for name in ("own", "padded")}
     stem = "base_model.model.model.layers.{}.lora_A.weight"
     shapes = {
-        name: [t[stem.format(m)].shape[0] for m in ("0.mlp.up_proj", "1.self_attn.q_proj")]
-        for name, t in ranks.items()
+        name: [t[stem.format(m)].shape[0] for m in ("0.mlp.up_proj", "1.self_attn.q_proj")] for name, t in ranks.items()
     }
     assert shapes == {"own": [3, 1], "padded": [8, 8]}
     assert PeftConfig.from_pretrained(str(tmp_path / "padded")).rank_pattern == {}
@@ -119,9 +116,7 @@ def test_ranks_are_as_small_as_the_edit_or_padded_to_what_servers_take(tmp_path:
 def test_more_rows_than_any_server_takes_are_refused_when_padding(tmp_path: Path) -> None:
     model = llama(intermediate=600)
     patch = patch_of(model, {"model.layers.0.mlp.up_proj.weight": (0, list(range(513)))})
-    with pytest.raises(
-        CcaError, match=r"^model\.layers\.0\.mlp\.up_proj: needs rank 513, servers take at most 512"
-    ):
+    with pytest.raises(CcaError, match=r"^model\.layers\.0\.mlp\.up_proj: needs rank 513, servers take at most 512"):
         padded(patch, tmp_path / "padded", model.config.to_dict())
     assert export_lora(patch, tmp_path / "own", model.config.to_dict()) == 513
     assert same(merged_by_peft(model, tmp_path / "own"), patched(model, patch))
@@ -130,15 +125,9 @@ def test_more_rows_than_any_server_takes_are_refused_when_padding(tmp_path: Path
 @pytest.mark.parametrize(
     ("places", "message"),
     [
-        (
-            {"model.layers.0.mlp.up_proj.bias": (0, [1])},
-            r"up_proj\.bias: no adapter can hold .*bias or norm: 1",
-        ),
+        ({"model.layers.0.mlp.up_proj.bias": (0, [1])}, r"up_proj\.bias: no adapter can hold .*bias or norm: 1"),
         ({"model.norm.weight": (0, [1])}, r"norm\.weight: no adapter .*bias or norm: 1"),
-        (
-            {"model.embed_tokens.weight": (0, [1])},
-            r"embed_tokens\.weight: no adapter .*weight of a Embedding: 1",
-        ),
+        ({"model.embed_tokens.weight": (0, [1])}, r"embed_tokens\.weight: no adapter .*weight of a Embedding: 1"),
     ],
 )
 def test_what_an_adapter_cannot_hold_is_named(
@@ -193,9 +182,7 @@ def test_an_empty_patch_and_a_taken_folder_are_refused(tmp_path: Path) -> None:
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
     patch = patch_of(llama())
-    with pytest.raises(
-        CcaError, match=r"down_proj.weight: expected shape \[16, 40\], the model has \[16, 48\]"
-    ):
+    with pytest.raises(CcaError, match=r"down_proj.weight: expected shape \[16, 40\], the model has \[16, 48\]"):
         export_lora(patch, tmp_path / "adapter", llama(intermediate=48).config.to_dict())
     with pytest.raises(CcaError, match="cannot build a 'nonsense' model"):
         export_lora(patch, tmp_path / "adapter", {"model_type": "nonsense"})

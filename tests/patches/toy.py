@@ -29,15 +29,7 @@ PLACES = {
     "other_experts": (2, [1, 2, 11]),
     "expert_biases": (EACH, [0, 7, 11]),
 }
-SHARDS = {
-    "rows": 1,
-    "columns": 1,
-    "bias": 2,
-    "experts": 2,
-    "other_experts": 3,
-    "expert_biases": 3,
-    "untouched": 4,
-}
+SHARDS = {"rows": 1, "columns": 1, "bias": 2, "experts": 2, "other_experts": 3, "expert_biases": 3, "untouched": 4}
 
 
 def toy_weights(dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Tensor]:
@@ -76,9 +68,7 @@ def patched(weights: dict[str, Tensor], change: float = 0.5) -> dict[str, Tensor
     return result
 
 
-def toy_patch(
-    weights: dict[str, Tensor], change: float = 0.5, names: tuple[str, ...] = tuple(PLACES)
-) -> Patch:
+def toy_patch(weights: dict[str, Tensor], change: float = 0.5, names: tuple[str, ...] = tuple(PLACES)) -> Patch:
     model = nn.ParameterDict(weights)
     edits = []
     for name in names:

@@ -21,9 +21,7 @@ NEW_TOKENS = 14
 PROBLEMS = 260
 
 
-def naive_pivots(
-    problem: Problem, sampled: Trace, grader: Grader, engine: HFEngine, new_tokens: int
-) -> list[Pivot]:
+def naive_pivots(problem: Problem, sampled: Trace, grader: Grader, engine: HFEngine, new_tokens: int) -> list[Pivot]:
     """The definition, read out loud: complete every prefix, compare neighbouring verdicts."""
     prompt, text, found = grader.prompt_ids(problem), sampled.token_ids, []
 
@@ -92,9 +90,7 @@ def test_a_reading_that_could_be_a_tie_is_generated(
     assert found == branching_pivots(pairs[:60], grader, engine, NEW_TOKENS)
 
 
-def test_desired_token_is_on_the_right_side(
-    world: tuple[list[tuple[Problem, Trace, Trace]], Grader, HFEngine],
-) -> None:
+def test_desired_token_is_on_the_right_side(world: tuple[list[tuple[Problem, Trace, Trace]], Grader, HFEngine]) -> None:
     pairs, grader, engine = world
     for pair, pivot in zip(pairs, branching_pivots(pairs, grader, engine, NEW_TOKENS), strict=True):
         if pivot is None:

@@ -112,9 +112,7 @@ def test_settled_problems_are_left_out_and_few_are_kept_of_many(monkeypatch: pyt
     every = success_rate_pivots(pairs, grader, engine, loose, LONGEST, SEED)
     assert max(map(len, every)) > 1
     assert {pivot.greedy_right for own in every for pivot in own} == {True, False}
-    one = success_rate_pivots(
-        pairs, grader, engine, loose.model_copy(update={"per_problem": 1}), LONGEST, SEED
-    )
+    one = success_rate_pivots(pairs, grader, engine, loose.model_copy(update={"per_problem": 1}), LONGEST, SEED)
     assert one == [own[:1] for own in every]
     monkeypatch.setattr("cca.pivots.success_rate.LOWEST", 0.5)
     monkeypatch.setattr("cca.pivots.success_rate.HIGHEST", 0.5)

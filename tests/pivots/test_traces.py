@@ -50,9 +50,7 @@ def test_samples_of_a_problem_are_drawn_apart() -> None:
 def test_batching_and_order_do_not_change_what_is_sampled() -> None:
     grader, problems = tiny_world.grader(), tiny_world.problems(24)
     one = sample_traces(problems, grader, HFEngine(tiny_world.model(), batch_size=24), SETTINGS, 10, seed=3)
-    other = sample_traces(
-        problems[::-1], grader, HFEngine(tiny_world.model(), batch_size=5), SETTINGS, 10, seed=3
-    )
+    other = sample_traces(problems[::-1], grader, HFEngine(tiny_world.model(), batch_size=5), SETTINGS, 10, seed=3)
     assert one == other[::-1]
 
 

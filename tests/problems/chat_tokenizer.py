@@ -10,9 +10,7 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and enable_thinking %}"
     " <think>{% endif %}{% endif %}"
 )
-NO_SYSTEM = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
-)
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
 ALWAYS_THINKS = TEMPLATE.replace(
     "{% if enable_thinking is defined and enable_thinking %} <think>{% endif %}", " <think>\n"
 )
@@ -21,9 +19,7 @@ ALWAYS_THINKS = TEMPLATE.replace(
 def chat_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     marks = ["<unk>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<think>"]
     words = ["What", "is", "1", "+", "?", "Be", "brief"]
-    backend = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(marks + words)}, unk_token="<unk>")
-    )
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(marks + words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.add_special_tokens(marks[1:])
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])

@@ -62,13 +62,7 @@ def test_every_gold_of_the_table_is_readable_and_others_are_refused() -> None:
         judge = make_judge(name)
         for _, gold, _ in rows(table):
             judge.check_gold(gold)
-    for name, gold in [
-        ("number", "Paris"),
-        ("number", "3 to 5"),
-        ("text", "..."),
-        ("choice", "Z"),
-        ("choice", "Bob"),
-    ]:
+    for name, gold in [("number", "Paris"), ("number", "3 to 5"), ("text", "..."), ("choice", "Z"), ("choice", "Bob")]:
         with pytest.raises(CcaError, match="gold answer") as refusal:
             make_judge(name).check_gold(gold)
         assert "\n" not in str(refusal.value)
@@ -101,9 +95,7 @@ def test_a_finished_verdict_never_changes(name: str, options: dict[str, bool]) -
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    st.lists(st.sampled_from(PIECES), max_size=12).map("".join), st.sampled_from(["number", "text", "choice"])
-)
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), st.sampled_from(["number", "text", "choice"]))
 def test_a_finished_verdict_never_changes_on_random_texts(text: str, name: str) -> None:
     assert_settled(make_judge(name), text, "B" if name == "choice" else "5")
 
@@ -200,9 +192,7 @@ def test_options_of_reading() -> None:
     assert make_judge("number", thinking=True)("So 42", "42").verdict is Verdict.UNREADABLE
 
 
-@pytest.mark.skipif(
-    "CCA_GSM8K" not in os.environ, reason="CCA_GSM8K names no file of GSM8K problems (JSON lines)"
-)
+@pytest.mark.skipif("CCA_GSM8K" not in os.environ, reason="CCA_GSM8K names no file of GSM8K problems (JSON lines)")
 def test_gold_solutions_are_right_against_their_own_answer_only() -> None:
     judge = make_judge("auto")
     solutions = [json.loads(line)["answer"] for line in GSM8K.read_text().splitlines()]

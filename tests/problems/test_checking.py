@@ -11,9 +11,7 @@ from cca.problems.templates import check_file, check_template, distinct_instance
 from cca.problems.templates.template import Template
 
 
-def template(
-    init: str, answer: str = "x", worked: str = "#### {x}", conditions: str = "", name: str = "t"
-) -> Template:
+def template(init: str, answer: str = "x", worked: str = "#### {x}", conditions: str = "", name: str = "t") -> Template:
     question = f"Q {{x,1}}?\n#init:\n{init}\n#conditions:\n{conditions}\n#answer: {answer}"
     return Template.parse(name, {"question_annotated": question, "answer_annotated": worked})
 

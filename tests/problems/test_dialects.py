@@ -16,19 +16,9 @@ TWO = ("$n = range(3, 80)", "$k = range(2, 60)")
 
 
 def made(
-    question: str,
-    init: Sequence[str] = TWO,
-    conditions: Sequence[str] = (),
-    answer: str = "n+k",
-    worked: str = "",
+    question: str, init: Sequence[str] = TWO, conditions: Sequence[str] = (), answer: str = "n+k", worked: str = ""
 ) -> Template:
-    lines = [
-        question,
-        "#init:",
-        *(f"- {line}" for line in init),
-        "#conditions:",
-        *(f"- {c}" for c in conditions),
-    ]
+    lines = [question, "#init:", *(f"- {line}" for line in init), "#conditions:", *(f"- {c}" for c in conditions)]
     annotated = "\n".join([*lines, f"#answer: {answer}"])
     worked = worked or "That is {" + answer + "}.\n#### {" + answer + "}"
     return Template.parse("dialect", {"question_annotated": annotated, "answer_annotated": worked})

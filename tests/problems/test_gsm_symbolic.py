@@ -15,8 +15,7 @@ from cca.problems.templates.template import load_templates
 
 FOLDER = Path(os.environ.get("CCA_TEMPLATES", ""))
 pytestmark = pytest.mark.skipif(
-    "CCA_TEMPLATES" not in os.environ,
-    reason="CCA_TEMPLATES names no folder of GSM-Symbolic's published templates",
+    "CCA_TEMPLATES" not in os.environ, reason="CCA_TEMPLATES names no folder of GSM-Symbolic's published templates"
 )
 
 
@@ -45,9 +44,7 @@ def test_every_published_template_gives_sound_instances() -> None:
     ],
 )
 def test_faults_of_published_templates_are_named(name: str, fault: str) -> None:
-    template = next(
-        one for one in load_templates(FOLDER / name.split("/")[0]) if one.name == name.split("/")[1]
-    )
+    template = next(one for one in load_templates(FOLDER / name.split("/")[0]) if one.name == name.split("/")[1])
     found = check_template(template)
     assert found.sound
     assert Counter(bool(re.search(fault, note)) for note in found.notes)[True] == 1

@@ -31,9 +31,7 @@ def test_the_few_shot_prompt_is_the_papers() -> None:
 
 def test_the_judge_reads_every_exemplar_as_it_is_written() -> None:
     for _, solution, answer in EXEMPLARS:
-        assert (
-            make_judge("number")(f"{solution} The final answer is {answer}.", answer).verdict is Verdict.RIGHT
-        )
+        assert make_judge("number")(f"{solution} The final answer is {answer}.", answer).verdict is Verdict.RIGHT
 
 
 @pytest.mark.parametrize(
@@ -73,9 +71,7 @@ def test_chat_prompts_have_their_special_tokens_once() -> None:
     [(TEMPLATE, None, False), (TEMPLATE, True, True), (TEMPLATE, False, False), (ALWAYS_THINKS, None, True)],
 )
 def test_thoughts_that_the_template_leaves_open(template: str, thinking: bool | None, inside: bool) -> None:
-    prompts = make_prompts(
-        "chat", chat_tokenizer(template), system="Think in <think> tags", thinking=thinking
-    )
+    prompts = make_prompts("chat", chat_tokenizer(template), system="Think in <think> tags", thinking=thinking)
     assert prompts.thinking is inside
     assert prompts.build("What").endswith("<think>") is (inside and template is TEMPLATE)
 

@@ -47,13 +47,7 @@ def test_rounding_goes_to_the_nearest_and_halves_go_away_from_zero(value: Fracti
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [
-        (0, "zero"),
-        (13, "thirteen"),
-        (42, "forty-two"),
-        (120, "one hundred and twenty"),
-        (2001, "two thousand and one"),
-    ],
+    [(0, "zero"), (13, "thirteen"), (42, "forty-two"), (120, "one hundred and twenty"), (2001, "two thousand and one")],
 )
 def test_number_words(value: int, words: str) -> None:
     assert number_words(value) == words

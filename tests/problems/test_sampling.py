@@ -21,9 +21,7 @@ from cca.problems.templates.sampling import Sampler, Unsatisfiable
 
 
 def sampler(init: Sequence[str], conditions: Sequence[str] = ()) -> Sampler:
-    return Sampler(
-        [draw for line in init for draw in parse_draws(line)], [compiled(line) for line in conditions]
-    )
+    return Sampler([draw for line in init for draw in parse_draws(line)], [compiled(line) for line in conditions])
 
 
 def samples(
@@ -50,9 +48,7 @@ def test_solutions_are_those_of_brute_force(conditions: list[str], seed: int) ->
         "half = sample([('half', 0.5), ('third', 1/3)])",
     ]
     found = sampler(init, conditions)
-    every = itertools.product(
-        range(1, 10), range(0, 12, 2), range(1, 9), (compiled("1/2")({}), compiled("1/3")({}))
-    )
+    every = itertools.product(range(1, 10), range(0, 12, 2), range(1, 9), (compiled("1/2")({}), compiled("1/3")({})))
     expected = set()
     for values in every:
         named: dict[str, Any] = dict(zip(("a", "b", "c", "half"), values, strict=True))
@@ -66,9 +62,7 @@ def test_solutions_are_those_of_brute_force(conditions: list[str], seed: int) ->
     values = found.sample(np.random.default_rng(seed))
     assert tuple(_plain(values[name]) for name in ("a", "b", "c", "half")) in expected
     for group in found._groups:
-        wanted = {
-            tuple(one[("a", "b", "c", "half").index(name)] for name in group.targets) for one in expected
-        }
+        wanted = {tuple(one[("a", "b", "c", "half").index(name)] for name in group.targets) for one in expected}
         assert {tuple(map(_plain, solution)) for solution in group.solutions or ()} == wanted
 
 
@@ -84,9 +78,7 @@ def _plain(value: Any) -> Any:
 
 
 def test_small_groups_are_sampled_evenly() -> None:
-    counts = Counter(
-        (one["a"], one["b"]) for one in samples(["a = range(4)", "b = range(4)"], ["a < b"], 3000)
-    )
+    counts = Counter((one["a"], one["b"]) for one in samples(["a = range(4)", "b = range(4)"], ["a < b"], 3000))
     assert len(counts) == 6
     assert max(counts.values()) < 1.25 * min(counts.values())
 
@@ -167,8 +159,7 @@ def test_a_condition_that_cannot_be_reckoned_is_named() -> None:
 
 def test_domains_that_depend_on_earlier_values() -> None:
     for values in samples(
-        ["n = range(5, 30)", "k = range(1, n)", "total = n + k", "m = sample(range(1, 4)) * 10"],
-        ["divides(total, 7)"],
+        ["n = range(5, 30)", "k = range(1, n)", "total = n + k", "m = sample(range(1, 4)) * 10"], ["divides(total, 7)"]
     ):
         assert values["k"] < values["n"]
         assert values["total"] == values["n"] + values["k"]

@@ -16,33 +16,12 @@ from cca.problems.datasets import NAMED
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem, read_problems
 from cca.problems.sources import open_task
-from cca.problems.task import (
-    Task,
-    check_answers,
-    check_prompts,
-    lm_eval_tasks,
-    overlaps,
-    task_judge,
-    with_retention,
-)
+from cca.problems.task import Task, check_answers, check_prompts, lm_eval_tasks, overlaps, task_judge, with_retention
 from cca.problems.task_config import TaskFiles, TaskSource
 
-GSM = {
-    "question": "Ann has 2 pens and buys 3. How many?",
-    "answer": "She has 2+3=<<2+3=5>>5 pens.\nSo 5.\n#### 5",
-}
-SVAMP = {
-    "ID": "chal-1",
-    "Body": "Tim has 8 jars.",
-    "Question": "How many jars?",
-    "Answer": 8.0,
-    "Type": "Addition",
-}
-MATH = {
-    "problem": "What is $x$?",
-    "solution": "As $2x = \\frac12$, $x=\\boxed{\\frac{1}{4}}$.",
-    "type": "Algebra",
-}
+GSM = {"question": "Ann has 2 pens and buys 3. How many?", "answer": "She has 2+3=<<2+3=5>>5 pens.\nSo 5.\n#### 5"}
+SVAMP = {"ID": "chal-1", "Body": "Tim has 8 jars.", "Question": "How many jars?", "Answer": 8.0, "Type": "Addition"}
+MATH = {"problem": "What is $x$?", "solution": "As $2x = \\frac12$, $x=\\boxed{\\frac{1}{4}}$.", "type": "Algebra"}
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -62,9 +41,7 @@ def copies(tmp_path: Path) -> Path:
     for variant in ("main", "p1", "p2"):
         write_jsonl(tmp_path / "gsm-symbolic" / variant / "test.jsonl", instances)
     for split in ("train", "test"):
-        write_jsonl(
-            tmp_path / "gsm8k" / "main" / f"{split}-00000-of-00001.jsonl", numbered(GSM, 20, "question")
-        )
+        write_jsonl(tmp_path / "gsm8k" / "main" / f"{split}-00000-of-00001.jsonl", numbered(GSM, 20, "question"))
         rows = numbered(SVAMP, 20, "Body", ID=lambda n, split=split: f"{split}-{n}")
         (tmp_path / "svamp").mkdir(exist_ok=True)
         (tmp_path / "svamp" / f"{split}.json").write_text(json.dumps(rows))
@@ -82,12 +59,7 @@ def test_gsm_symbolic_is_split_inside_templates_and_asked_in_the_papers_words(co
     assert problem.prompt.startswith("As an expert problem solver")
     assert problem.solution == "She has 2+3=5 pens. So 5. The final answer is 5."
     assert problem.answer == "5"
-    assert task.origin["split"] == {
-        "rule": "within-templates",
-        "shares": [0.52, 0.08, 0.4],
-        "unseen": 0.0,
-        "seed": 0,
-    }
+    assert task.origin["split"] == {"rule": "within-templates", "shares": [0.52, 0.08, 0.4], "unseen": 0.0, "seed": 0}
     assert task.origin["hub"] == "apple/GSM-Symbolic"
     assert task.origin["problems"] == {"train": 52, "validation": 8, "test": 40}
 
@@ -97,13 +69,7 @@ def test_gsm_symbolic_is_split_inside_templates_and_asked_in_the_papers_words(co
     [
         ({"source": "gsm8k"}, (17, 3, 20), "Q: Ann has 2 pens and buys 3. How many? (", "5", "auto"),
         ({"source": "svamp"}, (17, 3, 20), "Q: Tim has 8 jars. (", "8", "auto"),
-        (
-            {"source": "math", "variant": "algebra"},
-            (17, 3, 20),
-            "Problem: What is $x$? (",
-            "\\frac{1}{4}",
-            "math",
-        ),
+        ({"source": "math", "variant": "algebra"}, (17, 3, 20), "Problem: What is $x$? (", "\\frac{1}{4}", "math"),
     ],
 )
 def test_named_datasets(
@@ -111,12 +77,7 @@ def test_named_datasets(
 ) -> None:
     task = open_task(TaskSource(**spec, path=copies / spec["source"]))
     assert (len(task.train), len(task.validation), len(task.test)) == sizes
-    assert (
-        task.test[0]
-        .prompt.rpartition("\n\n")[0 if judge == "math" else 2]
-        .rpartition("\n\n")[2]
-        .startswith(prompt)
-    )
+    assert task.test[0].prompt.rpartition("\n\n")[0 if judge == "math" else 2].rpartition("\n\n")[2].startswith(prompt)
     assert task.test[0].answer == answer
     assert task_judge(task).name == judge
     assert {problem.id for problem in task.train}.isdisjoint(problem.id for problem in task.test)
@@ -151,11 +112,7 @@ def test_any_dataset_by_a_field_mapping(tmp_path: Path) -> None:
     fields = {"question": "{q.text} {options.0} or {options.1}?", "answer": "gold", "template": "kind"}
     task = open_task(
         TaskSource(
-            source="hf:someone/things",
-            path=tmp_path,
-            fields=fields,
-            splits={"train": "dev", "test": "test"},
-            limit=9,
+            source="hf:someone/things", path=tmp_path, fields=fields, splits={"train": "dev", "test": "test"}, limit=9
         )
     )
     assert task.test[0].prompt.endswith("? yes or no?\nA:")
@@ -290,10 +247,7 @@ def test_code_that_was_not_allowed_is_not_even_imported(my_task: str) -> None:
         ({"source": "gsm8k", "path": "COPIES/svamp"}, "no column 'question'; its columns: ID, Body"),
         ({"source": "gsm8k", "path": "COPIES"}, "expected files of main/train"),
         ({"source": "hf:a/b", "path": "COPIES/gsm8k", "fields": {"ask": "q"}}, "unknown field 'ask'"),
-        (
-            {"source": "hf:a/b", "path": "COPIES/gsm8k", "fields": {"answer": "q"}},
-            "either 'question' or 'prompt'",
-        ),
+        ({"source": "hf:a/b", "path": "COPIES/gsm8k", "fields": {"answer": "q"}}, "either 'question' or 'prompt'"),
         ({"source": "gsm8k", "path": "COPIES/gsm8k", "prompt": "chat"}, "expected the model's tokenizer"),
     ],
 )

@@ -66,9 +66,7 @@ def test_the_same_seed_gives_the_same_instances() -> None:
 
 
 def test_keys_of_ours_are_kept_and_rendered_with_the_same_values() -> None:
-    planted = [
-        {"move": "adds", "answer_annotated": "{n} + {n*frac} = {n+n*frac}\n#### {n+n*frac}", "when": "n > 0"}
-    ]
+    planted = [{"move": "adds", "answer_annotated": "{n} + {n*frac} = {n+n*frac}\n#### {n+n*frac}", "when": "n > 0"}]
     found = template(planted=planted, id_orig=184)
     assert found.extra == {"planted": planted, "id_orig": 184}
     instance = found.sample(np.random.default_rng(1))
@@ -94,14 +92,8 @@ def test_keys_of_ours_are_kept_and_rendered_with_the_same_values() -> None:
         ({"init": "x = range(3)", "worked": "{x + }"}, "cannot read 'x +'"),
         ({"init": "x = sample(names_male)", "answer": "x"}, "expected a number for #answer"),
         ({"init": "x = range(3, 9)", "answer": "x + 1"}, "but the worked solution ends with"),
-        (
-            {"init": "x = range(3, 9)", "conditions": "- x > 20"},
-            "no combination of x meets the conditions (x > 20)",
-        ),
-        (
-            {"init": "x = range(2, 3)", "answer": "x / 3", "worked": "#### {x/3}"},
-            "2/3 is not a whole or decimal",
-        ),
+        ({"init": "x = range(3, 9)", "conditions": "- x > 20"}, "no combination of x meets the conditions (x > 20)"),
+        ({"init": "x = range(2, 3)", "answer": "x / 3", "worked": "#### {x/3}"}, "2/3 is not a whole or decimal"),
         ({"init": "x = range(5)", "worked": "so many"}, "the worked solution has no number"),
     ],
 )
@@ -228,18 +220,10 @@ def test_simple_templates_are_fast() -> None:
 
 @pytest.mark.parametrize(
     "worked",
-    [
-        " = ".join(["1"] * 4500),
-        "(" * 9000 + "1" + ")" * 9000 + " = 1",
-        "9**9 * " * 2500 + "1 = 2",
-        "<<" * 9000,
-    ],
+    [" = ".join(["1"] * 4500), "(" * 9000 + "1" + ")" * 9000 + " = 1", "9**9 * " * 2500 + "1 = 2", "<<" * 9000],
     ids=["equations", "brackets", "powers", "calculators"],
 )
 def test_no_worked_solution_takes_long_to_judge(worked: str) -> None:
     started = time.process_time()
-    assert (
-        short("x = range(5)", worked=f"{worked}\n#### {{x}}").sample(np.random.default_rng(0)).answer
-        in "01234"
-    )
+    assert short("x = range(5)", worked=f"{worked}\n#### {{x}}").sample(np.random.default_rng(0)).answer in "01234"
     assert time.process_time() - started < 0.9

@@ -120,13 +120,7 @@ def measured(templates: list[str]) -> Row:
         "circuit": {"components": 30, "method": "attribution:absolute"},
         "pivots": {
             "count": 60,
-            "planted": {
-                "planted": 480,
-                "found": 60,
-                "precision": 0.93,
-                "recall": 0.71,
-                "precision_of_place": 0.96,
-            },
+            "planted": {"planted": 480, "found": 60, "precision": 0.93, "recall": 0.71, "precision_of_place": 0.96},
         },
         "controls": {
             "random": {
@@ -187,9 +181,7 @@ def report(templates: list[str] | None = None, **changes: Any) -> Row:
         "evaluate": {"seconds": 25.0, "tokens": 91000},
         "controls": {"seconds": 71.8, "tokens": 310777},
     }
-    found = make_report(manifest, measured(TEMPLATES), history(), timing) | {
-        "fingerprint": "0123456789abcdef"
-    }
+    found = make_report(manifest, measured(TEMPLATES), history(), timing) | {"fingerprint": "0123456789abcdef"}
     rows = found["templates"] if templates is None else measured(templates)["templates"]
     return {**found, "templates": rows, **changes}
 
@@ -198,8 +190,7 @@ def circuit_rows(layers: int = 4, neurons: int = 384, count: int = 30, heads: in
     generator = random.Random(1)
     chosen = {f"L{generator.randrange(layers)}.neuron{generator.randrange(neurons)}" for _ in range(count)}
     chosen |= {
-        f"L{generator.randrange(layers)}.{generator.choice('qkv')}{generator.randrange(2)}"
-        for _ in range(heads)
+        f"L{generator.randrange(layers)}.{generator.choice('qkv')}{generator.randrange(2)}" for _ in range(heads)
     }
     return [{"component": name, "score": generator.expovariate(3)} for name in sorted(chosen)]
 

@@ -16,19 +16,12 @@ SMALL = [{"q": 4, "k": 2, "v": 2, "neuron": 384}] * 4
 
 def cells(page: Page) -> list[tuple[str, str]]:
     """(class, title) of every chosen cell."""
-    classes = [
-        value for tag, name, value in page.attributes if name == "class" and value.startswith("chosen")
-    ]
+    classes = [value for tag, name, value in page.attributes if name == "class" and value.startswith("chosen")]
     return list(zip(classes, page.all_of("title")[1:], strict=True))
 
 
 def test_a_head_is_a_cell_and_neurons_share_cells() -> None:
-    chosen = [
-        Component(3, "q", 1),
-        Component(0, "neuron", 0),
-        Component(0, "neuron", 1),
-        Component(0, "neuron", 383),
-    ]
+    chosen = [Component(3, "q", 1), Component(0, "neuron", 0), Component(0, "neuron", 1), Component(0, "neuron", 383)]
     scores = {chosen[0]: 1.0, chosen[1]: 0.01, chosen[2]: 0.25}
     drawn = cells(Page(circuit_picture(SMALL, chosen, scores)))
     assert sorted(drawn) == sorted(
@@ -76,9 +69,7 @@ def test_layers_may_lack_heads_or_neurons() -> None:
     Page(circuit_picture([], [], {}))
 
 
-@pytest.mark.parametrize(
-    "component", [Component(4, "q", 0), Component(0, "k", 2), Component(0, "neuron", 384)]
-)
+@pytest.mark.parametrize("component", [Component(4, "q", 0), Component(0, "k", 2), Component(0, "neuron", 384)])
 def test_a_component_of_another_model_is_refused(component: Component) -> None:
     with pytest.raises(CcaError, match=f"{component} is not in the model"):
         circuit_picture(SMALL, [component], {})

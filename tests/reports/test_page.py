@@ -54,9 +54,7 @@ def test_says_what_was_found(whole: Page) -> None:
 
 
 def test_is_self_contained_and_runs_nothing(whole: Page) -> None:
-    assert not {"script", "link", "img", "iframe", "object", "base", "form", "a", "image", "use"} & set(
-        whole.tags
-    )
+    assert not {"script", "link", "img", "iframe", "object", "base", "form", "a", "image", "use"} & set(whole.tags)
     for tag, name, value in whole.attributes:
         assert not name.startswith("on"), (tag, name)
         assert name not in ("src", "href", "xlink:href", "style", "srcset"), (tag, name, value)
@@ -72,18 +70,11 @@ def test_every_plot_has_a_title_and_every_shown_component_too(whole: Page) -> No
     titles = whole.all_of("title")
     assert "The circuit: 30 components in 4 layers" in titles
     assert "none of 200 lost: at most 1.5" in whole.all_of("td")
-    assert "facts: 0.0 points, 95 % interval −1.5 to +1.5" in [
-        title.replace("\u00a0", " ") for title in titles
-    ]
+    assert "facts: 0.0 points, 95 % interval −1.5 to +1.5" in [title.replace("\u00a0", " ") for title in titles]
 
 
 def test_the_configuration_on_the_page_is_the_one_that_ran(tmp_path: Path) -> None:
-    config = {
-        **report()["config"],
-        "model": "a: b # c",
-        "task": {"train": "x'y", "test": "\u202e\x07"},
-        "judge": None,
-    }
+    config = {**report()["config"], "model": "a: b # c", "task": {"train": "x'y", "test": "\u202e\x07"}, "judge": None}
     page = page_of(write_run(tmp_path / "demo", report(config=config)))
     (written,) = [data for data in page.all_of("code") if "model:" in data]
     assert yaml.safe_load(written) == {**config, "out": "runs/demo-again"}
@@ -118,9 +109,7 @@ def test_texts_from_files_are_only_ever_text(tmp_path: Path, text: str) -> None:
     plain = page_of(hostile_run(tmp_path / "plain", "plain"))
     hostile = page_of(hostile_run(tmp_path / "hostile", text))
     assert hostile.tags == plain.tags
-    assert [(tag, name) for tag, name, _ in hostile.attributes] == [
-        (tag, name) for tag, name, _ in plain.attributes
-    ]
+    assert [(tag, name) for tag, name, _ in hostile.attributes] == [(tag, name) for tag, name, _ in plain.attributes]
     shown = hostile.text()
     assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", shown)
     assert len(shown) < 40_000  # only the configuration is shown in full
@@ -194,19 +183,11 @@ def _several_draws(found: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "said", "unsaid"),
     [
-        (
-            _no_gain,
-            ["no gain is shown", "best step 0", "0 nats", "p = 1.00"],
-            ["by changing", "times the patch"],
-        ),
+        (_no_gain, ["no gain is shown", "best step 0", "0 nats", "p = 1.00"], ["by changing", "times the patch"]),
         (_bare, ["94.8 %", "60 pivots"], ["Other skills", "controls", "Time per stage", "planted"]),
         (_tiny_p, ["p < 1e-300"], []),
         (_worse, ["−12.0", "made the task worse"], ["no gain is shown"]),
-        (
-            _several_draws,
-            ["random circuit 5", "5 random circuits", "None ever became as accurate"],
-            ["One random"],
-        ),
+        (_several_draws, ["random circuit 5", "5 random circuits", "None ever became as accurate"], ["One random"]),
     ],
 )
 def test_edge_cases(tmp_path: Path, change: Any, said: list[str], unsaid: list[str]) -> None:
@@ -245,9 +226,7 @@ def test_a_folder_that_is_no_run_and_other_texts(tmp_path: Path) -> None:
 
 
 def test_the_run_yaml_on_the_page_gives_the_same_configuration(tmp_path: Path) -> None:
-    config = make_config(
-        {"model": "org/model", "task": "tinymath", "out": "runs/a", "preset": "paper", "seed": 3}
-    )
+    config = make_config({"model": "org/model", "task": "tinymath", "out": "runs/a", "preset": "paper", "seed": 3})
     dumped = {key: value for key, value in config.model_dump(mode="json").items() if key != "out"}
     page = page_of(write_run(tmp_path / "demo", report(config=dumped)))
     (written,) = [data for data in page.all_of("code") if "model:" in data]
@@ -265,8 +244,6 @@ def test_the_run_yaml_on_the_page_gives_the_same_configuration(tmp_path: Path) -
         ("tinymath", "tinymath", "tinymath Accuracy"),
     ],
 )
-def test_the_heading_names_model_and_task_without_folders(
-    tmp_path: Path, model: str, task: Any, shown: str
-) -> None:
+def test_the_heading_names_model_and_task_without_folders(tmp_path: Path, model: str, task: Any, shown: str) -> None:
     page = page_of(write_run(tmp_path, report(config={"model": model, "task": task})))
     assert shown in page.text()

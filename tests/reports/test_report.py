@@ -26,9 +26,7 @@ def test_every_key_of_a_report_is_a_field() -> None:
     def unknown(part: Part) -> list[str]:
         found = list(part.model_extra or {})
         for value in vars(part).values():
-            nested = (
-                value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
-            )
+            nested = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
             found += [name for own in nested if isinstance(own, Part) for name in unknown(own)]
         return found
 

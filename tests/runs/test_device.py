@@ -102,9 +102,7 @@ def test_another_device_than_the_run_began_on_is_told(tmp_path: Path) -> None:
         opened.folder.begin(config, fingerprints, "cuda", task=origin)  # as if on another machine
     with open_run(config, heard := Listener()):
         pass
-    assert any(
-        text.startswith("device changed since") and text.endswith("cuda -> cpu") for text in heard.heard
-    )
+    assert any(text.startswith("device changed since") and text.endswith("cuda -> cpu") for text in heard.heard)
 
 
 def test_a_device_and_a_device_map_are_refused(tmp_path: Path) -> None:

@@ -68,12 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [("validation", 60, 3), ("test", 50, 5), ("other", 40, 3), ("more", 14, 3), ("train", 40, 3)]
     ):
         rows = [
-            {
-                "id": f"{name}-{i}",
-                "template": f"t{i % templates}",
-                "prompt": p.prompt,
-                "answer": tiny_run.GOLD,
-            }
+            {"id": f"{name}-{i}", "template": f"t{i % templates}", "prompt": p.prompt, "answer": tiny_run.GOLD}
             for i, p in enumerate(tiny_world.problems(count, 20 + seed))
         ]
         if name in ("other", "more"):
@@ -214,19 +209,15 @@ def test_steps_are_judged_on_validation_problems_and_guarding_halves(done: Calla
     assert own.report["amplify"]["best_step"] > 0
     for model, said in ((own.base, own.steps[0]["validation"]), (own.patched, own.best)):
         accuracy = {
-            name: mean(verdicts(model, own.problems(name), LONGEST["task"]))
-            for name in ("train", "validation", "test")
+            name: mean(verdicts(model, own.problems(name), LONGEST["task"])) for name in ("train", "validation", "test")
         }
         assert said["accuracy"] == pytest.approx(accuracy["validation"])
         assert accuracy["validation"] not in (accuracy["train"], accuracy["test"])
         guarded = {
-            name: mean(verdicts(model, halves(own.problems(name))[0], LONGEST[name]))
-            for name in said["retention"]
+            name: mean(verdicts(model, halves(own.problems(name))[0], LONGEST[name])) for name in said["retention"]
         }
         assert said["retention"] == pytest.approx(guarded)
-    total, tokens = kl(
-        own, [problem for name in ("other", "more") for problem in judging(own.problems(name))]
-    )
+    total, tokens = kl(own, [problem for name in ("other", "more") for problem in judging(own.problems(name))])
     assert own.best["drift"] == pytest.approx(total / tokens, rel=1e-3)
 
 
@@ -236,9 +227,7 @@ def check_budget(own: Done, points: float, drift: float) -> list[bool]:
     before = own.steps[0]["validation"]["retention"]
     inside = []
     for step in (record["validation"] for record in own.steps):
-        lost = {
-            name: round((before[name] - step["retention"][name]) * count) for name, count in guards.items()
-        }
+        lost = {name: round((before[name] - step["retention"][name]) * count) for name, count in guards.items()}
         kept = all(lost[name] <= max(1, math.floor(points / 100 * count)) for name, count in guards.items())
         inside.append(kept and step["drift"] <= drift)
         assert step["in_budget"] == inside[-1], step
@@ -252,9 +241,7 @@ def test_a_step_beyond_the_drift_budget_is_not_taken(done: Callable[..., Done]) 
     drift = done().steps[1]["validation"]["drift"] / 2
     own = done(drift=drift)
     assert set(check_budget(own, LOOSE["points"], drift)) == {True, False}
-    total, tokens = kl(
-        own, [problem for name in ("other", "more") for problem in judging(own.problems(name))]
-    )
+    total, tokens = kl(own, [problem for name in ("other", "more") for problem in judging(own.problems(name))])
     assert total / tokens <= drift
 
 
@@ -277,9 +264,7 @@ def test_a_control_that_gains_less_matches_nothing(done: Callable[..., Done]) ->
     own = done()
     controls = own.report["controls"]["random"]
     assert own.best["accuracy"] > own.steps[0]["validation"]["accuracy"]
-    beaten = [
-        draw for draw in controls["draws"] if draw["best_step"] == 0
-    ]  # no better than the base at any step
+    beaten = [draw for draw in controls["draws"] if draw["best_step"] == 0]  # no better than the base at any step
     assert beaten
     assert not any(draw["matched"] for draw in beaten)
     assert controls["matched"]["reached"] == sum(draw["matched"] is not None for draw in controls["draws"])

@@ -40,18 +40,12 @@ def test_a_prompt_that_is_too_long_is_refused_before_anything_is_made(name: str,
 
 
 def test_notes_of_the_start_are_in_report_and_page(tmp_path: Path) -> None:
-    config = tiny_run.make(
-        tmp_path, retention=[], circuit={"size": 6}, amplify={"steps": 1, "precondition": "none"}
-    )
+    config = tiny_run.make(tmp_path, retention=[], circuit={"size": 6}, amplify={"steps": 1, "precondition": "none"})
     first = json.loads((tmp_path / "train.jsonl").read_text().splitlines()[0])
     changed(tmp_path / "test.jsonl", prompt=first["prompt"])
     report = run(load_config(config), NoProgress())
     notes = " ".join(report["notes"])
-    for part in (
-        "1 of 6 test prompts are in train too",
-        "no retention sets",
-        "is now called amplify.whitening",
-    ):
+    for part in ("1 of 6 test prompts are in train too", "no retention sets", "is now called amplify.whitening"):
         assert part in notes
     assert "test prompts are in train too" in (tmp_path / "out" / "report.html").read_text()
     assert {step["validation"]["drift"] for step in report["amplify"]["history"]} == {None}
@@ -60,9 +54,7 @@ def test_notes_of_the_start_are_in_report_and_page(tmp_path: Path) -> None:
     assert report["base"]["cut_off"] == report["patched"]["cut_off"] == 0
 
 
-def test_prompts_without_the_beginning_that_the_tokenizer_names_are_noted_with_figures(
-    tmp_path: Path,
-) -> None:
+def test_prompts_without_the_beginning_that_the_tokenizer_names_are_noted_with_figures(tmp_path: Path) -> None:
     with open_run(load_config(tiny_run.make(tmp_path)), NoProgress()) as opened:
         model, grader, task = opened.model, opened.grader, opened.task
         assert notes_at_start(model, grader, task) == []
@@ -110,9 +102,7 @@ def test_a_run_whose_limit_is_too_short_is_refused_unless_allowed(tmp_path: Path
     with pytest.raises(CcaError, match="nothing to pair"):
         run_stage(allowed, "traces", NoProgress())
     _, rows = read_rows_of(tmp_path / "allowed" / "traces.jsonl")
-    assert {trace["verdict"] for row in rows for trace in row["traces"] if not trace["finished"]} == {
-        "unreadable"
-    }
+    assert {trace["verdict"] for row in rows for trace in row["traces"] if not trace["finished"]} == {"unreadable"}
 
 
 def read_rows_of(path: Path) -> tuple[Any, list[Any]]:

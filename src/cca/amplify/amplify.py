@@ -108,9 +108,7 @@ def amplify(
         )
     rows = anatomy.rows(circuit.components, settings.rows)
     if not rows:
-        raise CcaError(
-            f"amplify: expected components that own rows in mode {settings.rows}, got none that do"
-        )
+        raise CcaError(f"amplify: expected components that own rows in mode {settings.rows}, got none that do")
 
     def whiten(batch_size: int) -> Whitening | None:
         return make_whitening(model, rows, settings, texts, seed, batch_size)
@@ -261,11 +259,7 @@ class _Training:
     def state(self) -> TrainingState:
         """Everything that training changes, as it is after a step was judged."""
         stepper = self.stepper.state()
-        facts = {
-            **stepper.facts,
-            "history": [record.to_row() for record in self.history],
-            "best_step": self.best.step,
-        }
+        facts = {**stepper.facts, "history": [record.to_row() for record in self.history], "best_step": self.best.step}
         return TrainingState({**stepper.tensors, **named("best", self.best_rows)}, facts)
 
     def restore(self, kept: TrainingState) -> None:

@@ -33,9 +33,7 @@ class Stepper:
         self.adam: torch.optim.Adam | None = None
         if settings.optimiser == "adam":
             if settings.coefficient is None:
-                raise CcaError(
-                    "amplify: expected a coefficient (the learning rate) with optimiser adam, got none"
-                )
+                raise CcaError("amplify: expected a coefficient (the learning rate) with optimiser adam, got none")
             if whitening is not None:
                 raise CcaError("amplify.whitening: expected optimiser gradient-descent, got adam")
             self.adam = torch.optim.Adam(self.leaves.values(), lr=settings.coefficient)
@@ -86,9 +84,7 @@ class Stepper:
             for key, leaf in self.leaves.items():
                 own = optimiser_tensors(self.adam, leaf)
                 tensors |= {_name(f"adam.{part}", key): value for part, value in own.items()}
-        return TrainingState(
-            tensors, {"coefficient": self.coefficient, "first_coefficient": self.first_coefficient}
-        )
+        return TrainingState(tensors, {"coefficient": self.coefficient, "first_coefficient": self.first_coefficient})
 
     def restore(self, kept: TrainingState) -> None:
         self.trained.load(rows_named("master", kept, self.leaves))
@@ -96,9 +92,7 @@ class Stepper:
         if self.adam:
             for key, leaf in self.leaves.items():
                 parts = ("step", "exp_avg", "exp_avg_sq")
-                restore_optimiser(
-                    self.adam, leaf, {part: kept.tensors[_name(f"adam.{part}", key)] for part in parts}
-                )
+                restore_optimiser(self.adam, leaf, {part: kept.tensors[_name(f"adam.{part}", key)] for part in parts})
         self.coefficient = kept.facts["coefficient"]
         self.first_coefficient = kept.facts["first_coefficient"]
 
@@ -111,9 +105,7 @@ def named(part: str, rows: dict[Key, Tensor]) -> dict[str, Tensor]:
 def rows_named(part: str, kept: TrainingState, like: dict[Key, Tensor]) -> dict[Key, Tensor]:
     """The kept rows of ``part``, each on the device of its master in ``like``."""
     names = {key: _name(part, key) for key in like}
-    return {
-        key: kept.tensors[name].to(like[key].device) for key, name in names.items() if name in kept.tensors
-    }
+    return {key: kept.tensors[name].to(like[key].device) for key, name in names.items() if name in kept.tensors}
 
 
 def _name(part: str, key: Key) -> str:

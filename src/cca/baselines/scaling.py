@@ -27,9 +27,7 @@ def scaled_rows(anatomy: Anatomy, circuit: Circuit) -> list[WeightRows]:
     """The rows whose product with c scales the circuit's activations by c. Raises CcaError for Q and K heads."""
     other = sorted({component.kind for component in circuit.components} - SCALED.keys())
     if other:
-        raise CcaError(
-            f"scaling: expected a circuit of neurons and V heads, got {', '.join(other)} heads in it"
-        )
+        raise CcaError(f"scaling: expected a circuit of neurons and V heads, got {', '.join(other)} heads in it")
     units: dict[tuple[int, str], list[int]] = {}
     for component in circuit.components:
         units.setdefault((component.layer, component.kind), []).append(component.index)
@@ -47,9 +45,7 @@ def scaled_rows(anatomy: Anatomy, circuit: Circuit) -> list[WeightRows]:
             if pattern.role == "v" and pattern.bias is not None:  # a down projection's bias is nobody's
                 axis = EACH if len(anatomy.shapes[pattern.bias]) > 1 else 0
                 owned.setdefault((pattern.bias, axis), []).append(indices)
-    return [
-        WeightRows(name, axis, torch.cat(parts).unique(sorted=True)) for (name, axis), parts in owned.items()
-    ]
+    return [WeightRows(name, axis, torch.cat(parts).unique(sorted=True)) for (name, axis), parts in owned.items()]
 
 
 @contextmanager

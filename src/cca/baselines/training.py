@@ -41,9 +41,7 @@ def gold_texts(problems: Sequence[Problem], grader: Grader, model: PreTrainedMod
     """The worked solutions of ``problems``. Raises CcaError when there are none."""
     ends = sorted(end_tokens(model))[:1]
     texts = [
-        TrainingText(
-            grader.prompt_ids(problem), (*grader.codec.encode_continuation(f" {problem.solution}"), *ends)
-        )
+        TrainingText(grader.prompt_ids(problem), (*grader.codec.encode_continuation(f" {problem.solution}"), *ends))
         for problem in problems
         if problem.solution
     ]

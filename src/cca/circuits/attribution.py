@@ -51,9 +51,7 @@ def gate_gradient(
     return _finite(total / len(pivots)).cpu()
 
 
-def integrated_gradient(
-    forward: PivotForward, points: int = POINTS, progress: Progress | None = None
-) -> Tensor:
+def integrated_gradient(forward: PivotForward, points: int = POINTS, progress: Progress | None = None) -> Tensor:
     """Integrated gradients of the mean logit gap, (anatomy.size,) in float32 or wider, on the CPU; in logits.
 
     Score i = the integral over a in [0, 1] of d mean(logit gap) / d factor_i at factors (a, ..., a) (arXiv 1703.01365,
@@ -89,9 +87,7 @@ def ranked_by(gradient: Tensor, sign: str) -> Tensor:
     return gradient.abs() if sign == "absolute" else gradient
 
 
-def top_scored(
-    scores: Tensor, anatomy: Anatomy, method: str, kinds: Sequence[str], size: Size, rows: str
-) -> Circuit:
+def top_scored(scores: Tensor, anatomy: Anatomy, method: str, kinds: Sequence[str], size: Size, rows: str) -> Circuit:
     """The circuit of the requested size with the highest ``scores`` (anatomy.size,) within each kind."""
     components: dict[Component, float] = {}
     for kind, count in size.counts(anatomy, kinds, rows).items():
@@ -123,9 +119,7 @@ def _add_gradient(
 
 def _finite(gradient: Tensor) -> Tensor:
     if not bool(gradient.isfinite().all()):
-        raise CcaError(
-            "attribution: expected finite gradients, got some that are not; check the model's weights"
-        )
+        raise CcaError("attribution: expected finite gradients, got some that are not; check the model's weights")
     return gradient
 
 
@@ -161,9 +155,7 @@ def gate_fisher(
 
 def selective_scores(gradient: Tensor, fisher: Tensor, damping: float = DAMPING) -> Tensor:
     """|gradient| / sqrt(fisher + damping * mean fisher), (anatomy.size,)."""
-    return (
-        gradient.abs() / (fisher + damping * fisher.mean()).clamp_min(torch.finfo(fisher.dtype).tiny).sqrt()
-    )
+    return gradient.abs() / (fisher + damping * fisher.mean()).clamp_min(torch.finfo(fisher.dtype).tiny).sqrt()
 
 
 def _squared_gradients(

@@ -28,9 +28,7 @@ class Circuit:
     scores: Mapping[Component, float] = field(default_factory=dict)
 
     @staticmethod
-    def of(
-        components: Iterable[Component], method: str, scores: Mapping[Component, float] | None = None
-    ) -> Circuit:
+    def of(components: Iterable[Component], method: str, scores: Mapping[Component, float] | None = None) -> Circuit:
         chosen = tuple(sorted(set(components)))
         known = scores or {}
         return Circuit(chosen, method, {c: float(known[c]) for c in chosen if c in known})
@@ -55,9 +53,7 @@ class Circuit:
         return fingerprint([str(component) for component in self.components])
 
     def _combined(self, other: Circuit, sign: str, components: set[Component]) -> Circuit:
-        return Circuit.of(
-            components, f"({self.method} {sign} {other.method})", {**other.scores, **self.scores}
-        )
+        return Circuit.of(components, f"({self.method} {sign} {other.method})", {**other.scores, **self.scores})
 
 
 def shares(circuit: Circuit, anatomy: Anatomy, rows: str = "paper") -> dict[str, float]:

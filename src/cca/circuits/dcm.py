@@ -143,9 +143,7 @@ class _Training:
             gaps = gaps_of(batch, self.factors(relaxed.gates(done, self.noise)))
             loss = self.penalty.value * relaxed.sizes(done).sum() - gaps.mean()
             if not torch.isfinite(loss):
-                raise CcaError(
-                    f"dcm: expected a finite objective, got {loss.item()}; lower circuit.learning_rate"
-                )
+                raise CcaError(f"dcm: expected a finite objective, got {loss.item()}; lower circuit.learning_rate")
             (relaxed.parameters.grad,) = torch.autograd.grad(loss, relaxed.parameters)
             self.adam.step()
             relaxed.after_step(done)
@@ -164,11 +162,7 @@ class _Training:
             "order": self.order.get_state(),
             "noise": self.noise.get_state(),
         }
-        facts = {
-            "learning_rate": self.adam.param_groups[0]["lr"],
-            "penalty": self.penalty.state,
-            "gaps": self.gaps,
-        }
+        facts = {"learning_rate": self.adam.param_groups[0]["lr"], "penalty": self.penalty.state, "gaps": self.gaps}
         return TrainingState(tensors, facts)
 
     def restore(self, kept: TrainingState) -> None:
@@ -176,9 +170,7 @@ class _Training:
         with torch.no_grad():
             parameters.copy_(tensors["parameters"])
         adam = {name: value for name, value in tensors.items() if name.startswith("adam.")}
-        restore_optimiser(
-            self.adam, parameters, {name.removeprefix("adam."): value for name, value in adam.items()}
-        )
+        restore_optimiser(self.adam, parameters, {name.removeprefix("adam."): value for name, value in adam.items()})
         rate, self.gaps = kept.facts["learning_rate"], list(kept.facts["gaps"])
         self.adam.param_groups[0]["lr"] = rate
         counts = {"last_epoch": len(self.gaps), "_step_count": len(self.gaps) + 1, "_last_lr": [rate]}

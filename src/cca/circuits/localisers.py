@@ -89,8 +89,7 @@ class Site:
     def gradient(self) -> Tensor:
         """d mean(logit gap) / d gate factor at "no change", (anatomy.size,)."""
         return self.once(
-            "gradient",
-            lambda: gate_gradient(self.model, self.anatomy, self.pivots, self.batch_size, self.progress),
+            "gradient", lambda: gate_gradient(self.model, self.anatomy, self.pivots, self.batch_size, self.progress)
         )
 
     def once(self, key: str, make: Callable[[], T]) -> T:

@@ -74,8 +74,7 @@ def natural_circuit(
                 promised.index_add_(0, owners, gain)
     if not parameters.any():
         raise CcaError(
-            f"circuit: expected components of kind {', '.join(kinds)} that own rows in mode {rows}, "
-            "this model has none"
+            f"circuit: expected components of kind {', '.join(kinds)} that own rows in mode {rows}, this model has none"
         )
     distributed.broadcast_(promised)
     scores = promised / parameters.clamp_min(1)

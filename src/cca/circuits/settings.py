@@ -134,9 +134,7 @@ class Size:
 
         ``rows`` is the row mode by which parameters are counted. Raises CcaError for kinds that the model lacks.
         """
-        available = {
-            kind: sum(anatomy.count(layer.index, kind) for layer in anatomy.layers) for kind in kinds
-        }
+        available = {kind: sum(anatomy.count(layer.index, kind) for layer in anatomy.layers) for kind in kinds}
         total = sum(available.values())
         if not total:
             raise CcaError(f"circuit: expected components of kind {', '.join(kinds)}, this model has none")

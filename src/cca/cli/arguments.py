@@ -22,9 +22,7 @@ def parse_target(target: str, overrides: Sequence[str] = (), **given: Any) -> Co
 
     Where nothing names a model, `Config.model` is `NO_MODEL`; there is no run folder.
     """
-    content: dict[str, Any] = (
-        _content(Path(target)) if Path(target).suffix in (".yaml", ".yml") else {"task": target}
-    )
+    content: dict[str, Any] = _content(Path(target)) if Path(target).suffix in (".yaml", ".yml") else {"task": target}
     if isinstance(content["task"], str):
         content["task"] = {"source": content["task"]}
     content = {"model": NO_MODEL, "out": ".", **content, **{k: v for k, v in given.items() if v is not None}}
@@ -48,7 +46,5 @@ def load_target_codec(config: Config) -> Codec | None:
 def _content(path: Path) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise CcaError(
-            f"{path}: expected a run.yaml, or a mapping with 'source', got {type(content).__name__}"
-        )
+        raise CcaError(f"{path}: expected a run.yaml, or a mapping with 'source', got {type(content).__name__}")
     return content if "task" in content else {"task": content}

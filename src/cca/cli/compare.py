@@ -25,6 +25,4 @@ def compare(config: Config) -> None:
         result = compare_arms(wanted, ConsoleProgress())
     console.print(terminal_table(result))
     console.print(result.scope, highlight=False)
-    console.print(
-        f"{wanted.out / 'compare.json'} and {wanted.out / 'compare.html'} are written", highlight=False
-    )
+    console.print(f"{wanted.out / 'compare.json'} and {wanted.out / 'compare.html'} are written", highlight=False)

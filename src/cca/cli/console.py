@@ -11,14 +11,7 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from cca.engines.engine import Progress as Tell
 
@@ -64,9 +57,7 @@ def stoppable() -> Iterator[None]:
 
 def fail(message: str) -> None:
     """Print one error line to standard error."""
-    errors.print(
-        f"[bold red]error:[/bold red] {escape(' '.join(message.split()))}", highlight=False, soft_wrap=True
-    )
+    errors.print(f"[bold red]error:[/bold red] {escape(' '.join(message.split()))}", highlight=False, soft_wrap=True)
 
 
 def join() -> None:

@@ -61,9 +61,7 @@ class Examination:
                 )  # fmt: skip
         return answers
 
-    def _ask(
-        self, seed: int, task: Task, loaded: LoadedModel, side: str, work: Work, answers: Answers
-    ) -> None:
+    def _ask(self, seed: int, task: Task, loaded: LoadedModel, side: str, work: Work, answers: Answers) -> None:
         judge = self.judge(task)
         check_answers(task, judge)
         problems: tuple[Problem, ...] = getattr(task, self.split)
@@ -79,9 +77,7 @@ class Examination:
     def _measured(
         self, problems: Sequence[Problem], judge: Judge, loaded: LoadedModel, what: str, work: Work
     ) -> Measured:
-        longest = self.max_new_tokens or longest_completion(
-            problems, loaded.codec, context_length(loaded.model)
-        )
+        longest = self.max_new_tokens or longest_completion(problems, loaded.codec, context_length(loaded.model))
         engine = HFEngine(loaded.model, self.batch_size)
         with work(what, len(problems)) as progress:
             return measure(problems, Grader(loaded.codec, judge), engine, longest, progress)
@@ -168,9 +164,7 @@ def evaluate(wanted: Asked, progress: RunProgress) -> Row:
             models.append(_loaded(config, wanted.against, place, progress))
         sides["patched"] = _about(models[0])
         with nullcontext() if patch is None else patch.applied(models[0].model):
-            measured.append(
-                examination.of(models[0], "patched", progress.work, _harness_folder(wanted, "patched"))
-            )
+            measured.append(examination.of(models[0], "patched", progress.work, _harness_folder(wanted, "patched")))
         if patch is not None:
             sides["patched"] |= {"patch": str(wanted.patch), "patch_digest": digest(patch)}
     row = {
@@ -255,10 +249,7 @@ def _examination(wanted: Asked, config: Config) -> Examination:
         config.traces.batch_size,
         tuple(dict.fromkeys([*wanted.lm_eval, *lm_eval_tasks(retention)])),
         given.model_copy(
-            update={
-                "include_path": wanted.include_path or given.include_path,
-                "limit": wanted.limit or given.limit,
-            }
+            update={"include_path": wanted.include_path or given.include_path, "limit": wanted.limit or given.limit}
         ),
     )
 

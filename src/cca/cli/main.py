@@ -25,8 +25,7 @@ app = typer.Typer(
 )
 
 Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a config key: --set traces.samples=5", metavar="KEY=VALUE"),
+    list[str] | None, typer.Option("--set", help="Override a config key: --set traces.samples=5", metavar="KEY=VALUE")
 ]
 Where = Annotated[Path, typer.Argument(help="A run folder, or the run.yaml of a new one.")]
 
@@ -47,8 +46,7 @@ def run(
     config: Annotated[Path, typer.Argument(help="The run.yaml.")],
     overrides: Set = None,
     fork: Annotated[
-        Path | None,
-        typer.Option(help="New folder to continue in; it reuses every stage of 'out' that is still valid."),
+        Path | None, typer.Option(help="New folder to continue in; it reuses every stage of 'out' that is still valid.")
     ] = None,
 ) -> None:
     """Run everything, from traces to the report. The same command resumes a stopped run."""
@@ -88,48 +86,33 @@ def amplify(where: Where, overrides: Set = None) -> None:
 @app.command()
 def evaluate(
     where: Annotated[
-        Path | None,
-        typer.Argument(help="A run folder or run.yaml, for stage 5 of a run. Leave out with --model."),
+        Path | None, typer.Argument(help="A run folder or run.yaml, for stage 5 of a run. Leave out with --model.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Any model: a folder, a hub id, or 'tinymath'.")] = None,
     task: Annotated[
         str | None,
-        typer.Option(
-            help="Problem file, task name, template folder, or YAML with a task. See cca task list."
-        ),
+        typer.Option(help="Problem file, task name, template folder, or YAML with a task. See cca task list."),
     ] = None,
-    patch: Annotated[
-        Path | None, typer.Option(help="Patch file: the model is measured with it, too.")
-    ] = None,
+    patch: Annotated[Path | None, typer.Option(help="Patch file: the model is measured with it, too.")] = None,
     against: Annotated[str | None, typer.Option(help="Another model to hold against --model.")] = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test (default).")] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds of the task's problems, separated by commas; by default 0.")
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest completion.")] = None,
-    lm_eval: Annotated[
-        str | None, typer.Option(help="Tasks of lm-evaluation-harness, separated by commas.")
-    ] = None,
-    include_path: Annotated[
-        Path | None, typer.Option(help="Folder of lm-eval task files of your own.")
-    ] = None,
+    lm_eval: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, separated by commas.")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="Folder of lm-eval task files of your own.")] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many documents of each lm-eval task.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Results of models measured without a run.")] = Path(
-        "results.json"
-    ),
-    device: Annotated[
-        str | None, typer.Option(help="cuda, cuda:1, mps or cpu; by default the first there is.")
-    ] = None,
+    out: Annotated[Path, typer.Option(help="Results of models measured without a run.")] = Path("results.json"),
+    device: Annotated[str | None, typer.Option(help="cuda, cuda:1, mps or cpu; by default the first there is.")] = None,
     overrides: Set = None,
 ) -> None:
     """Stage 5 of a run; or with --model any model, patch or pair of models, without a run folder."""
     if where is not None:
         if any((model, task, patch, against, split, seeds, max_new_tokens, lm_eval, include_path, limit)):
-            raise CcaError(
-                "evaluate: a run has its own model and task; leave the run folder or the options out"
-            )
+            raise CcaError("evaluate: a run has its own model and task; leave the run folder or the options out")
         _stage(where, [*(overrides or ()), *([f"device={device}"] if device else ())], "evaluate")
         return
     from cca.cli.evaluate import Asked, listed, numbers, told
@@ -213,9 +196,7 @@ def _quiet() -> None:
     """Hide libraries' messages and progress bars; their errors come through as ours. Loads none of them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if (
-        transformers := sys.modules.get("transformers")
-    ) is not None:  # imported before: it does not look again
+    if (transformers := sys.modules.get("transformers")) is not None:  # imported before: it does not look again
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -20,19 +20,13 @@ if TYPE_CHECKING:  # it needs torch, and `cca patch show` must start at once
 app = typer.Typer(help="Apply, revert, verify, compute with, export and share patches.", no_args_is_help=True)
 
 Model = Annotated[str, typer.Argument(help="A model folder, a hub id, or tinymath.")]
-Revision = Annotated[
-    str | None, typer.Option(help="Revision of a hub model; default: the one the patch names.")
-]
+Revision = Annotated[str | None, typer.Option(help="Revision of a hub model; default: the one the patch names.")]
 Out = Annotated[Path | None, typer.Option(help="New folder for the written model.")]
 InPlace = Annotated[bool, typer.Option("--in-place", help="Edit the folder itself; safe against a kill.")]
-Link = Annotated[
-    bool, typer.Option("--link", help="Hard-link the files that do not change instead of copying them.")
-]
+Link = Annotated[bool, typer.Option("--link", help="Hard-link the files that do not change instead of copying them.")]
 NewPatch = Annotated[Path, typer.Option("--out", help="The patch file to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file at --out.")]
-AllowSum = Annotated[
-    bool, typer.Option("--allow-sum", help="Add the changes of rows that both patches edit.")
-]
+AllowSum = Annotated[bool, typer.Option("--allow-sum", help="Add the changes of rows that both patches edit.")]
 
 
 class Target(StrEnum):
@@ -111,9 +105,7 @@ def diff(
     base: Annotated[Path, typer.Argument(help="Folder of the base model.")],
     edited: Annotated[Path, typer.Argument(help="Folder of the same model after a small edit.")],
     out: NewPatch,
-    base_model: Annotated[
-        str | None, typer.Option(help="Name the base goes by, as a hub id; default: BASE.")
-    ] = None,
+    base_model: Annotated[str | None, typer.Option(help="Name the base goes by, as a hub id; default: BASE.")] = None,
     revision: Annotated[str | None, typer.Option(help="Its revision.")] = None,
     force: Force = False,
 ) -> None:
@@ -179,12 +171,8 @@ def export(
         str | None, typer.Option(help="The base: folder or hub id; default: as the patch names it.")
     ] = None,
     revision: Revision = None,
-    pad_ranks: Annotated[
-        bool, typer.Option("--pad-ranks", help="One rank for all modules, as vLLM needs it.")
-    ] = False,
-    nearest: Annotated[
-        bool, typer.Option("--nearest", help="Allow weights no addition reaches to the bit.")
-    ] = False,
+    pad_ranks: Annotated[bool, typer.Option("--pad-ranks", help="One rank for all modules, as vLLM needs it.")] = False,
+    nearest: Annotated[bool, typer.Option("--nearest", help="Allow weights no addition reaches to the bit.")] = False,
 ) -> None:
     """Write the patch as a stock PEFT adapter, or merged into its base."""
     from cca.patches.hub import model_config
@@ -246,9 +234,7 @@ def _write(
     from cca.patches.hub import model_folder
 
     if in_place == (out is not None):
-        raise CcaError(
-            "expected either --out FOLDER or --in-place, got " + ("both" if in_place else "neither")
-        )
+        raise CcaError("expected either --out FOLDER or --in-place, got " + ("both" if in_place else "neither"))
     if in_place:
         done = write_in_place(Path(model), patch, side)
         verb = "patched" if side == "after" else "reverted"

@@ -29,9 +29,7 @@ def report(where: Where) -> None:
     folder = folder_of(where)
     found = write_report(folder)
     if found is None:
-        say(
-            f"{folder / 'report.html'} is written with the stages done so far; report.json comes with the last"
-        )
+        say(f"{folder / 'report.html'} is written with the stages done so far; report.json comes with the last")
         return
     console.print(summary_table(found))
     say(f"{folder / 'report.json'} and {folder / 'report.html'} are written")
@@ -51,9 +49,7 @@ def status(
         return
     say(f"{found['run']}: {found['state']}")
     for name, stage in found["stages"].items():
-        facts = ", ".join(
-            _fact(key, value) for key, value in stage.items() if key not in ("state", "seconds")
-        )
+        facts = ", ".join(_fact(key, value) for key, value in stage.items() if key not in ("state", "seconds"))
         say(f"  {name:<9} {stage['state']:<10} {duration(stage['seconds']):>8}  {facts}")
     if now := found["now"]:
         done = "" if now.get("total") is None else f", {now.get('done')} of {now['total']}"
@@ -127,15 +123,10 @@ def config(
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
-    model: Annotated[
-        str, typer.Option(help="Hub id or local folder; 'tinymath' is the bundled one.")
-    ] = "tinymath",
-    task: Annotated[
-        str, typer.Option(help="A name of `cca task list`, or TRAIN,VALIDATION,TEST files.")
-    ] = "tinymath",
+    model: Annotated[str, typer.Option(help="Hub id or local folder; 'tinymath' is the bundled one.")] = "tinymath",
+    task: Annotated[str, typer.Option(help="A name of `cca task list`, or TRAIN,VALIDATION,TEST files.")] = "tinymath",
     retention: Annotated[
-        list[str] | None,
-        typer.Option(help="Problem file of another skill, or lm_eval:TASK; may be repeated."),
+        list[str] | None, typer.Option(help="Problem file of another skill, or lm_eval:TASK; may be repeated.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/MODEL-TASK.")] = None,
     preset: Annotated[str | None, typer.Option(help="default or paper.")] = None,
@@ -145,9 +136,7 @@ def init(
 
     files = task.split(",")
     if len(files) not in (1, 3):
-        raise CcaError(
-            f"--task: expected a name or TRAIN,VALIDATION,TEST, got {len(files)} parts in {task!r}"
-        )
+        raise CcaError(f"--task: expected a name or TRAIN,VALIDATION,TEST, got {len(files)} parts in {task!r}")
     name = "-".join((Path(model).name, Path(files[0]).stem)) if model != task else model
     given = {
         "model": model,

@@ -20,13 +20,10 @@ if TYPE_CHECKING:
     from cca.runs.config.config import Config
 
 app = typer.Typer(
-    help="See which tasks there are and what a model sees of them; check and sample templates.",
-    no_args_is_help=True,
+    help="See which tasks there are and what a model sees of them; check and sample templates.", no_args_is_help=True
 )
 
-Folder = Annotated[
-    Path, typer.Argument(help="Folder of GSM-Symbolic templates (*.json, also in inner folders).")
-]
+Folder = Annotated[Path, typer.Argument(help="Folder of GSM-Symbolic templates (*.json, also in inner folders).")]
 
 
 @app.command(name="list")
@@ -38,18 +35,13 @@ def list_tasks() -> None:
 
 @app.command()
 def preview(
-    target: Annotated[
-        str, typer.Argument(help="A run.yaml, a task's name, a problem file or a template folder.")
-    ],
-    model: Annotated[
-        str | None, typer.Option(help="Model whose tokenizer to use; by default run.yaml's.")
-    ] = None,
+    target: Annotated[str, typer.Argument(help="A run.yaml, a task's name, a problem file or a template folder.")],
+    model: Annotated[str | None, typer.Option(help="Model whose tokenizer to use; by default run.yaml's.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     count: Annotated[int, typer.Option(min=1, help="Problems to show.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of samples and splits.")] = None,
     overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a key: --set task.prompt=chat", metavar="KEY=VALUE"),
+        list[str] | None, typer.Option("--set", help="Override a key: --set task.prompt=chat", metavar="KEY=VALUE")
     ] = None,
 ) -> None:
     """Show problems exactly as the model sees them: the whole prompt, special tokens and token ids included."""
@@ -83,9 +75,7 @@ def check(
 def sample(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="JSONL file to write: id, template, question, solution, answer.")],
-    instances: Annotated[
-        int, typer.Option(min=1, help="Instances of each template, with different questions.")
-    ] = 50,
+    instances: Annotated[int, typer.Option(min=1, help="Instances of each template, with different questions.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same instances.")] = 0,
     force: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
 ) -> None:
@@ -108,15 +98,11 @@ def sample(
         rows += made
         warnings += [f"template {name}: {remark}" for remark in remarks(template)]
         if len(made) < instances:
-            warnings.append(
-                f"template {name}: only {len(made)} distinct instances found, {instances} asked for"
-            )
+            warnings.append(f"template {name}: only {len(made)} distinct instances found, {instances} asked for")
     for line in warnings:
         typer.echo(f"warning: {line}", err=True)
     if not rows:
-        raise CcaError(
-            f"{folder}: none of {len(files)} templates gives an instance; run cca task check {folder}"
-        )
+        raise CcaError(f"{folder}: none of {len(files)} templates gives an instance; run cca task check {folder}")
     write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     used = len({row["template"] for row in rows})
     typer.echo(f"wrote {len(rows)} instances of {used} of {len(files)} templates to {out}")
@@ -178,9 +164,7 @@ def _open(config: Config, tokenizer: Any) -> Task:
         spec = TaskSource(source=config.task) if isinstance(config.task, str) else config.task
         if not isinstance(spec, TaskSource) or not Path(spec.source).is_file():
             raise
-        kept = {
-            key: getattr(spec, key) for key in spec.model_fields_set & {"source", *PromptSpec.model_fields}
-        }
+        kept = {key: getattr(spec, key) for key in spec.model_fields_set & {"source", *PromptSpec.model_fields}}
         return whole_file(TaskSource(**kept), tokenizer)
 
 

@@ -125,11 +125,7 @@ class ArmRun:
         session = self.session
         how, _, data = name.partition("-")
         seed = session.config.seed
-        adapted = (
-            lora(session.model, settings.rank, settings.alpha, seed)
-            if how == "lora"
-            else unfrozen(session.model)
-        )
+        adapted = lora(session.model, settings.rank, settings.alpha, seed) if how == "lora" else unfrozen(session.model)
         texts = self._texts(data)
         with adapted as tensors:
             judge = self._judge(lambda: Edit.of_tensors(tensors))
@@ -175,15 +171,8 @@ class ArmRun:
         if self.steps and record.step == 0:
             return  # where a later round starts from is a step that is known
         seconds = time.perf_counter() - self.began - judge.seconds
-        known = {
-            "step": self.steps_before + record.step,
-            "objective": record.objective,
-            "logit_gap": record.logit_gap,
-        }
-        account = {
-            "seconds": round(seconds, 3),
-            "tokens": self.tokens_before + record.step * self.step_tokens,
-        }
+        known = {"step": self.steps_before + record.step, "objective": record.objective, "logit_gap": record.logit_gap}
+        account = {"seconds": round(seconds, 3), "tokens": self.tokens_before + record.step * self.step_tokens}
         self.steps.append({**known, **judge.steps[-1], **account})
 
     def _finish(self, judge: StepTracker, pivots: int) -> Row:

@@ -12,15 +12,7 @@ from statistics import mean, median
 from typing import Any
 
 from cca.compare.config import CompareConfig
-from cca.compare.gains import (
-    SMALLEST,
-    Run,
-    by_model,
-    gains,
-    geometric_interval,
-    geometric_mean,
-    mean_of_models,
-)
+from cca.compare.gains import SMALLEST, Run, by_model, gains, geometric_interval, geometric_mean, mean_of_models
 from cca.compare.results import (
     ArmResult,
     Comparison,
@@ -153,9 +145,7 @@ def _arm(rows: Sequence[Row], goals: Goals, reference: Mapping[Run, Row]) -> Arm
     failed = [row for row in rows if row["failed"] is not None]
     arm = ArmResult(
         **{key: first[key] for key in ("label", "entry", "control")},
-        failed=tuple(
-            Failure(**{key: row[key] for key in ("model", "seed", "draw", "failed")}) for row in failed
-        ),
+        failed=tuple(Failure(**{key: row[key] for key in ("model", "seed", "draw", "failed")}) for row in failed),
         runs=runs,
     )
     if not runs:
@@ -203,10 +193,7 @@ def _point(step: Step, row: Row) -> Point:
 
 
 def _summary(
-    models: Sequence[str],
-    points: Sequence[Point],
-    gain: SummaryGain | None = None,
-    over: SummaryGain | None = None,
+    models: Sequence[str], points: Sequence[Point], gain: SummaryGain | None = None, over: SummaryGain | None = None
 ) -> Summary:
     """Mean gain and geometric mean drift."""
     drifts = by_model(models, [point.drift for point in points])

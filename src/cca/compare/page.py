@@ -83,11 +83,7 @@ def _test_cells(test: TestSummary | None) -> tuple[str, str, str]:
 
 
 def _difference(over: SummaryGain | None) -> str:
-    return (
-        formats.UNKNOWN
-        if over is None
-        else f"{formats.points(over.points)} ({formats.interval(over.interval)})"
-    )
+    return formats.UNKNOWN if over is None else f"{formats.points(over.points)} ({formats.interval(over.interval)})"
 
 
 def _worst(skill: WorstSkill | None) -> str:
@@ -166,14 +162,7 @@ def _curves(arms: Sequence[ArmResult]) -> Markup | None:
             for (x1, y1), (x2, y2) in zip(at, at[1:], strict=False)
         ]
         parts += [
-            element(
-                "circle",
-                element("title", formats.label(arm.label)),
-                cx=f"{x}%",
-                cy=y,
-                r=3,
-                class_=f"dot {hue}",
-            )
+            element("circle", element("title", formats.label(arm.label)), cx=f"{x}%", cy=y, r=3, class_=f"dot {hue}")
             for x, y in at
         ]
         legend = 16.0 + 15 * order

@@ -40,12 +40,10 @@ class StepScores:
         self.answering, self.max_new_tokens = session.answering, session.max_new_tokens
         self.validation = spread(session.task.validation, limits.validation)
         self.guards = {
-            name: spread(judging(problems), limits.retention)
-            for name, problems in session.task.retention.items()
+            name: spread(judging(problems), limits.retention) for name, problems in session.task.retention.items()
         }
         self.probes = {
-            name: make_probe(session.model, own, session.grader, session.note)
-            for name, own in self.guards.items()
+            name: make_probe(session.model, own, session.grader, session.note) for name, own in self.guards.items()
         }
         self.base = self.answered(UNTOUCHED)
         self.base_retention = self.retention(UNTOUCHED)
@@ -155,8 +153,6 @@ class StepTracker:
         if self.best is None or better(judged, self.best.validation):
             edit = self.any.edit if self.any.results is results else self.keep()
             self.best = KeptStep(judged, results, edit)
-        self.steps.append(
-            {"accuracy": results.accuracy, "drift": drift, "drifts": drifts, "in_budget": allowed}
-        )
+        self.steps.append({"accuracy": results.accuracy, "drift": drift, "drifts": drifts, "in_budget": allowed})
         self.seconds += time.perf_counter() - began
         return free

@@ -78,13 +78,7 @@ class Decoding:
         """(B, V), at least float32: of the token after each row."""
         inputs: dict[str, Any] = {"past_key_values": self.cache} if self.cache is not None else {}
         logits = last_logits(
-            self.model,
-            1,
-            self.token_ids,
-            self.mask,
-            self.positions,
-            use_cache=self.cache is not None,
-            **inputs,
+            self.model, 1, self.token_ids, self.mask, self.positions, use_cache=self.cache is not None, **inputs
         )
         return wide(logits[:, -1])
 
@@ -109,10 +103,7 @@ class Decoding:
         """(B, steps) numbers in [0, 1), each row from its request's seed; None when all requests are greedy."""
         if not any(request.temperature for request in self.requests):
             return None
-        rows = [
-            uniforms(request.seed, used + steps)[used:]
-            for request, used in zip(self.requests, drawn, strict=True)
-        ]
+        rows = [uniforms(request.seed, used + steps)[used:] for request, used in zip(self.requests, drawn, strict=True)]
         places = torch.stack(rows)
         return places if self.model.device.type == "mps" else places.to(self.model.device)  # no float64 there
 

@@ -12,14 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from cca import distributed
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
-from cca.engines.hf import (
-    HFEngine,
-    check_room,
-    context_length,
-    decoding_order,
-    reading_order,
-    shared_length,
-)
+from cca.engines.hf import HFEngine, check_room, context_length, decoding_order, reading_order, shared_length
 
 T = TypeVar("T")
 
@@ -58,9 +51,7 @@ class RankedEngine(HFEngine):
             progress(len(requests) - told)
         return completions
 
-    def greedy_paths(
-        self, texts: Sequence[tuple[Tokens, Tokens]], shared: int | None = None
-    ) -> list[GreedyPath]:
+    def greedy_paths(self, texts: Sequence[tuple[Tokens, Tokens]], shared: int | None = None) -> list[GreedyPath]:
         if shared is None:
             shared = shared_length([prefix for prefix, _ in texts], self.model)
         rows = self._dealt(texts, reading_order(texts), lambda own: HFEngine.greedy_paths(self, own, shared))
@@ -74,8 +65,6 @@ class RankedEngine(HFEngine):
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         own = [index for batch in batches[distributed.rank() :: distributed.size()] for index in batch]
         made = work([items[index] for index in own]) if own else []
-        shares = distributed.all_gather_json(
-            [(index, asdict(result)) for index, result in zip(own, made, strict=True)]
-        )
+        shares = distributed.all_gather_json([(index, asdict(result)) for index, result in zip(own, made, strict=True)])
         results = dict(row for share in shares for row in share)
         return [results[index] for index in range(len(items))]

@@ -117,9 +117,7 @@ class Draft:
         """The first place where a model whose ``path`` this is leaves the draft; None when it does not."""
         text = self.completion.token_ids
         places = zip(path.token_ids, text, self.read, strict=True)
-        return next(
-            (k for k, (token, written, read) in enumerate(places) if token not in (written, read)), None
-        )
+        return next((k for k, (token, written, read) in enumerate(places) if token not in (written, read)), None)
 
 
 def make_drafts(engine: Engine, prefixes: Sequence[Tokens], completions: Sequence[Completion]) -> list[Draft]:
@@ -151,9 +149,7 @@ def complete_drafts(
     ]
     made = iter(engine.complete(requests, max_new_tokens, stop) if requests else [])
     return [
-        _joined(draft.completion.token_ids[: left[number]], next(made))
-        if number in left
-        else draft.completion
+        _joined(draft.completion.token_ids[: left[number]], next(made)) if number in left else draft.completion
         for number, draft in enumerate(drafts)
     ]
 

@@ -101,17 +101,13 @@ class HFEngine:
             progress(len(requests))
         return [first[number] for number in range(len(requests))]
 
-    def greedy_paths(
-        self, texts: Sequence[tuple[Tokens, Tokens]], shared: int | None = None
-    ) -> list[GreedyPath]:
+    def greedy_paths(self, texts: Sequence[tuple[Tokens, Tokens]], shared: int | None = None) -> list[GreedyPath]:
         switch = rope_switch(self.model)
         if switch is None:
             return self._read(texts, shared)
         cuts = [max(0, switch + 1 - len(prefix)) for prefix, _ in texts]  # tokens told by the short factors
         short = iter(self._read([(p, t[:c]) for (p, t), c in zip(texts, cuts, strict=True) if t[:c]], 0))
-        long = iter(
-            self._read([(p + t[:c], t[c:]) for (p, t), c in zip(texts, cuts, strict=True) if t[c:]], 0)
-        )
+        long = iter(self._read([(p + t[:c], t[c:]) for (p, t), c in zip(texts, cuts, strict=True) if t[c:]], 0))
         return [
             _joined(next(short) if text[:cut] else GreedyPath((), ()), next(long) if text[cut:] else None)
             for (_, text), cut in zip(texts, cuts, strict=True)
@@ -170,9 +166,7 @@ class HFEngine:
                 for start in range(0, len(indices), size):
                     numbers = indices[start : start + size]
                     own = [texts[i] for i in numbers]
-                    for number, logits in zip(
-                        numbers, read_batch(self.model, own, shared, prefix_cache), strict=True
-                    ):
+                    for number, logits in zip(numbers, read_batch(self.model, own, shared, prefix_cache), strict=True):
                         paths[number] = greedy_path(logits, texts[number][1])
 
             self._by_batches("reading texts", reading_order(texts), read)

@@ -96,10 +96,7 @@ class RayEngine:
         batches = self._batches(decoding_order(requests))
         shared = self._shared([request.prefix for request in requests])
         rule = self._shared_rule(stop)
-        units = [
-            _Unit("complete", ([requests[i] for i in batch], max_new_tokens), shared, rule)
-            for batch in batches
-        ]
+        units = [_Unit("complete", ([requests[i] for i in batch], max_new_tokens), shared, rule) for batch in batches]
         return self._done(units, batches, progress)
 
     def greedy_paths(self, texts: Sequence[tuple[Tokens, Tokens]]) -> list[GreedyPath]:
@@ -115,9 +112,7 @@ class RayEngine:
     def _shared(self, prefixes: Sequence[Tokens]) -> int | None:
         return shared_length(prefixes, self.watch.model) if self.settings.engine == "hf" else None
 
-    def _done(
-        self, units: Sequence[_Unit], batches: Sequence[Sequence[int]], progress: Progress | None
-    ) -> list[Any]:
+    def _done(self, units: Sequence[_Unit], batches: Sequence[Sequence[int]], progress: Progress | None) -> list[Any]:
         """The results of all units, in the order of the indices in ``batches``."""
         state, tensors = self._weights()
         placed = [_Unit(u.method, u.arguments, u.shared, u.rule, state, tensors) for u in units]
@@ -153,9 +148,7 @@ class RayEngine:
                 raise CcaError(str(getattr(error, "cause", error))) from error
             finally:
                 self._idle.put(actor)
-        raise CcaError(
-            f"engine ray: {TRIES} actors were lost over one batch ({reason}); try a smaller batch_size"
-        )
+        raise CcaError(f"engine ray: {TRIES} actors were lost over one batch ({reason}); try a smaller batch_size")
 
     def _new_actor(self) -> Any:
         settings = self.settings

@@ -20,15 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cca.engines.decoding import (
-    Decoding,
-    context_length,
-    end_tokens,
-    last_logits,
-    positions_of,
-    prefill,
-    read_batch,
-)
+from cca.engines.decoding import Decoding, context_length, end_tokens, last_logits, positions_of, prefill, read_batch
 from cca.engines.engine import Request, Tokens
 from cca.errors import CcaError
 from cca.models.memory import is_out_of_memory
@@ -75,9 +67,7 @@ def rehearse(model: PreTrainedModel) -> tuple[Shortcuts, str]:
         else:
             raise CcaError(f"{kind} cannot be decoded here ({first}); use another engine, or another model")
         if first:
-            without = [
-                word for word, on in (("a cache", shortcuts.cache), ("batches", shortcuts.batch)) if not on
-            ]
+            without = [word for word, on in (("a cache", shortcuts.cache), ("batches", shortcuts.batch)) if not on]
             return shortcuts, f"{kind} is decoded without {' and '.join(without)} ({first})"
         room = context_length(model) >= SHARED + max(OWN) + max(WRITTEN)
         if has_window(model) or rope_switch(model) is not None or not room:
@@ -98,9 +88,7 @@ def rope_switch(model: PreTrainedModel) -> int | None:
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) != "longrope":
         return None
-    return rope.get("original_max_position_embeddings") or getattr(
-        config, "original_max_position_embeddings", None
-    )
+    return rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
 
 
 def _fault(model: PreTrainedModel, cached: bool, together: bool, shared: int) -> str:
@@ -108,9 +96,7 @@ def _fault(model: PreTrainedModel, cached: bool, together: bool, shared: int) ->
     prefixes, texts = _texts(model, shared)
     half = model.dtype in (torch.float16, torch.bfloat16)
     try:
-        wanted = [
-            _alone(model, prefix + text)[-len(text) :] for prefix, text in zip(prefixes, texts, strict=True)
-        ]
+        wanted = [_alone(model, prefix + text)[-len(text) :] for prefix, text in zip(prefixes, texts, strict=True)]
         groups = [[0, 1, 2]] if together else [[0], [1], [2]]
         for group in groups:
             own = [(prefixes[row], texts[row]) for row in group]
@@ -138,9 +124,7 @@ def _texts(model: PreTrainedModel, shared: int) -> tuple[list[Tokens], list[Toke
     rows = [tuple(usable[index] for index in row) for row in draws.tolist()]
     begin = rows[0][:shared]
     prefixes = [begin + row[shared : shared + own] for row, own in zip(rows, OWN, strict=True)]
-    texts = [
-        row[shared + own : shared + own + count] for row, own, count in zip(rows, OWN, WRITTEN, strict=True)
-    ]
+    texts = [row[shared + own : shared + own + count] for row, own, count in zip(rows, OWN, WRITTEN, strict=True)]
     return prefixes, texts
 
 

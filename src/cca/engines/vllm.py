@@ -233,9 +233,7 @@ def _start(source: ModelSource, settings: VLLMConfig, context: int) -> Any:
             return LLM(**options)
     except Exception as error:  # vLLM raises its own and pydantic's, torch's and plain ones
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CcaError(
-            f"engine vllm: {source.name} cannot be started ({reason}); or set engine: hf"
-        ) from error
+        raise CcaError(f"engine vllm: {source.name} cannot be started ({reason}); or set engine: hf") from error
 
 
 @contextmanager

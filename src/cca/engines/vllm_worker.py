@@ -17,11 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
-from vllm.v1.sample.logits_processor import (  # pyright: ignore[reportMissingImports]
-    BatchUpdate,
-    LogitsProcessor,
-    MoveDirectionality,
-)
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality  # pyright: ignore[reportMissingImports]
 
 from cca.engines.decoding import choose, uniforms
 

@@ -92,12 +92,7 @@ def per_template(base: Results, patched: Results) -> list[Row]:
     for template in sorted({problem.template for problem in base.problems}):
         before, after = base.of_templates({template}), patched.of_templates({template})
         rows.append(
-            {
-                "template": template,
-                "problems": len(before.problems),
-                "base": before.accuracy,
-                "patched": after.accuracy,
-            }
+            {"template": template, "problems": len(before.problems), "base": before.accuracy, "patched": after.accuracy}
         )
     return rows
 
@@ -119,11 +114,7 @@ class Measured:
 
 
 def measure(
-    problems: Sequence[Problem],
-    grader: Grader,
-    engine: Engine,
-    max_new_tokens: int,
-    progress: Progress | None = None,
+    problems: Sequence[Problem], grader: Grader, engine: Engine, max_new_tokens: int, progress: Progress | None = None
 ) -> Measured:
     """The greedy answers of the model as it stands."""
     return Measured(tuple(problems), tuple(greedy_traces(problems, grader, engine, max_new_tokens, progress)))

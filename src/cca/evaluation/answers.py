@@ -77,12 +77,7 @@ class BaseAnswers:
     def to_value(self) -> list[Any]:
         """The answers as JSON. Tokens that the base reads are left out where it wrote the same ones."""
         return [
-            [
-                list(made.token_ids),
-                made.finished,
-                None if draft.read == made.token_ids else list(draft.read),
-                letter,
-            ]
+            [list(made.token_ids), made.finished, None if draft.read == made.token_ids else list(draft.read), letter]
             for draft, letter in zip(self.drafts, self.letters, strict=True)
             for made in [draft.completion]
         ]
@@ -118,11 +113,7 @@ class Answering:
     """The base's answers so far, by key."""
 
     def answers(
-        self,
-        problems: Sequence[Problem],
-        max_new_tokens: int,
-        weights: str | None = None,
-        drafts: bool = True,
+        self, problems: Sequence[Problem], max_new_tokens: int, weights: str | None = None, drafts: bool = True
     ) -> Results:
         """The verdicts on the greedy answers of the model as it stands.
 
@@ -131,15 +122,11 @@ class Answering:
         letters = ""
         for start in range(0, len(problems), self.chunk):
             chunk = _Chunk(self, problems[start : start + self.chunk], max_new_tokens)
-            letters += (
-                chunk.of_base() if weights == UNTOUCHED and drafts and chunk.drafting else chunk.of(weights)
-            )
+            letters += chunk.of_base() if weights == UNTOUCHED and drafts and chunk.drafting else chunk.of(weights)
         verdicts = tuple(LETTERS[letter] for letter in letters)
         return Results(tuple(problems), verdicts, tuple(letter == CUT_OFF for letter in letters))
 
-    def by_skill(
-        self, skills: Mapping[str, Sequence[Problem]], weights: str | None = None
-    ) -> dict[str, Results]:
+    def by_skill(self, skills: Mapping[str, Sequence[Problem]], weights: str | None = None) -> dict[str, Results]:
         """`answers` to the problems of each retention set."""
         codec = self.grader.codec
         return {
@@ -221,9 +208,7 @@ class _Chunk:
         made = complete_drafts(engine, base.drafts, self.max_new_tokens, finished)
         return "".join(
             letter if completion == draft.completion else self._letter(problem, completion)
-            for problem, completion, draft, letter in zip(
-                self.problems, made, base.drafts, base.letters, strict=True
-            )
+            for problem, completion, draft, letter in zip(self.problems, made, base.drafts, base.letters, strict=True)
         )
 
     def _written(self) -> list[Completion]:

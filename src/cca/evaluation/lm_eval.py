@@ -69,9 +69,7 @@ class Outcome:
         numbers = {key: float(value) for key, value in told.items() if isinstance(value, Real) and "," in key}
         values = [value for leaf in documents.values() for value in leaf]
         name = "/".join(dict.fromkeys(metrics))
-        return Outcome(
-            numbers, name, numbers.get(f"{name},{filters[0]}", sum(values) / len(values)), documents
-        )
+        return Outcome(numbers, name, numbers.get(f"{name},{filters[0]}", sum(values) / len(values)), documents)
 
 
 def _metric(rows: Sequence[Row], task: str) -> str:
@@ -106,10 +104,7 @@ def run_tasks(
     for task in tasks:
         # A copy: lm-eval may give the tokenizer a padding token.
         adapter = huggingface.HFLM(
-            pretrained=model,
-            tokenizer=copy.deepcopy(tokenizer),
-            backend="causal",
-            batch_size=settings.batch_size,
+            pretrained=model, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=settings.batch_size
         )
         tracker = None if save_to is None else loggers.EvaluationTracker(output_path=str(save_to))
         try:
@@ -152,9 +147,7 @@ def compared(
 def _change(before: Outcome, after: Outcome, seed: int) -> Row:
     """Documents are paired; of a group, whole tasks vary together."""
     leaves = [leaf for leaf, values in before.documents.items() for _ in values]
-    old, new = (
-        [value for leaf in before.documents for value in side.documents[leaf]] for side in (before, after)
-    )
+    old, new = ([value for leaf in before.documents for value in side.documents[leaf]] for side in (before, after))
     low, high = paired_gain_interval(old, new, leaves)
     row: Row = {"points": 100 * (after.value - before.value), "interval": [100 * low, 100 * high]}
     if set(old) | set(new) <= {0.0, 1.0}:

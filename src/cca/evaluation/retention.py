@@ -33,9 +33,7 @@ MAX_CACHED_BYTES = 1 << 31
 def halves(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
     """The problems that guard the budget, and those that are reported."""
     parts = _quarters(problems)
-    return [p for p in problems if parts[p.prompt] in (0, 2)], [
-        p for p in problems if parts[p.prompt] in (1, 3)
-    ]
+    return [p for p in problems if parts[p.prompt] in (0, 2)], [p for p in problems if parts[p.prompt] in (1, 3)]
 
 
 def fitted(problems: Sequence[Problem]) -> list[Problem]:
@@ -63,19 +61,14 @@ def retention_texts(sets: Mapping[str, Sequence[Problem]], grader: Grader) -> li
 
 def _quarters(problems: Sequence[Problem]) -> dict[str, int]:
     """0 to 3 for every prompt, by the order of the prompts' hashes: problems with the same prompt stay together."""
-    prompts = sorted(
-        {problem.prompt for problem in problems}, key=lambda prompt: (fingerprint(prompt), prompt)
-    )
+    prompts = sorted({problem.prompt for problem in problems}, key=lambda prompt: (fingerprint(prompt), prompt))
     return {prompt: rank % 4 for rank, prompt in enumerate(prompts)}
 
 
 def solution_texts(problems: Sequence[Problem], grader: Grader) -> list[Text]:
     """The worked solution of each problem, or its answer where there is none."""
     texts = [
-        Text(
-            grader.prompt_ids(problem),
-            grader.codec.encode_continuation(f" {problem.solution or problem.answer}"),
-        )
+        Text(grader.prompt_ids(problem), grader.codec.encode_continuation(f" {problem.solution or problem.answer}"))
         for problem in problems
     ]
     return [text for text in texts if text.solution]

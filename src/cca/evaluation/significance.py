@@ -48,9 +48,7 @@ def gain_interval(
     """
     numbers = np.asarray(changes, dtype=float)
     mean, count = float(numbers.mean()), len(numbers)
-    halves = (
-        _quantile(level, freedom) * variance**0.5 for variance, freedom in _gain_variances(numbers, clusters)
-    )
+    halves = (_quantile(level, freedom) * variance**0.5 for variance, freedom in _gain_variances(numbers, clusters))
     half = max(*halves, RULE_OF_THREE / count)
     return max(-1.0, mean - half), min(1.0, mean + half)
 
@@ -204,10 +202,7 @@ def _wilson(fraction: float, variance: float, quantile: float, count: float = np
     """Wilson's interval at the sample size that ``variance`` amounts to, or ``count`` where it is zero."""
     size = fraction * (1 - fraction) / variance if variance > 0 else count
     if not np.isfinite(size):
-        return (
-            fraction,
-            fraction,
-        )  # clusters that agree to the digit: the floor of independent problems decides
+        return (fraction, fraction)  # clusters that agree to the digit: the floor of independent problems decides
     extra = quantile**2 / size
     centre = (fraction + extra / 2) / (1 + extra)
     half = quantile / (1 + extra) * float(np.sqrt(fraction * (1 - fraction) / size + extra / (4 * size)))

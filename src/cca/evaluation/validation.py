@@ -54,9 +54,7 @@ class Validator:
         self.base = self._accuracies(UNTOUCHED)
         self._watched: list[WeightRows] | None = None
         for name in [name for name, accuracy in self.base.items() if accuracy == 0]:
-            note(
-                f"retention set {name}: the base solves none of its problems, so its accuracy guards nothing"
-            )
+            note(f"retention set {name}: the base solves none of its problems, so its accuracy guards nothing")
             del self.guards_budget[name]
 
     @cached_property
@@ -90,24 +88,17 @@ class Validator:
         if self._watched is None:
             return None
         watched = zip(self._watched, self._before, strict=True)
-        return weights_key(
-            (row.parameter, row.axis, row.indices, before, self._read(row)) for row, before in watched
-        )
+        return weights_key((row.parameter, row.axis, row.indices, before, self._read(row)) for row, before in watched)
 
     def _read(self, row: WeightRows) -> Tensor:
         return get_rows(self.model.get_parameter(row.parameter).detach(), row.axis, row.indices)
 
     def _accuracies(self, weights: str | None) -> dict[str, float]:
-        return {
-            name: results.accuracy for name, results in self.answering.by_skill(self.guards, weights).items()
-        }
+        return {name: results.accuracy for name, results in self.answering.by_skill(self.guards, weights).items()}
 
 
 def keeps_retention(
-    guards: Mapping[str, Sequence[Problem]],
-    base: Mapping[str, float],
-    now: Mapping[str, float],
-    points: float,
+    guards: Mapping[str, Sequence[Problem]], base: Mapping[str, float], now: Mapping[str, float], points: float
 ) -> bool:
     """True when no retention set lost more than ``points``, counted in whole problems.
 
@@ -121,10 +112,7 @@ def keeps_retention(
 
 
 def make_probe(
-    model: PreTrainedModel,
-    problems: Sequence[Problem],
-    grader: Grader,
-    note: Callable[[str], None] = lambda _: None,
+    model: PreTrainedModel, problems: Sequence[Problem], grader: Grader, note: Callable[[str], None] = lambda _: None
 ) -> DriftProbe:
     """A probe of the model as it stands, on the solutions of ``problems``."""
     texts = solution_texts(problems, grader)
@@ -152,12 +140,8 @@ class AgainstBase:
     ) -> None:
         self.answering, self.test, self.max_new_tokens = answering, test, max_new_tokens
         self.seen, self.seed = seen_templates, seed
-        self.reported = {
-            name: spread(halves(problems)[1], most_retention) for name, problems in retention.items()
-        }
-        self.probes = {
-            name: make_probe(model, problems, grader, note) for name, problems in self.reported.items()
-        }
+        self.reported = {name: spread(halves(problems)[1], most_retention) for name, problems in retention.items()}
+        self.probes = {name: make_probe(model, problems, grader, note) for name, problems in self.reported.items()}
         self.base = self.results(UNTOUCHED)
         self.base_retention = answering.by_skill(self.reported, UNTOUCHED)
 
@@ -186,8 +170,7 @@ class AgainstBase:
             "seen_templates": self._part(patched, self.seen),
             "unseen_templates": self._part(patched, unseen),
             "templates": [
-                {**record, "seen": record["template"] in self.seen}
-                for record in per_template(self.base, patched)
+                {**record, "seen": record["template"] in self.seen} for record in per_template(self.base, patched)
             ],
             "drift": {
                 "kl": sum(drifts[name] * tokens[name] for name in drifts) / total if total else None,

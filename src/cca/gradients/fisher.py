@@ -97,9 +97,7 @@ def measure_whitening(
     """
     texts = [text for text in texts if text[0] and text[1]]
     if not texts:
-        raise CcaError(
-            "whitening by Fisher information: expected text of other skills, got none; add retention sets"
-        )
+        raise CcaError("whitening by Fisher information: expected text of other skills, got none; add retention sets")
     blocks = fisher_blocks(model, rows, texts, generator, batch_size)
     return Whitening({key: _factor(blocks.pop(key), damping) for key in list(blocks)})
 
@@ -172,8 +170,7 @@ def _contributing(readers: Readers, number: Mapping[Key, int]) -> tuple[Tensor, 
     x = readers[0][0].x
     wide = torch.promote_types(x.dtype, torch.float32)
     weights = [
-        (derivative.to(wide).square().sum(dim=-1) / number[probe.key]).flatten()
-        for probe, derivative in readers
+        (derivative.to(wide).square().sum(dim=-1) / number[probe.key]).flatten() for probe, derivative in readers
     ]
     chosen = torch.stack(weights).sum(dim=0) > 0
     return x.to(wide).flatten(0, -2)[chosen], [own[chosen] for own in weights]
@@ -261,9 +258,7 @@ def _linear_hook(row: WeightRows, probes: list[Probe]) -> Callable[..., Tensor]:
 
 def _expert_hook(row: WeightRows, probes: list[Probe]) -> Callable[..., Tensor]:
     def hook(experts: Any, args: tuple, kwargs: dict[str, Any], out: Tensor) -> Tensor:
-        x, chosen, weights = (
-            part.detach() for part in routing(experts, args, kwargs)
-        )  # (N, C), (N, K), (N, K)
+        x, chosen, weights = (part.detach() for part in routing(experts, args, kwargs))  # (N, C), (N, K), (N, K)
         each = getattr(experts, row.parameter.rpartition(".")[2]).shape[row.axis]
         owner, within = row.indices // each, row.indices % each
         # also for an expert without tokens, so that there is always a backward pass, which all processes make at once

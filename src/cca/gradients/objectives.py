@@ -83,9 +83,7 @@ def make_objective(
 
 
 @torch.no_grad()
-def base_gaps(
-    model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], batch_size: int = 32
-) -> Tensor:
+def base_gaps(model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], batch_size: int = 32) -> Tensor:
     """The logit gap of each pivot in the model as it is, (P,), in float32 or wider."""
     forward = PivotForward(model, anatomy, pivots, batch_size)
     dtype = torch.promote_types(model.dtype, torch.float32)

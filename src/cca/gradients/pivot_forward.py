@@ -44,9 +44,7 @@ class PivotForward:
         storage: Storage | Literal["auto"] = "auto",
     ) -> None:
         if not pivots:
-            raise CcaError(
-                "pivots: expected at least one pivot, got none; sample more traces (traces.samples)"
-            )
+            raise CcaError("pivots: expected at least one pivot, got none; sample more traces (traces.samples)")
         self.model, self.anatomy = model, anatomy
         tokens = [pivot.tokens for pivot in pivots]
         shared = common_prefix(tokens)

@@ -100,8 +100,7 @@ def _pair(pivots: Sequence[Pivot], batch: Sequence[int], device: torch.device) -
 def _as_leaves(prefix: SharedPrefix) -> SharedPrefix:
     """The same keys and values detached from their graph, collecting their own gradients."""
     keys, values = (
-        tuple(x.detach().requires_grad_(x.requires_grad) for x in side)
-        for side in (prefix.keys, prefix.values)
+        tuple(x.detach().requires_grad_(x.requires_grad) for x in side) for side in (prefix.keys, prefix.values)
     )
     return SharedPrefix(keys, values, prefix.length)
 
@@ -155,14 +154,10 @@ def _to_train(layer: nn.Module, _args: object, _out: object) -> None:
 class KLAnchor:
     """Remembers the model's predictions on ``texts`` as it is now. Raises CcaError without texts."""
 
-    def __init__(
-        self, model: PreTrainedModel, texts: Sequence[Text], weight: float, batch_size: int = 16
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, texts: Sequence[Text], weight: float, batch_size: int = 16) -> None:
         texts = [text for text in texts if text[0] and text[1]]
         if not texts:
-            raise CcaError(
-                "amplify.anchor: expected texts to hold the model to, got none; add retention sets"
-            )
+            raise CcaError("amplify.anchor: expected texts to hold the model to, got none; add retention sets")
         self.model, self.weight = model, weight
         batches = buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size)
         own = distributed.my_share(len(batches))

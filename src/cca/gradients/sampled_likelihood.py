@@ -25,11 +25,7 @@ class Text(NamedTuple):
 
 
 def deal_batches(
-    model: PreTrainedModel,
-    texts: Sequence[Text],
-    batch_size: int,
-    samples: int,
-    generator: torch.Generator,
+    model: PreTrainedModel, texts: Sequence[Text], batch_size: int, samples: int, generator: torch.Generator
 ) -> Iterator[tuple[list[Text], torch.Generator, bool]]:
     """This process's batches of ``samples`` readings of every text: (texts, generator to sample with, counts).
 
@@ -49,9 +45,7 @@ def deal_batches(
             yield [texts[0]], torch.Generator(), False
 
 
-def sampled_log_likelihood(
-    model: PreTrainedModel, texts: Sequence[Text], generator: torch.Generator
-) -> Tensor:
+def sampled_log_likelihood(model: PreTrainedModel, texts: Sequence[Text], generator: torch.Generator) -> Tensor:
     """The summed log-probability, in nats, of one token sampled from the model at each solution position; a scalar.
 
     Call it under the hooks or gates whose gradient is wanted. Rows are padded on the right to (prompt and solution,

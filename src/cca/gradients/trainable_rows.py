@@ -55,10 +55,7 @@ class TrainableRows:
 
     def after(self) -> dict[Key, Tensor]:
         """Copies of the current rows, (k, row length) each, in the model's dtype."""
-        return {
-            key: master.detach().to(self._parameter(key).dtype, copy=True)
-            for key, master in self.masters.items()
-        }
+        return {key: master.detach().to(self._parameter(key).dtype, copy=True) for key, master in self.masters.items()}
 
     def finite(self) -> bool:
         """True when every current row is finite in the model's dtype."""
@@ -128,9 +125,7 @@ class TrainableRows:
             name, parameter = key[0].rpartition(".")[2], whole(self._parameter(key).detach())
             assert name not in module.__dict__, f"{key[0]}: rows along two axes of one parameter"
             stack.callback(module.__dict__.pop, name)
-            module.__dict__[name] = _WithRows.apply(
-                parameter, self.masters[key], key[1], self.rows[key].indices
-            )
+            module.__dict__[name] = _WithRows.apply(parameter, self.masters[key], key[1], self.rows[key].indices)
 
     def _rounded(self, key: Key | None) -> Tensor | None:
         return None if key is None else self.masters[key].to(self._parameter(key).dtype)

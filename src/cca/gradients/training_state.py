@@ -84,6 +84,4 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer, leaf: Tensor) -> dict[st
 def restore_optimiser(optimiser: torch.optim.Optimizer, leaf: Tensor, tensors: Mapping[str, Tensor]) -> None:
     """Set the optimiser's state for ``leaf`` to what `optimiser_tensors` gave."""
     # the count of steps is a number, and stays on the CPU
-    optimiser.state[leaf] = {
-        name: value if value.dim() == 0 else value.to(leaf) for name, value in tensors.items()
-    }
+    optimiser.state[leaf] = {name: value if value.dim() == 0 else value.to(leaf) for name, value in tensors.items()}

@@ -23,18 +23,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 JOURNALS = {"after": ".cca-apply.journal", "before": ".cca-revert.journal"}
 """Journal of an edit in place (`cca.patches.apply`), by the side of the patch that it writes."""
-ITEM_SIZE = {
-    "F64": 8,
-    "I64": 8,
-    "U64": 8,
-    "F32": 4,
-    "I32": 4,
-    "U32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I16": 2,
-    "U16": 2,
-}
+ITEM_SIZE = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 ITEM_SIZE |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Dtypes a model is loaded in, safetensors' name to torch's."""
@@ -120,9 +109,7 @@ class Checkpoint:
                 try:
                     files[shard] = ShardFile(path, writable)
                 except OSError as error:
-                    raise CcaError(
-                        f"{path}: cannot be opened ({error.strerror}); nothing was written"
-                    ) from error
+                    raise CcaError(f"{path}: cannot be opened ({error.strerror}); nothing was written") from error
                 stack.callback(files[shard].close)
             yield files
 
@@ -135,9 +122,7 @@ def open_checkpoint(folder: Path | str, unfinished: bool = False) -> Checkpoint:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise CcaError(
-            f"{folder}: expected a model folder, found {'a file' if folder.exists() else 'nothing'}"
-        )
+        raise CcaError(f"{folder}: expected a model folder, found {'a file' if folder.exists() else 'nothing'}")
     if not unfinished:
         refuse_half_edited(folder)
     chosen = choose_weights(str(folder), read_config(folder), sorted(path.name for path in folder.iterdir()))
@@ -219,9 +204,7 @@ def add_tensors(tensors: dict[str, StoredTensor], path: str, shard: str, file: S
         try:
             dtype, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
             numbers = [*shape, first, last]
-            if not isinstance(dtype, str) or not all(
-                type(number) is int and number >= 0 for number in numbers
-            ):
+            if not isinstance(dtype, str) or not all(type(number) is int and number >= 0 for number in numbers):
                 raise TypeError
         except (TypeError, KeyError, ValueError) as error:
             raise CcaError(f"{path}: the header entry of {name!r} is malformed") from error

@@ -16,13 +16,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from jinja2 import TemplateError
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cca import distributed
 from cca.errors import CcaError

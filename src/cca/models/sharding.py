@@ -69,9 +69,7 @@ def shard(model: PreTrainedModel) -> PreTrainedModel:
     fully_shard(model, mesh=mesh)
     left = [name for name, tensor in _loose(model) if tensor.is_meta]
     if left:
-        raise CcaError(
-            f"sharding fsdp: {type(model).__name__} keeps {left[0]} outside of its weights and buffers"
-        )
+        raise CcaError(f"sharding fsdp: {type(model).__name__} keeps {left[0]} outside of its weights and buffers")
     return model
 
 

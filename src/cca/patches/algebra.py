@@ -76,8 +76,7 @@ def subset(patch: Patch, layers: Collection[int] = (), kinds: Collection[str] = 
     edits = [
         edit
         for edit in patch.edits
-        if (not layers or layer_of(edit.parameter) in layers)
-        and (not kinds or kind_of(edit.parameter) in kinds)
+        if (not layers or layer_of(edit.parameter) in layers) and (not kinds or kind_of(edit.parameter) in kinds)
     ]
     circuit = [name for name in patch.circuit if not layers or _layer_of_component(name) in layers]
     how = {"derived": "subset", "layers": sorted(layers), "kinds": sorted(kinds)}
@@ -146,9 +145,7 @@ def _changed(edit: TensorEdit) -> TensorEdit | None:
     changed = (bits(edit.before) != bits(edit.after)).any(dim=1)
     if not changed.any():
         return None
-    return replace(
-        edit, indices=edit.indices[changed], before=edit.before[changed], after=edit.after[changed]
-    )
+    return replace(edit, indices=edit.indices[changed], before=edit.before[changed], after=edit.after[changed])
 
 
 def _layer_of_component(name: str) -> int | None:

@@ -124,9 +124,7 @@ def figures(patch: Patch | PatchContent) -> list[tuple[str, str]]:
             measured += f", p = {gain['p_value']:.2g}"
         lines.append(("gain", measured))
     share = _section(claims, "share")
-    parts = [
-        f"{share[key]:.3%} of {key}" for key in ("parameters", "neurons", "heads") if _number(share.get(key))
-    ]
+    parts = [f"{share[key]:.3%} of {key}" for key in ("parameters", "neurons", "heads") if _number(share.get(key))]
     if parts:
         lines.append(("share edited", ", ".join(parts)))
     drift = _section(claims, "drift")

@@ -45,9 +45,7 @@ def diff(
     buffers = layout.buffers()
     ours, theirs = _by_name(left, names, buffers), _by_name(right, names, buffers)
     for name in sorted(ours.keys() ^ theirs.keys()):
-        raise CcaError(
-            f"{name}: only in {base if name in ours else edited}; expected two checkpoints of one model"
-        )
+        raise CcaError(f"{name}: only in {base if name in ours else edited}; expected two checkpoints of one model")
     room = LARGEST * sum(tensor.size for tensor in left.tensors.values())
     found: dict[str, tuple[TensorEdit, str]] = {}  # parameter -> edit, hash of the base tensor
     with left.open(left.shards) as base_files, right.open(right.shards) as edited_files:
@@ -62,9 +60,7 @@ def diff(
             if edit is None:
                 continue
             if name in buffers:
-                raise CcaError(
-                    f"{name}: differs, and is no parameter that a patch could hold; ship the checkpoint"
-                )
+                raise CcaError(f"{name}: differs, and is no parameter that a patch could hold; ship the checkpoint")
             room -= 2 * edit.before.numel() * edit.before.element_size()
             if room < 0:
                 raise CcaError(
@@ -93,10 +89,7 @@ def _by_name(
     stored = Layout(checkpoint).parameters()
     if names is None:
         return {name: [parameter] for name, parameter in stored.items()}
-    found = {
-        name: [stored[alias] for alias in (name, *others) if alias in stored]
-        for name, others in names.items()
-    }
+    found = {name: [stored[alias] for alias in (name, *others) if alias in stored] for name, others in names.items()}
     for name, copies in found.items():
         if not copies and name not in buffers:
             raise CcaError(
@@ -110,12 +103,8 @@ def _check_copies(copies: list[StoredParameter], files: Mapping[str, ShardFile])
     first, *others = copies
     for other in others:
         same = (first.shape, first.dtype) == (other.shape, other.dtype)
-        if not same or any(
-            (first.read(files, *block) != other.read(files, *block)).any() for block in first.blocks()
-        ):
-            raise CcaError(
-                f"{other.name}: is tied to {first.name} but holds other values; a loader would see only one"
-            )
+        if not same or any((first.read(files, *block) != other.read(files, *block)).any() for block in first.blocks()):
+            raise CcaError(f"{other.name}: is tied to {first.name} but holds other values; a loader would see only one")
 
 
 def _edit(

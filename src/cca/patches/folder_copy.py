@@ -34,9 +34,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def copy_folder(
-    checkpoint: Checkpoint, partial: Path, touched: set[str], link: bool
-) -> tuple[list[str], list[str]]:
+def copy_folder(checkpoint: Checkpoint, partial: Path, touched: set[str], link: bool) -> tuple[list[str], list[str]]:
     """Copy the model folder to ``partial``, with hard links instead if ``link``, but for the shards ``touched``.
 
     Returns the names left out: (weights in other forms, links to files outside the folder and what is no file).

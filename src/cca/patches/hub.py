@@ -49,9 +49,7 @@ def push(
         write_text(folder / "README.md", model_card(patch, repo))
         api = HfApi(endpoint=endpoint)
         api.create_repo(repo, private=private, exist_ok=True)
-        done = api.upload_folder(
-            repo_id=repo, folder_path=folder, commit_message=f"Patch for {patch.base_model}"
-        )
+        done = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Patch for {patch.base_model}")
     return str(done.commit_url)
 
 

@@ -69,11 +69,7 @@ def merge_objection(folder: Path, model: nn.Module) -> str | None:
             for copy in layout.find(name, tuple(parameter.shape)):
                 if DTYPES.get(copy.dtype) != parameter.dtype:
                     stored = FLOATS.get(copy.dtype)
-                    advice = (
-                        f"set dtype: {stored}"
-                        if stored
-                        else "save the model dequantised, and start from that"
-                    )
+                    advice = f"set dtype: {stored}" if stored else "save the model dequantised, and start from that"
                     return (
                         f"the model is loaded as {dtype_name(parameter)}, and {folder} stores {copy.stored_name} as "
                         f"{copy.dtype}; {advice}"
@@ -99,11 +95,7 @@ class Layout:
             converted = [self.parameters()[alias] for alias in aliases if alias in self.parameters()]
             copies = [stored for stored in converted if stored.shape == wanted]
         if not copies:
-            found = (
-                f"got {list(direct[0].shape)}"
-                if direct
-                else "it has no such tensor that could be read in place"
-            )
+            found = f"got {list(direct[0].shape)}" if direct else "it has no such tensor that could be read in place"
             raise CcaError(f"{name}: expected shape {list(shape)} in {self.checkpoint.folder}, {found}")
         return copies
 
@@ -153,27 +145,18 @@ def empty_model(config: dict[str, Any]) -> Any:
     settings = {key: value for key, value in config.items() if key != "model_type"}
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
-                AutoConfig.for_model(str(config.get("model_type")), **settings)
-            )
+            return AutoModelForCausalLM.from_config(AutoConfig.for_model(str(config.get("model_type")), **settings))
     except Exception as error:  # whatever a strange configuration makes a model's own code raise
         reason = str(error).split("\n")[0][:200]
         kind = config.get("model_type")
-        raise CcaError(
-            f"config.json: transformers cannot build a {kind!r} model from it ({reason})"
-        ) from error
+        raise CcaError(f"config.json: transformers cannot build a {kind!r} model from it ({reason})") from error
 
 
 def _convert(checkpoint: Checkpoint, model: Any) -> dict[str, StoredParameter]:
     if model is None:
         return {name: _single(name, tensor) for name, tensor in checkpoint.tensors.items()}
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import (
-        WeightConverter,
-        WeightRenaming,
-        dot_natural_key,
-        rename_source_key,
-    )
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
     state = model.state_dict()
     mapping = get_model_conversion_mapping(model)

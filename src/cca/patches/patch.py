@@ -55,11 +55,7 @@ class TensorEdit:
             return NotImplemented
         return (self.parameter, self.axis) == (other.parameter, other.axis) and all(
             same_bits(mine, theirs)
-            for mine, theirs in (
-                (self.indices, other.indices),
-                (self.before, other.before),
-                (self.after, other.after),
-            )
+            for mine, theirs in ((self.indices, other.indices), (self.before, other.before), (self.after, other.after))
         )
 
 
@@ -73,9 +69,7 @@ class Patch:
     base_hashes: dict[str, str]  # parameter -> SHA-256 (hex) of the whole base tensor's bytes, row-major
     base_shapes: dict[str, tuple[int, ...]]
     circuit: list[str] = field(default_factory=list)  # component names
-    made_by: dict[str, Any] = field(
-        default_factory=dict
-    )  # free JSON: version, config, the gain it claims, ...
+    made_by: dict[str, Any] = field(default_factory=dict)  # free JSON: version, config, the gain it claims, ...
     tied: dict[str, list[str]] = field(default_factory=dict)  # parameter -> its other names
     version: int = VERSION
 
@@ -112,9 +106,7 @@ class Patch:
             if edit is None:
                 continue
             if not same_bits(get_rows(parameter, edit.axis, edit.indices), edit.before):
-                raise CcaError(
-                    f"{name}: the 'before' rows are not what the model holds; build a patch on its base"
-                )
+                raise CcaError(f"{name}: the 'before' rows are not what the model holds; build a patch on its base")
             joined.append(edit)
             hashes[name] = tensor_hash(whole(parameter.detach()))
             shapes[name] = tuple(parameter.shape)
@@ -203,15 +195,11 @@ def join_edits(name: str, edits: list[TensorEdit], parameter: Tensor) -> TensorE
     axis = edits[0].axis
     for edit in edits:
         if edit.axis != axis:
-            raise CcaError(
-                f"{name}: edited along axis {axis} and axis {edit.axis}; a patch edits along one of them"
-            )
+            raise CcaError(f"{name}: edited along axis {axis} and axis {edit.axis}; a patch edits along one of them")
         check_rows(name, tuple(parameter.shape), edit.axis, edit.indices, edit.before, edit.after)
         for what, rows in (("before", edit.before), ("after", edit.after)):
             if rows.dtype != parameter.dtype:
-                raise CcaError(
-                    f"{name}: {what!r} is {dtype_name(rows)}, the model {dtype_name(parameter)}; cast it"
-                )
+                raise CcaError(f"{name}: {what!r} is {dtype_name(rows)}, the model {dtype_name(parameter)}; cast it")
     indices = torch.cat([edit.indices.detach().cpu() for edit in edits])
     before = torch.cat([edit.before.detach().cpu() for edit in edits])
     after = torch.cat([edit.after.detach().cpu() for edit in edits])

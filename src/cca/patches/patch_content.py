@@ -91,9 +91,7 @@ def load_content(path: Path | str) -> PatchContent:
     path = Path(path)
     stored: dict[str, StoredTensor] = {}
     try:
-        with safe_open(
-            path, framework="numpy"
-        ) as library:  # which refuses holes, overlaps and what is cut off
+        with safe_open(path, framework="numpy") as library:  # which refuses holes, overlaps and what is cut off
             metadata = library.metadata() or {}
         file = ShardFile(path)
         try:
@@ -104,13 +102,9 @@ def load_content(path: Path | str) -> PatchContent:
     except FileNotFoundError as error:
         raise CcaError(f"{path}: no such patch file") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise CcaError(
-            f"{path}: expected a patch file, got an unreadable or truncated one ({error})"
-        ) from error
+        raise CcaError(f"{path}: expected a patch file, got an unreadable or truncated one ({error})") from error
     tensors = {
-        name: RawTensor(
-            DTYPES.get(held.dtype, held.dtype), held.shape, data[held.start : held.start + held.size]
-        )
+        name: RawTensor(DTYPES.get(held.dtype, held.dtype), held.shape, data[held.start : held.start + held.size])
         for name, held in stored.items()
     }
     return check_content(path, metadata, tensors)
@@ -128,9 +122,7 @@ def check_content(path: Path, metadata: Mapping[str, str], tensors: dict[str, Ra
 
 def content_digest(header: Mapping[str, Any], tensors: Mapping[str, RawTensor]) -> str:
     """SHA-256 (hex) over the canonical header without its ``sha256``, then each tensor: name, dtype, shape, bytes."""
-    state = hashlib.sha256(
-        canonical({key: value for key, value in header.items() if key != "sha256"}).encode()
-    )
+    state = hashlib.sha256(canonical({key: value for key, value in header.items() if key != "sha256"}).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         state.update(canonical([name, tensor.dtype, list(tensor.shape)]).encode())
@@ -194,9 +186,7 @@ class _Header:
 
     def check(self, tensors: Mapping[str, RawTensor]) -> None:
         header = self.header
-        self._expect(
-            tuple(sorted(header)) == self.FIELDS, f"the fields {', '.join(self.FIELDS)}", sorted(header)
-        )
+        self._expect(tuple(sorted(header)) == self.FIELDS, f"the fields {', '.join(self.FIELDS)}", sorted(header))
         self._expect(_text(header["base_model"]), "'base_model' to be a text", header["base_model"])
         revision = header["base_revision"]
         self._expect(revision is None or _text(revision), "'base_revision' to be a text or null", revision)
@@ -208,9 +198,7 @@ class _Header:
         names = [entry["parameter"] for entry in header["edits"]]
         self._expect(names == sorted(set(names)), "each parameter once, in order", names)
         expected = {f"{name}:{part}" for name in names for part in PARTS}
-        self._expect(
-            set(tensors) == expected, f"the tensors of {len(names)} edits", sorted(set(tensors) ^ expected)
-        )
+        self._expect(set(tensors) == expected, f"the tensors of {len(names)} edits", sorted(set(tensors) ^ expected))
         for entry in header["edits"]:
             self._check_rows(entry, tensors)
 
@@ -220,11 +208,7 @@ class _Header:
         name, axis, shape = entry["parameter"], entry["axis"], entry["shape"]
         self._expect(_text(name) and 0 < len(name) <= LONGEST_NAME, "'parameter' to be a name", name)
         self._expect(type(axis) is int, "'axis' to be an integer", axis)
-        good = (
-            isinstance(shape, list)
-            and 1 <= len(shape) <= 3
-            and all(type(n) is int and 0 < n < 2**40 for n in shape)
-        )
+        good = isinstance(shape, list) and 1 <= len(shape) <= 3 and all(type(n) is int and 0 < n < 2**40 for n in shape)
         self._expect(good, "'shape' to be 1 to 3 sizes", shape)
         self._expect(_is_hash(entry["sha256"]), "'sha256' to be 64 hex digits", entry["sha256"])
         self._expect(_texts(entry["tied"]), "'tied' to be a list of names", entry["tied"])

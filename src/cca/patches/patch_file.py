@@ -48,8 +48,7 @@ def to_patch(content: PatchContent) -> Patch:
 
     return Patch(
         tuple(
-            TensorEdit(entry["parameter"], entry["axis"], *(tensor(entry, part) for part in PARTS))
-            for entry in entries
+            TensorEdit(entry["parameter"], entry["axis"], *(tensor(entry, part) for part in PARTS)) for entry in entries
         ),
         header["base_model"],
         header["base_revision"],
@@ -100,6 +99,5 @@ def _pack(patch: Patch) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _raw(tensors: dict[str, Tensor]) -> dict[str, RawTensor]:
     return {
-        name: RawTensor(dtype_name(tensor), tuple(tensor.shape), raw_bytes(tensor))
-        for name, tensor in tensors.items()
+        name: RawTensor(dtype_name(tensor), tuple(tensor.shape), raw_bytes(tensor)) for name, tensor in tensors.items()
     }

@@ -78,15 +78,11 @@ def _unsuited(edit: TensorEdit, patch: Patch, model: Any) -> str | None:
     try:
         module = model.get_submodule(module_name)
     except AttributeError as error:
-        raise CcaError(
-            f"{edit.parameter}: the model has no such module; the patch is for {patch.base}"
-        ) from error
+        raise CcaError(f"{edit.parameter}: the model has no such module; the patch is for {patch.base}") from error
     if leaf != "weight" or not isinstance(module, torch.nn.Linear | Conv1D):
         return f"weight of a {type(module).__name__}"
     if tuple(module.weight.shape) != shape:
-        raise CcaError(
-            f"{edit.parameter}: expected shape {list(shape)}, the model has {list(module.weight.shape)}"
-        )
+        raise CcaError(f"{edit.parameter}: expected shape {list(shape)}, the model has {list(module.weight.shape)}")
     return None
 
 
@@ -95,9 +91,7 @@ def _delta(edit: TensorEdit, patch: Patch, model: Any, nearest: bool) -> Delta:
     transposed = not isinstance(model.get_submodule(name), torch.nn.Linear)
     shape = patch.base_shapes[edit.parameter]
     if not bool(edit.after.isfinite().all() & edit.before.isfinite().all()):
-        raise CcaError(
-            f"{edit.parameter}: has infinite or NaN weights, which no addition reproduces; {INSTEAD}"
-        )
+        raise CcaError(f"{edit.parameter}: has infinite or NaN weights, which no addition reproduces; {INSTEAD}")
     rows, wrong = exact_delta(edit.before, edit.after)
     if wrong.any() and not nearest:
         raise CcaError(
@@ -108,9 +102,7 @@ def _delta(edit: TensorEdit, patch: Patch, model: Any, nearest: bool) -> Delta:
     return Delta(name, d_out, d_in, (edit.axis == 0) != transposed, edit.indices, rows, transposed)
 
 
-def export_lora(
-    patch: Patch, out: Path, config: dict[str, Any], pad_ranks: bool = False, nearest: bool = False
-) -> int:
+def export_lora(patch: Patch, out: Path, config: dict[str, Any], pad_ranks: bool = False, nearest: bool = False) -> int:
     """Write the adapter folder ``out``; returns its largest rank.
 
     ``config`` is the model's ``config.json``. ``pad_ranks`` fills all ranks up to one that vLLM takes,
@@ -125,9 +117,7 @@ def export_lora(
         fitting = [rank for rank in SERVER_RANKS if rank >= largest]
         if not fitting:
             module = max(ranks, key=lambda name: ranks[name])
-            raise CcaError(
-                f"{module}: needs rank {largest}, servers take at most {SERVER_RANKS[-1]}; {INSTEAD}"
-            )
+            raise CcaError(f"{module}: needs rank {largest}, servers take at most {SERVER_RANKS[-1]}; {INSTEAD}")
         largest = fitting[0]
         ranks = dict.fromkeys(ranks, largest)
     pattern = {re.escape(module): rank for module, rank in ranks.items() if rank != largest}
@@ -252,9 +242,7 @@ def _check(folder: Path, patch: Patch, deltas: list[Delta], tensors: dict[str, T
     from peft import PeftModel
 
     dtype = patch.edits[0].before.dtype
-    for (
-        delta
-    ) in deltas:  # zeros that are never read take no memory; on the meta device the adapter would be lost
+    for delta in deltas:  # zeros that are never read take no memory; on the meta device the adapter would be lost
         module = model.get_submodule(delta.module)
         module.weight = torch.nn.Parameter(torch.zeros(module.weight.shape, dtype=dtype), requires_grad=False)
     try:
@@ -263,9 +251,7 @@ def _check(folder: Path, patch: Patch, deltas: list[Delta], tensors: dict[str, T
             loaded = dict(PeftModel.from_pretrained(model, str(folder)).named_parameters())
     except (ValueError, KeyError, RuntimeError) as error:
         reason = str(error).split("\n")[0][:200]
-        raise CcaError(
-            f"{deltas[0].module}: PEFT does not load this adapter ({reason}); {INSTEAD}"
-        ) from error
+        raise CcaError(f"{deltas[0].module}: PEFT does not load this adapter ({reason}); {INSTEAD}") from error
     for name, tensor in tensors.items():
         if name.endswith("shira_indices"):
             continue  # no parameter; its weights are useless without it, and tests cover it
@@ -273,6 +259,4 @@ def _check(folder: Path, patch: Patch, deltas: list[Delta], tensors: dict[str, T
         key = f"{name}.default" if leaf == "shira_weight" else f"{stem}.default{dot}{leaf}"
         if key not in loaded or not torch.equal(loaded[key].detach().cpu(), tensor):
             module = name.removeprefix(PREFIX).rsplit(".lora_")[0].removesuffix(".shira_weight")
-            raise CcaError(
-                f"{module}: PEFT does not load an adapter of it in a {type(model).__name__}; {INSTEAD}"
-            )
+            raise CcaError(f"{module}: PEFT does not load an adapter of it in a {type(model).__name__}; {INSTEAD}")

@@ -97,9 +97,7 @@ def read_rows(stored: StoredParameter, edit: TensorEdit, files: Mapping[str, Sha
     return torch.from_numpy(out).view(DTYPES[stored.dtype])
 
 
-def write_rows(
-    stored: StoredParameter, edit: TensorEdit, rows: Tensor, files: Mapping[str, ShardFile]
-) -> None:
+def write_rows(stored: StoredParameter, edit: TensorEdit, rows: Tensor, files: Mapping[str, ShardFile]) -> None:
     """Overwrite the rows of ``edit`` with ``rows`` (k, row_len)."""
     stored, new = _seen_by(edit, stored), bits(rows).numpy()
     if _contiguous(stored, edit):
@@ -175,6 +173,4 @@ def _cuts(stored: StoredParameter, edit: TensorEdit, first: int, last: int) -> I
             top = expert * tall
             begin, end = max(first, top), min(last, top + tall)
             columns = indices[low:high] - expert * width
-            yield _Cut(
-                slice(low, high), slice(begin - top, end - top), slice(begin - first, end - first), columns
-            )
+            yield _Cut(slice(low, high), slice(begin - top, end - top), slice(begin - first, end - first), columns)

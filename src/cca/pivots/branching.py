@@ -57,9 +57,7 @@ class _Walk:
         """The trace up to and including the token at the position, and on as far as it is greedy beyond doubt."""
         assert self.position is not None
         text, end = self.sampled.token_ids, self.position + 1
-        while (
-            end < len(text) and self.path.token_ids[end] == text[end] and self.path.margins[end] > TIE_MARGIN
-        ):
+        while end < len(text) and self.path.token_ids[end] == text[end] and self.path.margins[end] > TIE_MARGIN:
             end += 1
         return text[:end]
 
@@ -78,11 +76,7 @@ class _Walk:
 
 
 def branching_pivots(
-    pairs: Sequence[Pair],
-    grader: Grader,
-    engine: Engine,
-    max_new_tokens: int,
-    progress: Progress | None = None,
+    pairs: Sequence[Pair], grader: Grader, engine: Engine, max_new_tokens: int, progress: Progress | None = None
 ) -> list[Pivot | None]:
     """The branching pivot of each (problem, greedy trace, sampled trace of the opposite verdict); None where the walk
     finds none (two traces that part only by where they were cut off)."""

@@ -20,9 +20,7 @@ def pair_traces(problems: Sequence[Problem], traces: Sequence[Sequence[Trace]]) 
     ``problems``.
     """
     by_id = {problem.id: problem for problem in problems}
-    return [
-        (by_id[own[0].problem], own[0], sampled) for own in traces if (sampled := opposite(own)) is not None
-    ]
+    return [(by_id[own[0].problem], own[0], sampled) for own in traces if (sampled := opposite(own)) is not None]
 
 
 def find_pivots(
@@ -40,9 +38,7 @@ def find_pivots(
     """
     match settings.method:
         case "branching":
-            return several_branching_pivots(
-                pairs, grader, engine, max_new_tokens, settings.per_problem, progress
-            )
+            return several_branching_pivots(pairs, grader, engine, max_new_tokens, settings.per_problem, progress)
         case "success-rate":
             return success_rate_pivots(pairs, grader, engine, settings, max_new_tokens, seed, progress)
     if progress:

@@ -45,15 +45,11 @@ class Pivot:
             raise CcaError(f"expected a pivot row, got other fields: {row!r:.120}")
         texts = all(isinstance(row[name], str) for name in ("problem", "template", "method"))
         if not texts or not isinstance(row["greedy_right"], bool) or not _token(row["sample"]):
-            raise CcaError(
-                f"pivot of problem {row['problem']!r:.80}: a value is not of its kind: {row!r:.200}"
-            )
+            raise CcaError(f"pivot of problem {row['problem']!r:.80}: a value is not of its kind: {row!r:.200}")
         prompt, prefix = row["prompt"], row["prefix"]
         lists = isinstance(prompt, list) and isinstance(prefix, list) and bool(prompt or prefix)
         if not lists or not all(map(_token, (*prompt, *prefix, row["desired"], row["undesired"]))):
-            raise CcaError(
-                f"pivot of problem {row['problem']!r:.80}: expected token ids (whole numbers) throughout"
-            )
+            raise CcaError(f"pivot of problem {row['problem']!r:.80}: expected token ids (whole numbers) throughout")
         return Pivot(**{**row, "prompt": tuple(prompt), "prefix": tuple(prefix)})
 
 

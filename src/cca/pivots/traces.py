@@ -72,9 +72,7 @@ class Trace:
             and row["verdict"] in list(Verdict)
         )
         if not sound:
-            raise CcaError(
-                f"trace of problem {row['problem']!r:.80}: a value is not of its kind: {row!r:.200}"
-            )
+            raise CcaError(f"trace of problem {row['problem']!r:.80}: a value is not of its kind: {row!r:.200}")
         return Trace(**{**row, "token_ids": tuple(token_ids), "verdict": Verdict(row["verdict"])})
 
 
@@ -83,11 +81,7 @@ Pair = tuple[Problem, Trace, Trace]
 
 
 def greedy_traces(
-    problems: Sequence[Problem],
-    grader: Grader,
-    engine: Engine,
-    max_new_tokens: int,
-    progress: Progress | None = None,
+    problems: Sequence[Problem], grader: Grader, engine: Engine, max_new_tokens: int, progress: Progress | None = None
 ) -> list[Trace]:
     """One greedy trace per problem, in order."""
     requests = [Request(grader.prompt_ids(problem)) for problem in problems]
@@ -115,9 +109,7 @@ def sample_traces(
     for first, last in _rounds(settings.samples):
         open_ = [i for i, own in enumerate(traces) if opposite(own) is None and not own[0].cut_off]
         wanted = [(i, sample) for i in open_ for sample in range(first, last + 1)]
-        requests = [
-            _sample_request(problems[i], traces[i][0], sample, grader, settings, seed) for i, sample in wanted
-        ]
+        requests = [_sample_request(problems[i], traces[i][0], sample, grader, settings, seed) for i, sample in wanted]
         completions = engine.complete(requests, max_new_tokens, grader.finished) if requests else []
         for (i, sample), request, completion in zip(wanted, requests, completions, strict=True):
             if opposite(traces[i]) is None:
@@ -131,9 +123,7 @@ def opposite(traces: Sequence[Trace]) -> Trace | None:
     return next((trace for trace in sound if trace.right != traces[0].right), None)
 
 
-def make_trace(
-    problem: Problem, completion: Completion, grader: Grader, sample: int, temperature: float
-) -> Trace:
+def make_trace(problem: Problem, completion: Completion, grader: Grader, sample: int, temperature: float) -> Trace:
     judgement = grader.judgement(problem, completion.token_ids, cut_off=not completion.finished)
     return Trace(
         problem=problem.id,

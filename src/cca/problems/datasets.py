@@ -133,9 +133,7 @@ def _files(folder: Path, config: str | None, split: str) -> list[Path]:
         found = files if place in by_split else [file for file in files if _is_of(split, file)]
         formats = {file.suffix for file in found}
         if len(formats) > 1:
-            raise CcaError(
-                f"{place}: {split!r} is there as {' and as '.join(sorted(formats))}; name the file"
-            )
+            raise CcaError(f"{place}: {split!r} is there as {' and as '.join(sorted(formats))}; name the file")
         if found:
             return found
     wanted = f"{config}/{split}" if config else split
@@ -189,9 +187,7 @@ def _parquet(file: Path) -> list[Row]:
     try:
         return parquet.read_table(file).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise CcaError(
-            f"{file}: expected a Parquet file, got {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise CcaError(f"{file}: expected a Parquet file, got {' '.join(str(error).split())[:200]}") from error
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = dict(
@@ -205,9 +201,7 @@ def check_fields(fields: Mapping[str, str]) -> None:
     if unknown:
         raise CcaError(f"task.fields: unknown field {unknown[0]!r}; expected {', '.join(TARGETS)}")
     if "answer" not in fields or ("question" in fields) == ("prompt" in fields):
-        raise CcaError(
-            "task.fields: expected 'answer' and either 'question' or 'prompt', got " + str(sorted(fields))
-        )
+        raise CcaError("task.fields: expected 'answer' and either 'question' or 'prompt', got " + str(sorted(fields)))
 
 
 def map_row(row: Row, fields: Mapping[str, str], where: str) -> Row:
@@ -216,9 +210,7 @@ def map_row(row: Row, fields: Mapping[str, str], where: str) -> Row:
     made["answer"] = final_answer(made["answer"])
     if "solution" in made:
         made["solution"] = strip_calculator(made["solution"])
-    return {
-        target: value for target, value in made.items() if value or target in ("question", "prompt", "answer")
-    }
+    return {target: value for target, value in made.items() if value or target in ("question", "prompt", "answer")}
 
 
 def final_answer(text: str) -> str:
@@ -243,9 +235,7 @@ def strip_calculator(solution: str) -> str:
 
 def _value(row: Row, field: str, where: str) -> str:
     slots = _SLOT.search(field)
-    return (
-        _SLOT.sub(lambda slot: _column(row, slot[1], where), field) if slots else _column(row, field, where)
-    )
+    return _SLOT.sub(lambda slot: _column(row, slot[1], where), field) if slots else _column(row, field, where)
 
 
 def _column(row: Row, column: str, where: str) -> str:

@@ -81,9 +81,7 @@ def _problem(row: Row, where: str, index: int, prompts: Prompts) -> Problem:
         identity = str(identity)
     prompt, question = row.get("prompt"), row.get("question")
     if (prompt is None) == (question is None):
-        raise CcaError(
-            f"{where}: expected either 'prompt' or 'question', got {'both' if prompt else 'neither'}"
-        )
+        raise CcaError(f"{where}: expected either 'prompt' or 'question', got {'both' if prompt else 'neither'}")
     answer = row.get("answer")
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         answer = str(answer)
@@ -99,9 +97,7 @@ def _problem(row: Row, where: str, index: int, prompts: Prompts) -> Problem:
         raise CcaError(f"{where}: expected 'planted' to be a list of texts, got {planted!r:.80}")
     chat = row.get("chat", False)
     if not isinstance(chat, bool) or (chat and prompt is None):
-        raise CcaError(
-            f"{where}: expected 'chat' to be true or false, and next to a 'prompt', got {chat!r:.80}"
-        )
+        raise CcaError(f"{where}: expected 'chat' to be true or false, and next to a 'prompt', got {chat!r:.80}")
     if prompt is None:
         prompt, chat = prompts.build(texts["prompt"]), prompts.chat
     return Problem(identity, template, prompt, answer, solution, tuple(planted), chat)  # type: ignore[arg-type]

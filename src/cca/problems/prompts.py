@@ -131,15 +131,12 @@ def few_shot(exemplars: Sequence[Sequence[str]]) -> Callable[[str], str]:
     return lambda question: f"{begin}\n\nQ: {question}\nA: {STEPS}"
 
 
-def _chat(
-    tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple[str, ...], today: date
-) -> Prompts:
+def _chat(tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple[str, ...], today: date) -> Prompts:
     if tokenizer is None:
         raise CcaError("prompt 'chat': expected the model's tokenizer, got none; name the model (--model)")
     if not getattr(tokenizer, "chat_template", None):
         raise CcaError(
-            "prompt 'chat': expected a tokenizer with a chat template, this one has none; take few-shot-8 or "
-            "zero-shot"
+            "prompt 'chat': expected a tokenizer with a chat template, this one has none; take few-shot-8 or zero-shot"
         )
     dates: list[str] = []
 
@@ -160,22 +157,16 @@ def _chat(
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             with_system = " with a system message" if system is not None else ""
-            raise CcaError(
-                f"prompt 'chat': the model's chat template fails{with_system}: {reason}"
-            ) from error
+            raise CcaError(f"prompt 'chat': the model's chat template fails{with_system}: {reason}") from error
         return str(text)
 
     whole, asked = rendered(SLOT), rendered(SLOT, generate=False)
     if SLOT not in whole:
         raise CcaError("prompt 'chat': the model's chat template leaves the question out")
     if system is not None and system.strip() and system.strip() not in whole:
-        raise CcaError(
-            "prompt 'chat': the model's chat template drops the system message; leave task.system out"
-        )
+        raise CcaError("prompt 'chat': the model's chat template drops the system message; leave task.system out")
     if thinking is not None and rendered(SLOT, think=True) == rendered(SLOT, think=False):
-        raise CcaError(
-            "prompt 'chat': the model's chat template has no switch for thinking; leave task.thinking out"
-        )
+        raise CcaError("prompt 'chat': the model's chat template has no switch for thinking; leave task.thinking out")
     # A system message may speak of thoughts; only what the template adds for the answer tells where it begins.
     opening = whole.removeprefix(asked)
     written = today.isoformat() if dates else None

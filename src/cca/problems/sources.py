@@ -18,15 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cca.errors import CcaError
-from cca.problems.datasets import (
-    NAMED,
-    TRAIN_AND_TEST,
-    check_fields,
-    hub_rows,
-    local_rows,
-    map_row,
-    strip_calculator,
-)
+from cca.problems.datasets import NAMED, TRAIN_AND_TEST, check_fields, hub_rows, local_rows, map_row, strip_calculator
 from cca.problems.judges import FunctionJudge, import_function
 from cca.problems.judges.judge import Judge
 from cca.problems.problem import Problem, problems_of, read_problems
@@ -67,9 +59,7 @@ def open_task(
         task = _open_source(spec, seed, chat, allow_code)
     sizes = {split: len(getattr(task, split)) for split in SPLITS}
     given = spec.model_dump(mode="json", exclude_unset=True)
-    return replace(
-        task, origin={"task": given, **task.origin, "problems": sizes, "prompt": task.prompts.described()}
-    )
+    return replace(task, origin={"task": given, **task.origin, "problems": sizes, "prompt": task.prompts.described()})
 
 
 class _Chat(NamedTuple):
@@ -116,9 +106,7 @@ def _open_source(spec: TaskSource, seed: int, chat: _Chat, allow_code: bool) -> 
 
 
 def _files(spec: TaskFiles, prompts: Prompts) -> Task:
-    train, validation, test = (
-        tuple(read_problems(path, prompts)) for path in (spec.train, spec.validation, spec.test)
-    )
+    train, validation, test = (tuple(read_problems(path, prompts)) for path in (spec.train, spec.validation, spec.test))
     return Task("files", train, validation, test, prompts=prompts)
 
 
@@ -149,8 +137,7 @@ def _hub(spec: TaskSource, seed: int, chat: _Chat) -> Task:
     splits = _splits_there(spec, splits)
     prompts = _prompts(spec, "zero-shot", chat)
     sets = {
-        split: _dataset(spec, hub, (spec.variant,), split, fields, prompts)
-        for split in dict.fromkeys(splits.values())
+        split: _dataset(spec, hub, (spec.variant,), split, fields, prompts) for split in dict.fromkeys(splits.values())
     }
     return _divided(hub, sets, spec, seed, prompts, splits)
 
@@ -162,18 +149,11 @@ def _splits_there(spec: TaskSource, splits: Mapping[str, str]) -> Mapping[str, s
 
 
 def _dataset(
-    spec: TaskSource,
-    hub: str,
-    configs: Sequence[str | None],
-    split: str,
-    fields: Mapping[str, str],
-    prompts: Prompts,
+    spec: TaskSource, hub: str, configs: Sequence[str | None], split: str, fields: Mapping[str, str], prompts: Prompts
 ) -> list[Problem]:
     rows = []
     for config in configs:
-        found = (
-            local_rows(spec.path, config, split) if spec.path else hub_rows(hub, config, split, spec.revision)
-        )
+        found = local_rows(spec.path, config, split) if spec.path else hub_rows(hub, config, split, spec.revision)
         prefix = f"{config}-" if len(configs) > 1 else ""
         for number, row in enumerate(found):
             where = f"{spec.path or hub}, {prefix}{split}, row {number}"
@@ -223,16 +203,12 @@ def _divided(
         total = sum(shares[split] for split in members)
         unseen = spec.unseen if "test" in members else 0.0
         if unseen and (len(members) == 1 or spec.split == "by-template"):
-            raise CcaError(
-                "task.unseen: expected a test split that is divided within templates; leave it out"
-            )
+            raise CcaError("task.unseen: expected a test split that is divided within templates; leave it out")
         parts = divide(problems, [shares[s] / total for s in members], Division(spec.split, unseen, seed))
         for split, part in zip(members, parts, strict=True):
             made[split] = tuple(draw_some(part, spec.limit, seed, split))
     rule = {"rule": spec.split, "shares": list(spec.shares), "unseen": spec.unseen, "seed": seed}
-    return Task(
-        name, made["train"], made["validation"], made["test"], prompts=prompts, origin={"split": rule}
-    )
+    return Task(name, made["train"], made["validation"], made["test"], prompts=prompts, origin={"split": rule})
 
 
 def _prompts(spec: PromptSpec, default: str, chat: _Chat) -> Prompts:
@@ -246,9 +222,7 @@ def _check_keys(spec: TaskSource, allowed: frozenset[str], prompts: bool = True)
     """Raise CcaError for a key that means nothing to this source."""
     allowed |= {"source", *(PromptSpec.model_fields if prompts else ())}
     for key in sorted(spec.model_fields_set - allowed):
-        raise CcaError(
-            f"task.{key}: not a key of the source {spec.source!r}; its keys: {', '.join(sorted(allowed))}"
-        )
+        raise CcaError(f"task.{key}: not a key of the source {spec.source!r}; its keys: {', '.join(sorted(allowed))}")
 
 
 def load_user_task(name: str, allow_code: bool, seed: int, prompts: Prompts) -> dict[str, Any]:
@@ -257,17 +231,13 @@ def load_user_task(name: str, allow_code: bool, seed: int, prompts: Prompts) -> 
     Raises CcaError when code was not allowed, there is no such function, or it gave something else.
     """
     if not allow_code:
-        raise CcaError(
-            f"task {name!r} is code of yours: allow it explicitly (allow_code) to import and run it"
-        )
+        raise CcaError(f"task {name!r} is code of yours: allow it explicitly (allow_code) to import and run it")
     given = import_function("task", name)(seed)
     if not isinstance(given, Mapping):
         given = {"problems": given}
     unknown = sorted(set(given) - set(USER_KEYS))
     if unknown:
-        raise CcaError(
-            f"task {name!r}: unknown key {unknown[0]!r} in what it gave; expected {', '.join(USER_KEYS)}"
-        )
+        raise CcaError(f"task {name!r}: unknown key {unknown[0]!r} in what it gave; expected {', '.join(USER_KEYS)}")
     if ("problems" in given) == any(split in given for split in SPLITS):
         raise CcaError(
             f"task {name!r}: expected 'problems' or {', '.join(SPLITS)} in what it gave, got {sorted(given)}"
@@ -303,6 +273,4 @@ def _user_judge(name: str, judge: Any) -> Judge | str | None:
         return judge if "cut_off" in signature(judge).parameters else FunctionJudge(judge.name, judge)
     if callable(judge):
         return FunctionJudge(f"{name} (judge)", judge)
-    raise CcaError(
-        f"task {name!r}: expected a judge's name or a function as 'judge', got {type(judge).__name__}"
-    )
+    raise CcaError(f"task {name!r}: expected a judge's name or a function as 'judge', got {type(judge).__name__}")

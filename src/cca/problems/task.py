@@ -87,9 +87,7 @@ def task_judge(task: Task, wanted: str | Mapping[str, Any] = "auto", *, allow_co
 
     It is told when completions begin inside a thought, and sees them up to the first stop string.
     """
-    options = (
-        {} if isinstance(wanted, str) else {key: value for key, value in wanted.items() if key != "name"}
-    )
+    options = {} if isinstance(wanted, str) else {key: value for key, value in wanted.items() if key != "name"}
     judge: Judge | str = wanted if isinstance(wanted, str) else wanted["name"]
     if judge == "auto" and task.judge is not None:
         judge = task.judge
@@ -112,9 +110,7 @@ def check_answers(task: Task, judge: Judge) -> None:
                 raise CcaError(f"{split}, problem {problem.id!r}: {error}") from error
 
 
-def check_prompts(
-    task: Task, encode: Callable[[Problem], Sequence[int]], context: int, vocabulary: int
-) -> None:
+def check_prompts(task: Task, encode: Callable[[Problem], Sequence[int]], context: int, vocabulary: int) -> None:
     """Raise CcaError for the first prompt that the model cannot take, naming problem and split.
 
     ``encode`` gives a problem's prompt as token ids; the model takes ``context`` tokens, one of them generated, and has

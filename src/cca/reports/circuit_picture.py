@@ -58,10 +58,7 @@ def circuit_picture(
     pitch = next((height for most, height in PITCHES if len(sizes) <= most), SMALLEST_PITCH)
     height = len(sizes) * pitch
     parts = [_headings(columns), _layer_names(len(sizes), pitch)]
-    drawn = [
-        *_strips(sizes, columns, pitch),
-        *_chosen(_cells(sizes, components), columns, scores, len(sizes), pitch),
-    ]
+    drawn = [*_strips(sizes, columns, pitch), *_chosen(_cells(sizes, components), columns, scores, len(sizes), pitch)]
     parts.append(
         element(
             "svg",
@@ -87,9 +84,7 @@ def level(score: float | None, highest: float) -> int:
 
 def _columns(sizes: Sequence[Mapping[str, int]]) -> list[Column]:
     """Heads get equal cells, at most 45 % of the width together; the neurons the rest."""
-    most = {
-        kind: min(max((layer.get(kind, 0) for layer in sizes), default=0), MOST_CELLS[kind]) for kind in KINDS
-    }
+    most = {kind: min(max((layer.get(kind, 0) for layer in sizes), default=0), MOST_CELLS[kind]) for kind in KINDS}
     heads = [kind for kind in KINDS if kind != "neuron" and most[kind]]
     gaps = GAP * (len(heads) - (not most["neuron"]))
     room = (0.45 if most["neuron"] else 1.0) * WIDTH - gaps
@@ -108,13 +103,9 @@ def _cells(sizes: Sequence[Mapping[str, int]], components: Sequence[Component]) 
     for component in components:
         count = sizes[component.layer].get(component.kind, 0) if component.layer < len(sizes) else 0
         if component.index >= count:
-            raise CcaError(
-                f"circuit: {component} is not in the model of this run; make the report's circuit again"
-            )
+            raise CcaError(f"circuit: {component} is not in the model of this run; make the report's circuit again")
         cells = min(count, MOST_CELLS[component.kind])
-        chosen.setdefault((component.layer, component.kind, component.index * cells // count), []).append(
-            component
-        )
+        chosen.setdefault((component.layer, component.kind, component.index * cells // count), []).append(component)
     made = []
     for (layer, kind, index), own in sorted(chosen.items()):
         count = sizes[layer][kind]
@@ -133,9 +124,7 @@ def _strips(sizes: Sequence[Mapping[str, int]], columns: Sequence[Column], pitch
             count = min(layer.get(column.kind, 0), MOST_CELLS[column.kind])
             if not count:
                 continue
-            parts.append(
-                element("rect", x=column.start, y=y, width=column.width, height=_bar(pitch), class_="strip")
-            )
+            parts.append(element("rect", x=column.start, y=y, width=column.width, height=_bar(pitch), class_="strip"))
             if column.kind != "neuron":
                 unit = column.width / count
                 rules += [f"M{column.start + n * unit:.1f} {y}v{_bar(pitch)}" for n in range(1, count)]
@@ -144,11 +133,7 @@ def _strips(sizes: Sequence[Mapping[str, int]], columns: Sequence[Column], pitch
 
 
 def _chosen(
-    cells: Sequence[Cell],
-    columns: Sequence[Column],
-    scores: Mapping[Component, float],
-    layers: int,
-    pitch: int,
+    cells: Sequence[Cell], columns: Sequence[Column], scores: Mapping[Component, float], layers: int, pitch: int
 ) -> list[Markup]:
     place = {column.kind: column for column in columns}
     highest = max((abs(score) for score in scores.values()), default=0.0)
@@ -174,9 +159,7 @@ def _chosen(
                     class_=f"chosen level{shade}",
                 )
             )
-    merged = [
-        element("path", d="".join(own), class_=f"chosen level{shade}") for shade, own in sorted(paths.items())
-    ]
+    merged = [element("path", d="".join(own), class_=f"chosen level{shade}") for shade, own in sorted(paths.items())]
     return [*titled, *merged]
 
 
@@ -201,9 +184,7 @@ def _layer_names(layers: int, pitch: int) -> Markup:
     stride = 1 if pitch >= 14 else 4 if pitch > 8 else 10
     middle = HEAD_ROOM + _bar(pitch) / 2 + 4
     return joined(
-        element(
-            "text", f"L{index}", x=f"{LEFT - 1.5}%", y=middle + _top(index, layers, pitch), text_anchor="end"
-        )
+        element("text", f"L{index}", x=f"{LEFT - 1.5}%", y=middle + _top(index, layers, pitch), text_anchor="end")
         for index in range(0, layers, stride)
     )
 

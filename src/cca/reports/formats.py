@@ -113,9 +113,7 @@ def moment(written: str) -> str:
         parsed = datetime.fromisoformat(written)
     except ValueError:
         return label(written)
-    return parsed.strftime(
-        "%Y-%m-%d %H:%M UTC" if parsed.utcoffset() == timedelta() else "%Y-%m-%d %H:%M %z"
-    ).strip()
+    return parsed.strftime("%Y-%m-%d %H:%M UTC" if parsed.utcoffset() == timedelta() else "%Y-%m-%d %H:%M %z").strip()
 
 
 def duration(seconds: float | None) -> str:

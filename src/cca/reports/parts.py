@@ -76,9 +76,7 @@ def _flag(value: Any) -> bool:
 
 
 def _without_nulls(value: Any) -> Any:
-    return (
-        {key: own for key, own in value.items() if own is not None} if isinstance(value, Mapping) else value
-    )
+    return {key: own for key, own in value.items() if own is not None} if isinstance(value, Mapping) else value
 
 
 Number = Annotated[float, BeforeValidator(_finite)]

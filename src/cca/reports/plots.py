@@ -90,9 +90,7 @@ def accuracy_axis() -> Markup:
     """The ticks of `dumbbell`, for a table's head."""
     scale = Scale(0, 1, 2, 98)
     ends = {0.0: "start", 1.0: "end"}
-    parts = [
-        _text(scale.at(tick), 15, f"{100 * tick:.0f} %", ends.get(tick, "middle")) for tick in (0.0, 0.5, 1.0)
-    ]
+    parts = [_text(scale.at(tick), 15, f"{100 * tick:.0f} %", ends.get(tick, "middle")) for tick in (0.0, 0.5, 1.0)]
     return figure("Scale: accuracy from 0 to 100 %", 20, *parts)
 
 
@@ -154,9 +152,7 @@ def _value_scale(values: Sequence[float], panel: Panel, top: float) -> Scale:
 
 def _curve(panel: Panel, steps: Scale, scale: Scale, top: float) -> Markup:
     """The line through the points, in a box of its own that stretches sideways while the line keeps its width."""
-    places = " ".join(
-        f"{10 * steps.at(point.step):.1f},{scale.at(point.value) - top:.1f}" for point in panel.points
-    )
+    places = " ".join(f"{10 * steps.at(point.step):.1f},{scale.at(point.value) - top:.1f}" for point in panel.points)
     line = element("polyline", points=places, class_="curve", vector_effect="non-scaling-stroke")
     return element(
         "svg", line, x=0, y=top, width="100%", height=PANEL, viewBox=f"0 0 1000 {PANEL}",
@@ -257,9 +253,7 @@ class History:
             for at, row in zip(self._gap_steps(), self.rows, strict=True)
             if row.logit_gap is not None
         ]
-        limit = (
-            (self.drift_budget, f"budget {formats.nats(self.drift_budget)}") if self.drift_budget else None
-        )
+        limit = (self.drift_budget, f"budget {formats.nats(self.drift_budget)}") if self.drift_budget else None
         return [
             Panel("validation accuracy", self._points(lambda row: row.accuracy), _whole_percent),
             Panel("mean logit gap of the pivots, nats", gaps, formats.significant),

@@ -193,22 +193,15 @@ class Report(Part):
         """Load report.json. Raises CcaError for a file that is none."""
         found = read_json(path)
         if not isinstance(found, dict):
-            raise CcaError(
-                f"{path}: expected a JSON object, got {type(found).__name__}; is the file damaged?"
-            )
+            raise CcaError(f"{path}: expected a JSON object, got {type(found).__name__}; is the file damaged?")
         return Report.from_json(found, "report")
 
 
 def make_report(
-    manifest: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
-    amplify: Mapping[str, Any],
-    timing: Mapping[str, Any],
+    manifest: Mapping[str, Any], evaluation: Mapping[str, Any], amplify: Mapping[str, Any], timing: Mapping[str, Any]
 ) -> Row:
     """The report as JSON. Its ``fingerprint`` is over what was run and what came out, not over times."""
-    measured = {
-        key: value for key, value in evaluation.items() if key not in ("format", "version", "made_from")
-    }
+    measured = {key: value for key, value in evaluation.items() if key not in ("format", "version", "made_from")}
     inputs = {"config": manifest["config"], **manifest["fingerprints"]}
     return {
         "format": FORMAT,

@@ -52,11 +52,7 @@ def task_rows(report: Report) -> list[ResultRow]:
     if report.base.accuracy is None:
         return []
     whole = _problems(report.base.problems, len(report.templates) or None)
-    rows = [
-        _compared(
-            "task", "all test problems", whole, report.gain, report.base.accuracy, report.patched.accuracy
-        )
-    ]
+    rows = [_compared("task", "all test problems", whole, report.gain, report.base.accuracy, report.patched.accuracy)]
     parts: dict[str, TestPart | None] = {
         "templates in training": report.seen_templates,
         "templates never seen": report.unseen_templates,
@@ -85,9 +81,7 @@ def edit_rows(report: Report) -> list[ResultRow]:
         return []
     base = report.base.accuracy
     detail = formats.counted(report.circuit.components, "component")
-    rows = [
-        _compared("patch", "this patch", detail, report.gain, base, report.patched.accuracy, report.drift.kl)
-    ]
+    rows = [_compared("patch", "this patch", detail, report.gain, base, report.patched.accuracy, report.drift.kl)]
     for name, control in report.controls.items():
         shown = CONTROL_NAMES.get(name, name)
         if not control.draws:
@@ -224,9 +218,7 @@ def _results(groups: Sequence[Sequence[ResultRow]], report: Report) -> Table:
                 "" if row.group == "task" and index else formats.nats(moved),
             )  # fmt: skip
             table.add_row(
-                _text(formats.label(row.name, 40)),
-                *map(_text, cells),
-                style=STYLES[row.group] if not index else "",
+                _text(formats.label(row.name, 40)), *map(_text, cells), style=STYLES[row.group] if not index else ""
             )
         if group:
             table.add_section()
@@ -260,16 +252,12 @@ def facts(report: Report) -> list[tuple[str, str]]:
     if matched := matched_drift(report):
         patch, control, ratio = matched
         times = f", {formats.significant(ratio)} times the patch's {formats.nats(patch)}" if ratio else ""
-        found.append(
-            ("random circuit", f"drift {formats.nats(control)} at the same accuracy{times} (validation)")
-        )
+        found.append(("random circuit", f"drift {formats.nats(control)} at the same accuracy{times} (validation)"))
     elif (reached := reached_match(report)) is not None:
         found.append(("random circuit", f"{reached or 'none became'} as accurate as the patch"))
     if (pivots := report.pivots.count) is not None:
         planted = ", ".join(f"{what} {figure}" for what, figure, _ in pivot_facts(report)[:2])
-        found.append(
-            ("pivots", formats.count(pivots) + (f"; {planted} of the planted ones" if planted else ""))
-        )
+        found.append(("pivots", formats.count(pivots) + (f"; {planted} of the planted ones" if planted else "")))
     if (step := report.amplify.best_step) is not None:
         found.append(("best step", f"{step}" if step else "0: no step beat the untouched model"))
     if stages := timing_rows(report):

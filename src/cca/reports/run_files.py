@@ -65,9 +65,7 @@ class RunFiles:
         manifest = _object(folder / "manifest.json")
         report = _object(folder / "report.json")
         if not manifest and not report:
-            raise CcaError(
-                f"{folder}: expected a run folder, with manifest.json or report.json; found neither"
-            )
+            raise CcaError(f"{folder}: expected a run folder, with manifest.json or report.json; found neither")
         circuit, pivots = folder / "circuit.jsonl", folder / "pivots.jsonl"
         missing = () if report else tuple(s for s, file in STAGES.items() if not (folder / file).exists())
         return RunFiles(

@@ -83,9 +83,7 @@ class OpenRun:
                 config.attn_implementation, config.sharding,
             )  # fmt: skip
         if loaded.model.get_output_embeddings() is None:
-            raise CcaError(
-                f"model {config.model}: expected a causal language model, got one without an output layer"
-            )
+            raise CcaError(f"model {config.model}: expected a causal language model, got one without an output layer")
         return loaded
 
     @property
@@ -170,9 +168,7 @@ class OpenRun:
             "task": task.fingerprint,
             "judging": task.asking,
             **{name: problems_fingerprint(problems) for name, problems in data.items()},
-            "retention": fingerprint(
-                {name: problems_fingerprint(own) for name, own in task.retention.items()}
-            ),
+            "retention": fingerprint({name: problems_fingerprint(own) for name, own in task.retention.items()}),
         }
 
     @cached_property
@@ -180,11 +176,7 @@ class OpenRun:
         """What stages depend on apart from the configuration and earlier files (`stage_inputs.Stage.inputs`)."""
         given: Path | None = self.config.circuit.file
         circuit_file = content_hash(given) if given is not None and given.is_file() else None
-        more = {
-            "max_new_tokens": self.max_new_tokens,
-            "circuit_file": circuit_file,
-            "anatomy": self._declared,
-        }
+        more = {"max_new_tokens": self.max_new_tokens, "circuit_file": circuit_file, "anatomy": self._declared}
         known = dict(self.fingerprints)
         if self.task.retention:
             # which problems are fitted to, guard and are reported: another rule, another hash
@@ -274,9 +266,7 @@ def open_run(config: Config, progress: RunProgress, fork_of: Path | None = None)
         interrupts.check()
         if fork_of is not None:
             copied = take_over(fork_of, folder.path, run.hash_inputs)
-            logged.say(
-                f"taken over from {fork_of}: {', '.join(copied) or 'no stage, all depend on what changed'}"
-            )
+            logged.say(f"taken over from {fork_of}: {', '.join(copied) or 'no stage, all depend on what changed'}")
         send_folder(folder.path)
         try:
             with tracking(config.trackers, folder.path, without_out(config)) as run.track:

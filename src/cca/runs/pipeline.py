@@ -36,14 +36,7 @@ from cca.runs.stages.evaluate import FILE as EVALUATION
 from cca.runs.stages.evaluate import FORMAT as EVALUATION_FORMAT
 from cca.runs.stages.evaluate import run_evaluate
 from cca.runs.stages.pivots import run_pivots
-from cca.runs.stages.traces import (
-    check_cut_off,
-    check_pairable,
-    hard_problems,
-    load_traces,
-    run_traces,
-    traces_done,
-)
+from cca.runs.stages.traces import check_cut_off, check_pairable, hard_problems, load_traces, run_traces, traces_done
 
 
 def run(config: Config, progress: RunProgress, fork_of: Path | None = None) -> Row:
@@ -92,8 +85,7 @@ def make_traces(run: OpenRun) -> list[list[Trace]]:
     limit = run.max_new_tokens
     check_cut_off(traces, len(traces), limit, settings.allow_cut_off)
     right, cut_off = (
-        sum(flags) / len(traces)
-        for flags in ((own[0].right for own in traces), (own[0].cut_off for own in traces))
+        sum(flags) / len(traces) for flags in ((own[0].right for own in traces), (own[0].cut_off for own in traces))
     )
     run.progress.say(f"traces: {cut_off:.1%} of the greedy traces were cut off at {limit} tokens")
     run.track({"traces": {"greedy_accuracy": right, "paired": sum(opposite(t) is not None for t in traces)}})

@@ -58,9 +58,7 @@ def make_plan(config: Config, progress: RunProgress) -> dict[str, Row]:
         traces = load_traces(files / "traces.jsonl")
         pairs, share = pair_traces(problems, traces), len(traces) / len(problems)
         rows = {"traces": _row("problem", len(traces), len(problems), _cost(files))}
-        return (
-            rows if not pairs else rows | _Later(run, Path(temporary), traces_done(files)).rows(pairs, share)
-        )
+        return rows if not pairs else rows | _Later(run, Path(temporary), traces_done(files)).rows(pairs, share)
 
 
 class _Later:

@@ -95,14 +95,10 @@ def say_what_changed(folder: RunFolder, progress: RunProgress, device: str) -> N
     manifest = folder.manifest()
     then, now = manifest["versions"], versions()
     changed = [
-        f"{package} {then.get(package)} -> {now[package]}"
-        for package in now
-        if now[package] != then.get(package)
+        f"{package} {then.get(package)} -> {now[package]}" for package in now if now[package] != then.get(package)
     ]
     if (before := manifest.get("hardware", {}).get("device")) not in (None, device):
-        progress.say(
-            f"device changed since this run began, results may differ in the last digit: {before} -> {device}"
-        )
+        progress.say(f"device changed since this run began, results may differ in the last digit: {before} -> {device}")
     if changed:
         progress.say(
             f"versions changed since this run began, results may differ in the last digit: {', '.join(changed)}"

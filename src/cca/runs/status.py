@@ -111,9 +111,7 @@ def _evaluate(folder: Path) -> Row:
         accuracies = {name: measured[name]["accuracy"] for name in ("base", "patched")}
         return {**accuracies, "gain_points": measured["gain"]["points"], "drift": measured["drift"]["kl"]}
     except (KeyError, TypeError) as error:
-        raise CcaError(
-            f"{folder / 'evaluation.json'}: expected base, patched, gain and drift; {error!r}"
-        ) from error
+        raise CcaError(f"{folder / 'evaluation.json'}: expected base, patched, gain and drift; {error!r}") from error
 
 
 FINDINGS: dict[str, Callable[[Path], Row]] = {

@@ -103,9 +103,7 @@ def arithmetic(generator: np.random.Generator) -> Exercise:
         if operation == "-" and left < right:
             left, right = right, left
         result = left + right if operation == "+" else left - right
-    return Exercise(
-        f"What is {left} {operation} {right}?", f"{result}", f"{left} {operation} {right} = {result}."
-    )
+    return Exercise(f"What is {left} {operation} {right}?", f"{result}", f"{left} {operation} {right} = {result}.")
 
 
 SKILLS: dict[str, Callable[[np.random.Generator], Exercise]] = {
@@ -162,9 +160,7 @@ def word_problems(
         yield WordProblem(instance, planted)
 
 
-def word_problem_task(
-    template: Template, count: int, generator: np.random.Generator, split: str
-) -> list[Problem]:
+def word_problem_task(template: Template, count: int, generator: np.random.Generator, split: str) -> list[Problem]:
     """Reserved instances as problems of a split; their planted solutions tell where the true pivots are."""
     return [
         Problem(
@@ -179,9 +175,7 @@ def word_problem_task(
     ]
 
 
-def exercises(
-    skill: str, count: int, generator: np.random.Generator, *, reserved: bool
-) -> Iterator[Exercise]:
+def exercises(skill: str, count: int, generator: np.random.Generator, *, reserved: bool) -> Iterator[Exercise]:
     """``count`` exercises of a skill. Facts are a closed table: all of them are trained on, and asked for."""
     for _ in range(count):
         exercise = SKILLS[skill](generator)

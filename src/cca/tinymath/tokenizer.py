@@ -22,9 +22,7 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     words = {word for text in texts for word, _ in splitter.pre_tokenize_str(text)}
     vocabulary = [UNKNOWN, PADDING, END, *sorted(words | set("0123456789"))]
-    backend = Tokenizer(
-        models.WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token=UNKNOWN)
-    )
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
     backend.pre_tokenizer = splitter
     backend.decoder = decoders.Sequence(
         [

@@ -170,10 +170,7 @@ def test_checkpointing_a_cached_route_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
-    [
-        ("llama", {"attention_dropout": 0.1}, "no dropout"),
-        ("phi3", {"attention_dropout": 0.1}, "no dropout"),
-    ],
+    [("llama", {"attention_dropout": 0.1}, "no dropout"), ("phi3", {"attention_dropout": 0.1}, "no dropout")],
 )
 def test_dropout_beside_prefixes_is_refused(name: str, change: dict[str, Any], message: str) -> None:
     model = tiny(name)

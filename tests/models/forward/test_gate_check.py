@@ -15,12 +15,7 @@ from cca.models.forward.gates import check_gates
 def test_attention_that_is_not_what_it_seems() -> None:
     """GPT-2 with this option computes attention itself, but only under the name "eager"."""
     config = GPT2Config(
-        vocab_size=64,
-        n_embd=32,
-        n_layer=2,
-        n_head=4,
-        reorder_and_upcast_attn=True,
-        attn_implementation="eager",
+        vocab_size=64, n_embd=32, n_layer=2, n_head=4, reorder_and_upcast_attn=True, attn_implementation="eager"
     )
     torch.manual_seed(0)
     model = GPT2LMHeadModel(config).eval().to(torch.bfloat16)
@@ -78,7 +73,5 @@ def test_a_fault_in_the_models_own_code_is_one_line(monkeypatch: pytest.MonkeyPa
 
     anatomy = anatomy_of(model)
     monkeypatch.setattr(model.model.layers[1].mlp, "forward", broken)
-    with pytest.raises(
-        CcaError, match=r"llama: expected a forward pass .* got ValueError \(not enough values\)"
-    ):
+    with pytest.raises(CcaError, match=r"llama: expected a forward pass .* got ValueError \(not enough values\)"):
         check_gates(model, anatomy)

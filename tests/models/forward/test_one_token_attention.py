@@ -42,9 +42,7 @@ def test_equals_the_general_attention(
 ) -> None:
     H, KV = heads
     longest = max(lengths)
-    before = SharedPrefix(
-        (drawn(KV, shared, D, seed=seed),), (drawn(KV, shared, DV, seed=seed + 10),), shared
-    )
+    before = SharedPrefix((drawn(KV, shared, D, seed=seed),), (drawn(KV, shared, DV, seed=seed + 10),), shared)
     own = OwnPrefixes(
         (drawn(KV, B, longest, D, seed=seed + 20),), (drawn(KV, B, longest, DV, seed=seed + 30),),
         torch.tensor(lengths), tuple(range(B)),

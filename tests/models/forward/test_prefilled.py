@@ -12,15 +12,7 @@ from zoo import tiny
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.forward.gates import gated
-from cca.models.forward.prefixes import (
-    buckets,
-    common_prefix,
-    logits_at,
-    padded,
-    prefill,
-    prefill_own,
-    prefixed,
-)
+from cca.models.forward.prefixes import buckets, common_prefix, logits_at, padded, prefill, prefill_own, prefixed
 
 TINY_CONFIG = {
     "vocab_size": 64,
@@ -124,22 +116,14 @@ def test_prefixes_are_not_computed_under_gates_or_other_prefixes(name: str) -> N
     model = tiny(name)
     anatomy = anatomy_of(model)
     shared = prefill(model, anatomy, [5, 9])
-    for block in (
-        gated(model, anatomy, torch.ones(anatomy.size)),
-        prefixed(model, anatomy, shared=shared),
-    ):
+    for block in (gated(model, anatomy, torch.ones(anatomy.size)), prefixed(model, anatomy, shared=shared)):
         with block, pytest.raises(CcaError, match="outside of gated and prefixed"):
             prefill(model, anatomy, [5, 9])
 
 
 @pytest.mark.parametrize("rope", ["dynamic", "longrope"])
 def test_rotary_embeddings_that_depend_on_length_are_refused_beyond_it(rope: str) -> None:
-    parameters = {
-        "rope_type": rope,
-        "factor": 2.0,
-        "rope_theta": 10000.0,
-        "original_max_position_embeddings": 8,
-    }
+    parameters = {"rope_type": rope, "factor": 2.0, "rope_theta": 10000.0, "original_max_position_embeddings": 8}
     if rope == "longrope":
         parameters |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
     config = LlamaConfig(**TINY_CONFIG, max_position_embeddings=16, rope_parameters=parameters)

@@ -14,13 +14,7 @@ DOUBLE = {"dtype": torch.float64}
 
 
 def written_out(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    hidden: Tensor,
-    scaling: float,
-    softcap: float | None,
-    sinks: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scaling: float, softcap: float | None, sinks: Tensor | None
 ) -> Tensor:
     """q (B, H, T, D), k and v (B, H, S, D), hidden (B, 1, T, S) -> (B, T, H, D)."""
     scores = q @ k.transpose(2, 3) * scaling
@@ -70,8 +64,7 @@ def test_parts_equal_one_attention_over_everything(
     leaves = [x for x in (q, k, v, *(common or ()), *(alone or ()), sinks) if x is not None]
     weights = torch.randn(actual.shape, generator=generator, **DOUBLE)
     torch.testing.assert_close(
-        torch.autograd.grad((actual * weights).sum(), leaves),
-        torch.autograd.grad((expected * weights).sum(), leaves),
+        torch.autograd.grad((actual * weights).sum(), leaves), torch.autograd.grad((expected * weights).sum(), leaves)
     )
 
 

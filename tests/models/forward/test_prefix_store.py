@@ -29,9 +29,7 @@ def test_batches_come_back_as_they_went(storage: str, tokens: int, tmp_path: Pat
     for one, back in zip(batches, stored, strict=True):
         assert back.rows == one.rows
         assert torch.equal(back.lengths, one.lengths)
-        assert all(
-            torch.equal(a, b) for a, b in zip(back.keys + back.values, one.keys + one.values, strict=True)
-        )
+        assert all(torch.equal(a, b) for a, b in zip(back.keys + back.values, one.keys + one.values, strict=True))
     assert [one.rows for one in stored[:1]] == [(7, 0, 3)]
     assert bool(list(tmp_path.rglob("*.safetensors"))) == (storage == "disk")
 

@@ -70,9 +70,7 @@ def test_only_the_tests_end_proves_that_they_passed(judge: CodeJudge) -> None:
     assert judge(f"```python\n{GOOD}\n{says}os._exit(0)\n```", TESTS).verdict is WRONG
 
 
-def test_code_runs_in_a_folder_and_environment_of_its_own(
-    judge: CodeJudge, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_runs_in_a_folder_and_environment_of_its_own(judge: CodeJudge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SECRET", "x")
     tests = "import os\nassert here() == ['program.py'] and 'A_SECRET' not in os.environ"
     assert judge("import os\ndef here(): return os.listdir()", tests).verdict is RIGHT
@@ -144,10 +142,7 @@ def test_only_a_new_turn_finishes_a_completion(judge: CodeJudge) -> None:
     ],
 )
 def test_the_proof_that_the_tests_passed_is_not_lying_about(judge: CodeJudge, forgery: str) -> None:
-    assert (
-        judge(f"{FENCE}python\nimport os, sys\n{forgery}\ndef add(a, b): return 0\n{FENCE}", TESTS).verdict
-        is WRONG
-    )
+    assert judge(f"{FENCE}python\nimport os, sys\n{forgery}\ndef add(a, b): return 0\n{FENCE}", TESTS).verdict is WRONG
 
 
 @pytest.mark.skipif(ISOLATION == "none", reason="no bubblewrap and no namespaces here")

@@ -139,8 +139,6 @@ def test_a_number_for_auto(gold: str) -> None:
     assert is_number(gold)
 
 
-@pytest.mark.parametrize(
-    "gold", ["18 pens", "3:30", "2 Chronicles", "B", "forty-two", "1, 2", "x2", "", "3 - 1"]
-)
+@pytest.mark.parametrize("gold", ["18 pens", "3:30", "2 Chronicles", "B", "forty-two", "1, 2", "x2", "", "3 - 1"])
 def test_no_number_for_auto(gold: str) -> None:
     assert not is_number(gold)

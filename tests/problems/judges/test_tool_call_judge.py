@@ -78,8 +78,7 @@ def test_wrong_calls(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "It will rain.", '{"name": "weather", "arguments"', '{"city": "Paris"}', "[1, 2]", '{"name": 3}'],
+    "text", ["", "It will rain.", '{"name": "weather", "arguments"', '{"city": "Paris"}', "[1, 2]", '{"name": 3}']
 )
 def test_texts_without_a_call_are_unreadable(text: str) -> None:
     assert make_judge("tool-call")(text, GOLD) == Judgement(UNREADABLE, None)
@@ -109,9 +108,7 @@ def test_alternatives_and_optional_arguments() -> None:
 def test_schemas() -> None:
     judge = make_judge("tool-call", tools=[{"type": "function", "function": WEATHER}])
     gold = '{"name": "weather", "arguments": {"city": "Paris"}}'
-    assert (
-        judge('{"name": "weather", "arguments": {"city": "Paris", "days": 1}}', gold).verdict is RIGHT
-    )  # the default
+    assert judge('{"name": "weather", "arguments": {"city": "Paris", "days": 1}}', gold).verdict is RIGHT  # the default
     assert judge('{"name": "weather", "arguments": {"city": "Paris", "days": 2}}', gold).verdict is WRONG
     unit = '{"name": "weather", "arguments": {"city": "Paris", "unit": "K"}}'
     assert judge(unit, unit).verdict is WRONG  # not in the schema, whatever the gold says
@@ -162,10 +159,7 @@ def test_an_object_without_arguments_is_no_call_in_prose() -> None:
 
 
 NESTED = {"$ref": "#/$defs/nested"}
-RECURSIVE = {
-    "name": "weather",
-    "parameters": {"properties": {"x": NESTED}, "$defs": {"nested": {"items": NESTED}}},
-}
+RECURSIVE = {"name": "weather", "parameters": {"properties": {"x": NESTED}, "$defs": {"nested": {"items": NESTED}}}}
 
 
 @pytest.mark.parametrize(

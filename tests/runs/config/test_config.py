@@ -55,9 +55,7 @@ def test_set(override: str, path: tuple[str, ...], value: Any) -> None:
 
 
 def test_set_goes_over_the_file_and_the_last_one_wins() -> None:
-    config = config_of(
-        {**LEAST, "traces": {"samples": 2, "chunk": 3}}, ["traces.samples=5", "traces.samples=6"]
-    )
+    config = config_of({**LEAST, "traces": {"samples": 2, "chunk": 3}}, ["traces.samples=5", "traces.samples=6"])
     assert (config.traces.samples, config.traces.chunk) == (6, 3)
     assert config_of({**LEAST, "traces": None}, ["traces.samples=5"]).traces.samples == 5
 
@@ -141,9 +139,7 @@ def test_init_writes_what_it_was_told_and_shows_the_rest(tmp_path: Path, preset:
 def is_key(line: str) -> bool:
     key, _, value = line.strip().removeprefix("# ").partition(": ")
     return (
-        not value.endswith(".")
-        and key.isidentifier()
-        and key in {leaf.rpartition(".")[2] for leaf in leaves(Config)}
+        not value.endswith(".") and key.isidentifier() and key in {leaf.rpartition(".")[2] for leaf in leaves(Config)}
     )
 
 

@@ -48,9 +48,7 @@ def located(folder: Path, rows: int | None = None, **circuit: Any) -> tuple[Circ
         return make_circuit(run, PIVOTS), progress.said
 
 
-@pytest.mark.parametrize(
-    "how", [{}, {"relaxation": "hard-concrete"}, {"penalty_for": "size", "size": 9}], ids=str
-)
+@pytest.mark.parametrize("how", [{}, {"relaxation": "hard-concrete"}, {"penalty_for": "size", "size": 9}], ids=str)
 def test_a_mask_goes_on_with_half_the_batch(folder: Path, how: dict[str, Any]) -> None:
     mask = {"localiser": "dcm", "epochs": 12, "learning_rate": 0.05, **how}
     found, said = located(folder, 3, batch_size=8, **mask)

@@ -49,9 +49,7 @@ def test_attribution_goes_on_with_half_the_batch() -> None:
     anatomy, pivots, said = anatomy_of(model), tiny_world.pivots(9), list[str]()
     expected = gate_gradient(model, anatomy, pivots)
     with room_for(model, 3):
-        found = halving(
-            "attribution", 32, lambda size: gate_gradient(model, anatomy, pivots, size), said.append
-        )
+        found = halving("attribution", 32, lambda size: gate_gradient(model, anatomy, pivots, size), said.append)
     torch.testing.assert_close(found, expected)
     assert said[-1] == "attribution: out of memory with a batch of 4; going on with 2"
 

@@ -81,11 +81,7 @@ class Anatomy:
         """Flat index. Raises CcaError when the model has no such component."""
         span = self._spans.get((component.layer, component.kind))
         if span is None or not 0 <= component.index < span.stop - span.start:
-            there = (
-                f"{span.stop - span.start} of that kind in that layer"
-                if span
-                else f"{len(self.layers)} layers"
-            )
+            there = f"{span.stop - span.start} of that kind in that layer" if span else f"{len(self.layers)} layers"
             raise CcaError(f"component {component}: this {self.model_type} model has {there}")
         return span.start + component.index
 
@@ -128,8 +124,7 @@ class Anatomy:
                     axis = EACH if len(self.shapes[pattern.bias]) > 1 else 0
                     owned.setdefault((pattern.bias, axis), []).append(indices)
         return tuple(
-            WeightRows(name, axis, torch.cat(parts).unique(sorted=True))
-            for (name, axis), parts in owned.items()
+            WeightRows(name, axis, torch.cat(parts).unique(sorted=True)) for (name, axis), parts in owned.items()
         )
 
     def owners(self, row: WeightRows) -> Tensor:
@@ -138,10 +133,7 @@ class Anatomy:
         owner = torch.full((row_shape(shape, row.axis)[0],), -1)
         for layer in self.layers:
             for pattern in layer.patterns:
-                if row.parameter == pattern.bias or (row.parameter, row.axis) == (
-                    pattern.weight,
-                    pattern.axis,
-                ):
+                if row.parameter == pattern.bias or (row.parameter, row.axis) == (pattern.weight, pattern.axis):
                     units = torch.arange(pattern.n)
                     first = self.span(layer.index, pattern.kind).start + pattern.first
                     owner[pattern.indices(units)] = (first + units)[:, None]
@@ -155,9 +147,7 @@ class Anatomy:
     def _mask(self, components: Iterable[Component] | Tensor) -> Tensor:
         if isinstance(components, Tensor) and components.dtype == torch.bool:
             if components.shape != (self.size,):
-                raise CcaError(
-                    f"components: expected a mask of shape ({self.size},), got {tuple(components.shape)}"
-                )
+                raise CcaError(f"components: expected a mask of shape ({self.size},), got {tuple(components.shape)}")
             return components.cpu()
         mask = torch.zeros(self.size, dtype=torch.bool)
         if isinstance(components, Tensor):
@@ -183,13 +173,7 @@ def anatomy_of(
         for name, stack in [_decoder_layers(model, config, declared)]
         for index, layer in enumerate(stack)
     )
-    used = {
-        name
-        for layer in layers
-        for pattern in layer.patterns
-        for name in (pattern.weight, pattern.bias)
-        if name
-    }
+    used = {name for layer in layers for pattern in layer.patterns for name in (pattern.weight, pattern.bias) if name}
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if name in used}
     total = sum(parameter.numel() for parameter in model.parameters())
     anatomy = Anatomy(config.model_type, layers, shapes, total)
@@ -229,9 +213,7 @@ def check_anatomy(model: PreTrainedModel, anatomy: Anatomy) -> None:
     Raises CcaError naming the layer and the field to declare.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    embeddings = {
-        id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None
-    }
+    embeddings = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
     embedding_names = {name for name, parameter in model.named_parameters() if id(parameter) in embeddings}
     owned: dict[tuple[str, int], Tensor] = {}
     for layer in anatomy.layers:

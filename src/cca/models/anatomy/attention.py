@@ -79,8 +79,7 @@ def _separate(reader: LayerReader, attention: nn.Module, heads: Heads) -> tuple[
     whole = not any(widths[role] % step[role] for role in "qkv")
     if not whole or counts["q"] != heads.q or counts["k"] != counts["v"] or heads.q % counts["k"]:
         raise reader.fault(
-            f"{heads.q} heads of {heads.dim} rows in q, as many k as v, got {list(widths.values())} rows",
-            "head_dim",
+            f"{heads.q} heads of {heads.dim} rows in q, as many k as v, got {list(widths.values())} rows", "head_dim"
         )
     return tuple(reader.outputs(modules[r], r, r, counts[r], length[r], step[r]) for r in "qkv")
 
@@ -93,9 +92,7 @@ def _latent(reader: LayerReader, attention: nn.Module, heads: Heads) -> tuple[Un
     k_dim = width // heads.q - heads.v_dim
     q_width = reader.weight(q, "q")[2]
     if width % heads.q or not 0 < k_dim <= heads.dim or q_width != heads.q * heads.dim:
-        raise reader.fault(
-            f"{heads.q} heads of {heads.dim}, got {q_width} rows in q and {width} in kv", "head_dim"
-        )
+        raise reader.fault(f"{heads.q} heads of {heads.dim}, got {q_width} rows in q and {width} in kv", "head_dim")
     bias, step = reader.bias(kv), k_dim + heads.v_dim
     return (
         reader.outputs(q, "q", "q", heads.q, heads.dim, heads.dim),
@@ -114,13 +111,9 @@ def _fused(reader: LayerReader, attention: nn.Module, heads: Heads) -> tuple[Uni
     name, fused = found
     weight, axis, width, _ = reader.weight(fused, "qkv")
     if width != (heads.q + 2 * heads.kv) * heads.dim:
-        raise reader.fault(
-            f"{heads.q} + 2 x {heads.kv} heads of {heads.dim}, got {width} rows in {name}", "kv_heads"
-        )
+        raise reader.fault(f"{heads.q} + 2 x {heads.kv} heads of {heads.dim}, got {width} rows in {name}", "kv_heads")
     if declared.qkv_layout is None:
-        raise reader.fault(
-            f"a declaration of the order of the rows of {name} (blocks or grouped)", "qkv_layout"
-        )
+        raise reader.fault(f"a declaration of the order of the rows of {name} (blocks or grouped)", "qkv_layout")
     groups = heads.kv if declared.qkv_layout == "grouped" else declared.qkv_blocks
     if heads.q % groups or heads.kv % groups:
         raise reader.fault(f"{heads.q} and {heads.kv} heads to divide into {groups} groups", "qkv_blocks")

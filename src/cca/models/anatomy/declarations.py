@@ -117,9 +117,7 @@ CHOICES = {
 }
 
 
-def declaration_for(
-    model_type: str, given: Declaration | Mapping[str, Any] | Path | str | None = None
-) -> Declaration:
+def declaration_for(model_type: str, given: Declaration | Mapping[str, Any] | Path | str | None = None) -> Declaration:
     """The defaults, then the table's entry for ``model_type``, then what was given, each over the last."""
     if isinstance(given, Declaration):
         return given
@@ -139,9 +137,7 @@ def read_declaration(path: Path) -> dict[str, Any]:
         problem = " ".join(str(error).split())
         raise CcaError(f"{path}: expected a YAML file declaring an anatomy, got {problem}") from error
     if not isinstance(value, dict):
-        raise CcaError(
-            f"{path}: expected a mapping such as `attention: self_attn`, got {type(value).__name__}"
-        )
+        raise CcaError(f"{path}: expected a mapping such as `attention: self_attn`, got {type(value).__name__}")
     return value
 
 

@@ -164,20 +164,14 @@ def _experts(reader: LayerReader, name: str, experts: nn.Module) -> tuple[Expert
         layouts = {True: "halves", False: "interleaved", None: declared.gate_up_layout}
         layout = layouts[getattr(experts, "is_concatenated", None)]
         if layout is None:
-            raise reader.fault(
-                f"a declaration of the order of the rows of gate_up_proj in {name}", "gate_up_layout"
-            )
+            raise reader.fault(f"a declaration of the order of the rows of gate_up_proj in {name}", "gate_up_layout")
         bias = reader.bias(experts, "gate_up_proj_bias")
         patterns = _gate_and_up(reader.parameters[id(fused)], 3 - inner, bias, total, each, layout, 0)
     elif isinstance(up, nn.Parameter):
         bias = reader.bias(experts, "up_proj_bias")
-        patterns = (
-            UnitRows("neuron", "up", reader.parameters[id(up)], bias, 3 - inner, total, 1, 0, 1, total, 0),
-        )
+        patterns = (UnitRows("neuron", "up", reader.parameters[id(up)], bias, 3 - inner, total, 1, 0, 1, total, 0),)
     else:
-        raise reader.fault(
-            f"a 3-D parameter gate_up_proj or up_proj in {name}, found {children(experts)}", "experts"
-        )
+        raise reader.fault(f"a 3-D parameter gate_up_proj or up_proj in {name}, found {children(experts)}", "experts")
     down_rows = UnitRows("neuron", "down", reader.parameters[id(down)], None, inner, total, 1, 0, 1, total, 0)
     return Experts(name, count, each), (*patterns, down_rows)
 
@@ -189,7 +183,5 @@ def _gate_and_up(
     patterns: list[UnitRows] = []
     for number, role in enumerate(("gate", "up")):
         start, step = (number * each, 1) if layout == "halves" else (number, 2)
-        patterns.append(
-            UnitRows("neuron", role, weight, bias, axis, n, 1, start, step, each, 2 * each, first)
-        )
+        patterns.append(UnitRows("neuron", role, weight, bias, axis, n, 1, start, step, each, 2 * each, first))
     return tuple(patterns)

@@ -78,9 +78,7 @@ class LayerReader:
         weight, axis, _, _ = self.weight(module, role)
         return UnitRows(kind, role, weight, self.bias(module), axis, n, length, 0, step, n, 0, first)
 
-    def inputs(
-        self, module: nn.Module, kind: str, role: str, n: int, length: int, first: int = 0
-    ) -> UnitRows:
+    def inputs(self, module: nn.Module, kind: str, role: str, n: int, length: int, first: int = 0) -> UnitRows:
         """Units that own consecutive input features of a projection; its bias belongs to none of them."""
         weight, axis, _, _ = self.weight(module, role)
         return UnitRows(kind, role, weight, None, 1 - axis, n, length, 0, length, n, 0, first)

@@ -139,12 +139,7 @@ def own_part(tensor: DTensor, axis: int, indices: Tensor, rows: Tensor) -> tuple
     return local, indices[here] - low * inner, rows[here.to(rows.device)]
 
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}  # safetensors'
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # safetensors'
 
 _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -169,9 +164,7 @@ def tensor_hash(tensor: Tensor) -> str:
     return hashlib.sha256(raw_bytes(tensor)).hexdigest()
 
 
-def check_rows(
-    name: str, shape: Sequence[int], axis: int, indices: Tensor, before: Tensor, after: Tensor
-) -> None:
+def check_rows(name: str, shape: Sequence[int], axis: int, indices: Tensor, before: Tensor, after: Tensor) -> None:
     """Raise CcaError unless the rows fit a parameter of ``shape`` along ``axis``."""
     facts = [(dtype_name(tensor), tuple(tensor.shape)) for tensor in (indices, before, after)]
     check_row_shapes(name, shape, axis, *facts)

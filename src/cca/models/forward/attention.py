@@ -134,9 +134,7 @@ def _window(local_size: int | None = None, use_vmap: bool = False, config: Any =
     """Stands in for transformers' mask functions next to a prefix; it calls them by keyword."""
     if use_vmap or getattr(config, "attention_chunk_size", None) is not None:
         kind = getattr(config, "model_type", "model")
-        raise CcaError(
-            f"{kind}: expected causal or sliding-window attention next to prefixes, got another kind"
-        )
+        raise CcaError(f"{kind}: expected causal or sliding-window attention next to prefixes, got another kind")
     return Window(local_size)
 
 
@@ -178,9 +176,7 @@ def hooked_attention(
             if part is None:
                 continue
             if getattr(hooks, name) is not None:
-                raise CcaError(
-                    f"model: expected one block of {name} at a time, got a second inside the first"
-                )
+                raise CcaError(f"model: expected one block of {name} at a time, got a second inside the first")
             setattr(hooks, name, part)
             stack.callback(setattr, hooks, name, None)
         _rename(modules, hooks, stack)
@@ -206,9 +202,7 @@ def _show(modules: Modules, hooks: AttentionHooks, stack: ExitStack) -> None:
     for layer, module in modules.items():
         former = module.__dict__.get(HOOKS)
         leave = functools.partial(module.__dict__.pop, HOOKS)
-        stack.callback(
-            leave if former is None else functools.partial(module.__dict__.__setitem__, HOOKS, former)
-        )
+        stack.callback(leave if former is None else functools.partial(module.__dict__.__setitem__, HOOKS, former))
         module.__dict__[HOOKS] = (hooks, layer)
 
 
@@ -223,9 +217,7 @@ def _rename(modules: Modules, hooks: AttentionHooks, stack: ExitStack) -> None:
             config._attn_implementation = name
 
 
-def _remember_in_checkpoints(
-    model: PreTrainedModel, modules: Modules, hooks: AttentionHooks, stack: ExitStack
-) -> None:
+def _remember_in_checkpoints(model: PreTrainedModel, modules: Modules, hooks: AttentionHooks, stack: ExitStack) -> None:
     """Have checkpointed layers run again under the prefixes they first ran with, until ``stack`` is left."""
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -51,8 +51,7 @@ def gated(
     """
     if factors.dim() not in (1, 2) or factors.shape[-1] != anatomy.size:
         raise CcaError(
-            f"gates: expected factors of shape ({anatomy.size},) or (B, {anatomy.size}), "
-            f"got {tuple(factors.shape)}"
+            f"gates: expected factors of shape ({anatomy.size},) or (B, {anatomy.size}), got {tuple(factors.shape)}"
         )
     if positions not in ("last", "all"):
         raise CcaError(f"gates: expected positions to be 'last' or 'all', got {positions!r}")
@@ -150,9 +149,7 @@ class _Gates:
                 self.at = (torch.arange(rows, device=device), torch.full((rows,), width - 1, device=device))
             return
         if self.last.shape != (rows,) or int(self.last.min()) < 0 or int(self.last.max()) >= width:
-            raise CcaError(
-                f"gates: expected {rows} last positions from 0 to {width - 1}, got {self.last.tolist()}"
-            )
+            raise CcaError(f"gates: expected {rows} last positions from 0 to {width - 1}, got {self.last.tolist()}")
         if width > 1:
             self.at = (torch.arange(rows, device=device), self.last.to(device))
 
@@ -160,8 +157,7 @@ class _Gates:
         """q (B, H, T, D), k and v (B, KV, T, D), the gated position scaled."""
         heads = zip("qkv", (q, k, v), strict=True)
         q, k, v = (
-            _scaled(x.transpose(1, 2), self.parts[layer, kind][..., None], self.at).transpose(1, 2)
-            for kind, x in heads
+            _scaled(x.transpose(1, 2), self.parts[layer, kind][..., None], self.at).transpose(1, 2) for kind, x in heads
         )
         return q, k, v
 
@@ -177,9 +173,7 @@ class _Gates:
                 yield down.register_forward_pre_hook(self._neuron_hook(layer, parts.n_routed))
             if parts.experts is not None:
                 experts = model.get_submodule(parts.experts.module)
-                yield experts.register_forward_hook(
-                    self._expert_hook(layer, parts.n_routed), with_kwargs=True
-                )
+                yield experts.register_forward_hook(self._expert_hook(layer, parts.n_routed), with_kwargs=True)
 
     def _head_hook(self, layer: int, role: str) -> Any:
         pattern = self.anatomy.layers[layer].pattern(role)

@@ -63,10 +63,7 @@ class OneTokenPrefixes(DirectPrefixes):
         hidden_keys = hidden.squeeze(1)[..., :-1]  # (B or 1, 1, keys); the new token sees itself
         width = self.own.keys[0].shape[2]
         shared, own = hidden_keys.split([hidden_keys.shape[-1] - width, width], dim=-1)
-        bias = [
-            torch.zeros(x.shape, device=device, dtype=dtype).masked_fill_(x, -torch.inf)
-            for x in (shared, own)
-        ]
+        bias = [torch.zeros(x.shape, device=device, dtype=dtype).masked_fill_(x, -torch.inf) for x in (shared, own)]
         return bias[0] if bool(shared.any()) else None, bias[1] if bool(own.any()) else None
 
 

@@ -80,9 +80,7 @@ class DirectPrefixes(Prefixes):
         super().__init__(model, shared, own)
         self.hidden = lru_cache(maxsize=8)(self._hidden)  # the same for all layers of a kind
 
-    def attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None, **options: Any
-    ) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None, **options: Any) -> Tensor:
         """q (B, H, T, D), k and v (B, KV, T, D) of new tokens -> (B, T, H, D)."""
         shared = own = None
         if self.shared is not None:
@@ -121,9 +119,7 @@ class CachedPrefixes(Prefixes):
     def arguments(self, rows: int, width: int, device: torch.device) -> dict[str, Any]:
         if self.model.is_gradient_checkpointing and self.model.training:
             kind = self.model.config.model_type
-            raise CcaError(
-                f"{kind}: expected no gradient checkpointing next to prefixes, got it; call model.eval()"
-            )
+            raise CcaError(f"{kind}: expected no gradient checkpointing next to prefixes, got it; call model.eval()")
         arguments = super().arguments(rows, width, device)
         layers, padding = self._arranged(rows, device)
         self.cache = DynamicCache()

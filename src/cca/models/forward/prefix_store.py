@@ -35,9 +35,7 @@ class StoredPrefixes(Sequence[OwnPrefixes]):
     system's own. Raises CcaError for an unknown storage, and on the first `append` when none has room.
     """
 
-    def __init__(
-        self, tokens: int, storage: Storage | Literal["auto"] = "auto", folder: Path | None = None
-    ) -> None:
+    def __init__(self, tokens: int, storage: Storage | Literal["auto"] = "auto", folder: Path | None = None) -> None:
         known = get_args(Storage)
         if storage not in ("auto", *known):
             raise CcaError(f"storage of prefixes: expected auto, {', '.join(known)}, got {storage!r}")
@@ -111,9 +109,7 @@ def _moved(batch: OwnPrefixes, devices: Sequence[torch.device]) -> OwnPrefixes:
     return OwnPrefixes(keys, values, batch.lengths, batch.rows)
 
 
-def _read(
-    path: Path, lengths: torch.Tensor, rows: tuple[int, ...], devices: Sequence[torch.device]
-) -> OwnPrefixes:
+def _read(path: Path, lengths: torch.Tensor, rows: tuple[int, ...], devices: Sequence[torch.device]) -> OwnPrefixes:
     held = load_file(path)
     keys, values = (tuple(held[f"{side}{n}"] for n in range(len(devices))) for side in ("key", "value"))
     return _moved(OwnPrefixes(keys, values, lengths, rows), devices)

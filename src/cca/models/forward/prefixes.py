@@ -24,13 +24,7 @@ from transformers import PreTrainedModel
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy
 from cca.models.forward.attention import hooked_attention
-from cca.models.forward.prefix_state import (
-    CachedPrefixes,
-    DirectPrefixes,
-    KeysValues,
-    OwnPrefixes,
-    SharedPrefix,
-)
+from cca.models.forward.prefix_state import CachedPrefixes, DirectPrefixes, KeysValues, OwnPrefixes, SharedPrefix
 from cca.models.forward.prefix_store import Storage, StoredPrefixes
 
 __all__ = [
@@ -99,11 +93,7 @@ def prefill_own(
 
 @contextmanager
 def prefixed(
-    model: PreTrainedModel,
-    anatomy: Anatomy,
-    *,
-    shared: SharedPrefix | None = None,
-    own: OwnPrefixes | None = None,
+    model: PreTrainedModel, anatomy: Anatomy, *, shared: SharedPrefix | None = None, own: OwnPrefixes | None = None
 ) -> Iterator[None]:
     """Within the block, ``model(input_ids=...)`` takes only the tokens that come after these prefixes.
 
@@ -134,9 +124,7 @@ def logits_at(
     those B positions only, with whatever the model does to its logits. Raises CcaError for lengths that do not fit.
     """
     B, T = tokens.shape
-    if lengths is not None and not (
-        lengths.shape == (B,) and 1 <= int(lengths.min()) <= int(lengths.max()) <= T
-    ):
+    if lengths is not None and not (lengths.shape == (B,) and 1 <= int(lengths.min()) <= int(lengths.max()) <= T):
         raise CcaError(f"tokens: expected {B} lengths from 1 to {T}, got {lengths.tolist()}")
     with ExitStack() as stack:
         stack.enter_context(prefixed(model, anatomy, shared=shared, own=own))
@@ -170,17 +158,13 @@ def _computed(
     """Keys and values (B, KV, T, D) of tokens (B, T) behind ``shared``, by layer."""
     without = [parts.index for parts in anatomy.layers if parts.attention is None]
     if without:
-        raise CcaError(
-            f"{anatomy.model_type}: layer {without[0]} has no attention, so prefixes cannot be kept"
-        )
+        raise CcaError(f"{anatomy.model_type}: layer {without[0]} has no attention, so prefixes cannot be kept")
     B, T = tokens.shape
     rows = torch.arange(B, device=tokens.device)
     with ExitStack() as stack:
         hooks = stack.enter_context(hooked_attention(model, anatomy, capture=True))
         if hooks.gates is not None or hooks.prefixes is not None:
-            raise CcaError(
-                "prefixes: expected to be computed outside of gated and prefixed blocks, got one open"
-            )
+            raise CcaError("prefixes: expected to be computed outside of gated and prefixed blocks, got one open")
         # the logits are not needed: project one position per row, the least a model can be asked for
         stack.callback(project_only(model, rows, torch.full_like(rows, T - 1)).remove)
         if not _direct(anatomy):
@@ -195,9 +179,7 @@ def _computed(
         return [hooks.captured[layer] for layer in range(len(anatomy.layers))]
 
 
-def _nothing(
-    model: PreTrainedModel, anatomy: Anatomy, rows: int, shared: SharedPrefix | None
-) -> list[KeysValues]:
+def _nothing(model: PreTrainedModel, anatomy: Anatomy, rows: int, shared: SharedPrefix | None) -> list[KeysValues]:
     """The result of `_computed` for no tokens at all."""
     if shared is not None:
         empty = [[x[:, :0].expand(rows, -1, -1, -1) for x in side] for side in (shared.keys, shared.values)]
@@ -207,9 +189,7 @@ def _nothing(
     return [(like.new_zeros(shape), like.new_zeros(shape)) for shape in shapes]
 
 
-def project_only(
-    model: PreTrainedModel, rows: Tensor, positions: Tensor
-) -> torch.utils.hooks.RemovableHandle:
+def project_only(model: PreTrainedModel, rows: Tensor, positions: Tensor) -> torch.utils.hooks.RemovableHandle:
     """Give the output projection hidden states (N, 1, C) of ``rows`` at ``positions``, (N,) each, for (B, T, C)."""
 
     def gather(_: torch.nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:

@@ -42,9 +42,7 @@ def make_judge(name: str, *, allow_code: bool = False, **options: Any) -> Judge:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise CcaError(f"judge: expected {', '.join(JUDGES)} or package.module:function, got {name!r}{hint}")
     if name == "code" and not allow_code:
-        raise CcaError(
-            "judge 'code' runs code that a model wrote: allow it explicitly (allow_code) or take another"
-        )
+        raise CcaError("judge 'code' runs code that a model wrote: allow it explicitly (allow_code) or take another")
     return _construct(name, load_entry(JUDGES[name]), options)
 
 
@@ -59,9 +57,7 @@ def _construct(name: str, factory: Callable[..., Judge], options: dict[str, Any]
 
 def _user_judge(name: str, allow_code: bool, options: dict[str, Any]) -> Judge:
     if not allow_code:
-        raise CcaError(
-            f"judge {name!r} is a function of yours: allow it explicitly (allow_code) to import and run it"
-        )
+        raise CcaError(f"judge {name!r} is a function of yours: allow it explicitly (allow_code) to import and run it")
     return _construct(name, lambda: FunctionJudge(name), options)
 
 
@@ -92,9 +88,7 @@ class FunctionJudge:
             return judgement(text.strip(), result is Verdict.RIGHT)
         if isinstance(result, bool):
             return judgement(text.strip(), result)
-        raise CcaError(
-            f"judge {self.name!r}: expected a bool, a Verdict, a Judgement or None, got {result!r}"
-        )
+        raise CcaError(f"judge {self.name!r}: expected a bool, a Verdict, a Judgement or None, got {result!r}")
 
     def finished(self, text: str) -> bool:
         finished = getattr(self.function, "finished", None)

@@ -83,13 +83,9 @@ class CodeJudge(WholeReader):
         thinking: bool = False,
     ) -> None:  # fmt: skip
         if os.name != "posix":
-            raise CcaError(
-                "judge 'code': expected Linux or macOS, whose resource limits it needs; use a container"
-            )
+            raise CcaError("judge 'code': expected Linux or macOS, whose resource limits it needs; use a container")
         if seconds < 1 or megabytes < 64:
-            raise CcaError(
-                f"judge 'code': expected seconds >= 1 and megabytes >= 64, got {seconds}, {megabytes}"
-            )
+            raise CcaError(f"judge 'code': expected seconds >= 1 and megabytes >= 64, got {seconds}, {megabytes}")
         self.seconds, self.megabytes, self.preamble = seconds, megabytes, preamble
         super().__init__(thinking=thinking)
         self.isolation = _isolation(isolation)
@@ -105,9 +101,7 @@ class CodeJudge(WholeReader):
         try:
             compile(gold, "tests", "exec")
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise CcaError(
-                f"judge 'code': expected a gold answer of Python tests, got {gold!r} ({error})"
-            ) from error
+            raise CcaError(f"judge 'code': expected a gold answer of Python tests, got {gold!r} ({error})") from error
 
 
 @cache

@@ -206,9 +206,7 @@ class Helper:
             except TimeoutError:
                 ready = None
             if ready is None:
-                raise CcaError(
-                    "judge 'math': the math-verify helper did not start; does `import math_verify` work?"
-                )
+                raise CcaError("judge 'math': the math-verify helper did not start; does `import math_verify` work?")
         return self._process
 
 

@@ -143,9 +143,7 @@ def _gold(gold: str) -> Quantity:
     text = gold.rpartition("####")[2]
     quantity = read_number(text)
     if quantity is None:
-        raise CcaError(
-            f"judge 'number': expected a gold answer with one number, got {gold!r}; try the judge 'text'"
-        )
+        raise CcaError(f"judge 'number': expected a gold answer with one number, got {gold!r}; try the judge 'text'")
     return quantity
 
 

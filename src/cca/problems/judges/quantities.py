@@ -225,9 +225,7 @@ _RUN = re.compile(
     rf"(?:{_ANY})(?:(?:[ ]|-|,[ ]|[ ]and[ ](?:an?[ ])?|-and-|[ ]a[ ])(?:{_ANY}))*(?![\w])",
     re.IGNORECASE,
 )
-_PRONOUN = re.compile(
-    r"[ ]{1,3}(?:of|that|who|which|another|way|by|thing|possible|could|can|has)\b", re.IGNORECASE
-)
+_PRONOUN = re.compile(r"[ ]{1,3}(?:of|that|who|which|another|way|by|thing|possible|could|can|has)\b", re.IGNORECASE)
 
 
 def read_number_words(text: str) -> Fraction | None:

@@ -112,19 +112,13 @@ def stated_answers(text: str, closed: bool = False) -> Iterator[Statement]:
             yield statement
 
 
-def _statement(
-    text: str, lower: str, start: int, kind: str, marker_start: int, closed: bool
-) -> Statement | None:
+def _statement(text: str, lower: str, start: int, kind: str, marker_start: int, closed: bool) -> Statement | None:
     if kind == "box":
         end = closing_brace(text, start)
         return None if end is None else Statement(text[start:end], kind)
     if kind == "tag":
         end = lower.find("</answer>", start, start + REACH)
-        return (
-            Statement(text[start : end if end >= 0 else start + REACH], kind)
-            if end >= 0 or not closed
-            else None
-        )
+        return Statement(text[start : end if end >= 0 else start + REACH], kind) if end >= 0 or not closed else None
     found = _line_end(text, start) if kind == "hashes" else _sentence_end(text, start)
     if closed and not found.certain:
         return None

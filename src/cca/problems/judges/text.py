@@ -108,9 +108,7 @@ class RegexJudge(WholeReader):
 
     name = "regex"
 
-    def __init__(
-        self, *, pattern: str | None = None, ignore_case: bool = False, thinking: bool = False
-    ) -> None:
+    def __init__(self, *, pattern: str | None = None, ignore_case: bool = False, thinking: bool = False) -> None:
         super().__init__(thinking=thinking)
         self.flags = re.MULTILINE | (re.IGNORECASE if ignore_case else 0)
         self.pattern = None if pattern is None else _compile(pattern, self.flags)
@@ -161,9 +159,7 @@ class ChoiceJudge(Reader[str]):
 
     def __init__(self, *, letters: str = "ABCDE", thinking: bool = False, final: bool = True) -> None:
         super().__init__(thinking=thinking, final=final)
-        if not (
-            letters.isascii() and letters.isalpha() and letters.isupper() and len({*letters}) == len(letters)
-        ):
+        if not (letters.isascii() and letters.isalpha() and letters.isupper() and len({*letters}) == len(letters)):
             raise CcaError(f"judge 'choice': expected letters such as 'ABCD', each once, got {letters!r}")
         self.letters = letters
         one, either = f"[{letters}]", f"[{letters}{letters.lower()}]"
@@ -209,11 +205,7 @@ class ChoiceJudge(Reader[str]):
             return letter if second is None or second[1] == letter else UNCLEAR
         if statement.kind == "label" and statement.leading and not statement.alone:
             return None
-        return (
-            self._only(self._bracketed, text)
-            or self._only(self._named, text)
-            or self._only(self._single, text)
-        )
+        return self._only(self._bracketed, text) or self._only(self._named, text) or self._only(self._single, text)
 
     def read_whole(self, text: str, cut_off: bool = False) -> str | None:
         opening = self._opening.match(text)

@@ -18,15 +18,7 @@ from typing import Any
 from cca.errors import CcaError
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
 from cca.problems.judges.reading import WholeReader
-from cca.problems.judges.tool_call_forms import (
-    ATTEMPT,
-    DECODER,
-    Call,
-    Raw,
-    as_call,
-    begins_another,
-    read_calls,
-)
+from cca.problems.judges.tool_call_forms import ATTEMPT, DECODER, Call, Raw, as_call, begins_another, read_calls
 
 
 class ToolCallJudge(WholeReader):
@@ -135,15 +127,11 @@ def _gold(gold: str) -> tuple[Call, ...]:
     try:
         value = DECODER.decode(gold)
     except (ValueError, RecursionError) as error:
-        raise CcaError(
-            f"judge 'tool-call': expected a gold answer of JSON calls, got {gold!r} ({error})"
-        ) from error
+        raise CcaError(f"judge 'tool-call': expected a gold answer of JSON calls, got {gold!r} ({error})") from error
     items = value if isinstance(value, list) else [value]
     calls = tuple(call for call in map(as_call, items) if call is not None)
     if len(calls) != len(items):
-        raise CcaError(
-            f'judge \'tool-call\': expected calls {{"name": ..., "arguments": {{...}}}}, got {gold!r}'
-        )
+        raise CcaError(f'judge \'tool-call\': expected calls {{"name": ..., "arguments": {{...}}}}, got {gold!r}')
     return calls
 
 
@@ -160,9 +148,7 @@ def _validator(name: str, schema: Mapping[str, Any]) -> Any:
         from jsonschema.validators import validator_for
         from referencing.exceptions import Unresolvable
     except ImportError as error:
-        raise CcaError(
-            "judge 'tool-call' with tools needs jsonschema: pip install -e \".[tools]\""
-        ) from error
+        raise CcaError("judge 'tool-call' with tools needs jsonschema: pip install -e \".[tools]\"") from error
     kind = validator_for(schema)
     try:
         kind.check_schema(dict(schema))

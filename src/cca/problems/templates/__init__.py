@@ -66,9 +66,7 @@ def check_template(template: Template, wanted: int = 20) -> Check:
                 if message:
                     misses[kind] += 1
                     examples.setdefault(kind, message)
-        distinct = sum(
-            1 for _, _ in zip(range(wanted), distinct_instances(template, generator), strict=False)
-        )
+        distinct = sum(1 for _, _ in zip(range(wanted), distinct_instances(template, generator), strict=False))
     except CcaError as error:
         return Check(template.name, str(error).removeprefix(f"template {template.name}: "), tuple(notes))
     for kind, count in sorted(misses.items()):

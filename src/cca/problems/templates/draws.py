@@ -81,9 +81,7 @@ class Draw:
         if self.kind == "rows":
             for item in items:
                 if not isinstance(item, list | tuple | str) or len(item) != count:
-                    raise ExpressionError(
-                        f"expected items of {count} parts in '{brief(self.line)}', got {shown(item)}"
-                    )
+                    raise ExpressionError(f"expected items of {count} parts in '{brief(self.line)}', got {shown(item)}")
         if len(items) < (count if self.kind == "distinct" else 1):
             raise ExpressionError(f"too few items to draw from in '{brief(self.line)}'")
         return items

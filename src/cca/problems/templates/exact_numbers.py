@@ -118,9 +118,7 @@ def multiply(one: Any, other: Any) -> Any:
         items, count = (one, other) if type(one) in _REPEATED else (other, one)
         times = number(count, "a repetition")
         if not isinstance(times, int) or max(bulk(items), 1) * times > LONGEST:
-            raise ExpressionError(
-                f"expected at most {LONGEST} items or characters, got a repetition of {shown(count)}"
-            )
+            raise ExpressionError(f"expected at most {LONGEST} items or characters, got a repetition of {shown(count)}")
         return items * times
     return exact(number(one, "a product") * number(other, "a product"))
 

@@ -138,9 +138,7 @@ def parse(text: str) -> ast.expr:
             return parse(respelled)
         raise ExpressionError(f"cannot read '{brief(text)}' as an expression ({error.msg})") from error
     except (ValueError, MemoryError, RecursionError) as error:
-        raise ExpressionError(
-            f"cannot read '{brief(text)}' as an expression (too deep or malformed)"
-        ) from error
+        raise ExpressionError(f"cannot read '{brief(text)}' as an expression (too deep or malformed)") from error
 
 
 class _Compiler:
@@ -178,9 +176,7 @@ class _Compiler:
     def _name(self, node: ast.Name, depth: int) -> Closure:  # noqa: ARG002
         name = node.id
         if name.startswith("_"):
-            raise ExpressionError(
-                f"name {name!r} is not allowed in a template (it starts with an underscore)"
-            )
+            raise ExpressionError(f"name {name!r} is not allowed in a template (it starts with an underscore)")
         self.names.add(name)
         if name not in LISTS:
             return operator.itemgetter(name)

@@ -205,9 +205,7 @@ def tied(draws: Sequence[Draw], conditions: Iterable[Expression]) -> list[list[D
     for names in [condition.names for condition in conditions] + needs:
         merged = {group[owner[name]] for name in names if name in owner}
         group = [min(merged) if label in merged else label for label in group]
-    return [
-        [draw for draw, own in zip(draws, group, strict=True) if own == one] for one in sorted(set(group))
-    ]
+    return [[draw for draw, own in zip(draws, group, strict=True) if own == one] for one in sorted(set(group))]
 
 
 def split(condition: Expression) -> list[Expression]:
@@ -230,9 +228,7 @@ def ordered(steps: Sequence[Step], conditions: Sequence[Expression]) -> list[Ste
     while waiting:
         plans = [_plan(one, _needed(one.names - known, waiting)) for one in undecided]
         default = (0.0, _needed(frozenset(waiting[0].draw.targets), waiting), None)
-        _, chosen, solved = min(
-            (plan for plan in plans if plan[1]), key=lambda plan: plan[0], default=default
-        )
+        _, chosen, solved = min((plan for plan in plans if plan[1]), key=lambda plan: plan[0], default=default)
         chosen[-1].solved = solved
         for step in chosen:
             waiting.remove(step)
@@ -263,9 +259,7 @@ def _sides(condition: Expression) -> list[tuple[str, Expression]]:
         return []
     sides = (tree.left, tree.comparators[0])
     return [
-        (name.id, Expression(condition.text, side))
-        for name, side in (sides, sides[::-1])
-        if isinstance(name, ast.Name)
+        (name.id, Expression(condition.text, side)) for name, side in (sides, sides[::-1]) if isinstance(name, ast.Name)
     ]
 
 

@@ -100,9 +100,7 @@ class Template:
             raise TemplateError(f"{where}: expected a JSON object, got {type(content).__name__}")
         for key in _KEYS:
             if not isinstance(content.get(key), str) or not content[key].strip():
-                raise TemplateError(
-                    f"{where}: expected {key!r} to be a non-empty text, got {content.get(key)!r:.60}"
-                )
+                raise TemplateError(f"{where}: expected {key!r} to be a non-empty text, got {content.get(key)!r:.60}")
         extra = {key: value for key, value in content.items() if key not in _KEYS}
         try:
             return cls._compile(name, content["question_annotated"], content["answer_annotated"], extra)
@@ -154,9 +152,7 @@ class Template:
 
         def truncated(instance: Instance) -> str:
             value = instance.answer if exact is None else _digits(exact, instance.values)
-            return (
-                "" if value == instance.answer else f"the answer {instance.answer} is cut down from {value}"
-            )
+            return "" if value == instance.answer else f"the answer {instance.answer} is cut down from {value}"
 
         def below_zero(instance: Instance) -> str:
             found = negative(instance.solution)
@@ -218,9 +214,7 @@ def load_templates(folder: Path) -> list[Template]:
 def read_template(name: str, path: Path) -> Template:
     """The template in a file, under ``name``. Raises TemplateError naming file and fault."""
     if path.is_file() and path.stat().st_size > LARGEST_FILE:
-        raise TemplateError(
-            f"{path}: expected a template of at most {LARGEST_FILE} bytes, got {path.stat().st_size}"
-        )
+        raise TemplateError(f"{path}: expected a template of at most {LARGEST_FILE} bytes, got {path.stat().st_size}")
     return Template.parse(name, read_json(path), str(path))
 
 
@@ -263,9 +257,7 @@ def _drawn(lines: Sequence[str], defaults: Mapping[str, str]) -> tuple[tuple[Dra
 def _conditions(line: str) -> list[Expression]:
     """The conditions of one line; commas separate them."""
     whole = compiled(line)
-    return (
-        [Expression(line, part) for part in whole.tree.elts] if isinstance(whole.tree, ast.Tuple) else [whole]
-    )
+    return [Expression(line, part) for part in whole.tree.elts] if isinstance(whole.tree, ast.Tuple) else [whole]
 
 
 def _known(names: frozenset[str], known: set[str], where: str) -> None:

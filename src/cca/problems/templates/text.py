@@ -67,9 +67,7 @@ class Sections:
                 _add(found[current], line.strip(), current)
         for section in ("init", "condition"):
             if len(found[section]) > MOST_ITEMS:
-                raise ExpressionError(
-                    f"expected at most {MOST_ITEMS} lines in #{section}, got {len(found[section])}"
-                )
+                raise ExpressionError(f"expected at most {MOST_ITEMS} lines in #{section}, got {len(found[section])}")
         if len(found["answer"]) != 1:
             raise ExpressionError(f"expected one '#answer:' with an expression, got {len(found['answer'])}")
         text = "\n".join(found["text"]).strip()
@@ -92,9 +90,7 @@ class Text:
         self._parts: list[str | tuple[str, Writer]] = []
         self._split(re.sub(r"(?<=\S) {2,}(?=\S)", " ", plain))
         if sum(expression.cost for expression in self._expressions.values()) > MAXIMUM_COST:
-            raise ExpressionError(
-                "expected less work in the slots of one text, got a text that takes too long"
-            )
+            raise ExpressionError("expected less work in the slots of one text, got a text that takes too long")
         self.names = frozenset[str]().union(*(one.names for one in self._expressions.values()))
 
     def render(self, values: Mapping[str, Any]) -> str:

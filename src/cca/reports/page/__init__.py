@@ -96,9 +96,7 @@ def _model_name(report: Report) -> str:
     model = report.config.get("model") or "unknown model"
     if not isinstance(model, str):
         raise CcaError(f"report.config.model: expected a text, got {model!r:.80}; is the file damaged?")
-    return formats.label(
-        Path(model).name if model.count("/") > 1 or model.startswith((".", "/", "~")) else model
-    )
+    return formats.label(Path(model).name if model.count("/") > 1 or model.startswith((".", "/", "~")) else model)
 
 
 def _task_name(report: Report) -> str:
@@ -165,8 +163,7 @@ def _circuit(files: RunFiles) -> dict[str, Any] | None:
         "picture": circuit_picture(sizes, circuit.components, circuit.scores) if sizes else None,
         "levels": range(1, LEVELS + 1) if circuit.scores else (),
         "layers": [(number, [layers[number, kind] for kind in KINDS]) for number in numbers],
-        "ranked": [(str(component), score) for component, score in ranked[:TOP_COMPONENTS]]
-        or _names(circuit),
+        "ranked": [(str(component), score) for component, score in ranked[:TOP_COMPONENTS]] or _names(circuit),
     }
 
 

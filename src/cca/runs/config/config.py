@@ -65,9 +65,7 @@ class Config(Section):
     @classmethod
     def _alone(cls, device: str | None, others: ValidationInfo) -> str | None:
         if device and others.data.get("device_map"):
-            raise ValueError(
-                f"expected none with device_map {others.data['device_map']!r}; leave one of them out"
-            )
+            raise ValueError(f"expected none with device_map {others.data['device_map']!r}; leave one of them out")
         return device
 
     sharding: Literal["none", "fsdp"] = "none"
@@ -157,9 +155,7 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(under)
     for key, value in over.items():
         old = merged.get(key)
-        merged[key] = (
-            _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-        )
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 
@@ -184,9 +180,7 @@ def _first_fault(error: ValidationError) -> str:
     fault = next((f for f in error.errors() if f["type"] == "extra_forbidden"), error.errors()[0])
     path = [str(part) for part in fault["loc"]]
     shape = 1 if path[0] == "task" else None  # which mapping a task was read as is no key of anybody's
-    where = ".".join(
-        part for i, part in enumerate(path) if i != shape and part not in ("str", "dict[str,any]")
-    )
+    where = ".".join(part for i, part in enumerate(path) if i != shape and part not in ("str", "dict[str,any]"))
     if fault["type"] == "extra_forbidden":
         known = known_keys(path[:-1])
         return f"unknown config key {where!r}; {nearest(path[-1], known)}"

@@ -88,14 +88,8 @@ def _allow_empty(definition: dict[str, Any], section: type[BaseModel] | None) ->
             definition["properties"][name]["anyOf"] = [{"$ref": reference}, {"type": "null"}]
 
 
-def _section(
-    section: type[BaseModel], indent: str, line: Line, values: Mapping[str, Any] | None = None
-) -> list[str]:
-    return [
-        text
-        for name, field in section.model_fields.items()
-        for text in _entry(name, field, indent, line, values)
-    ]
+def _section(section: type[BaseModel], indent: str, line: Line, values: Mapping[str, Any] | None = None) -> list[str]:
+    return [text for name, field in section.model_fields.items() for text in _entry(name, field, indent, line, values)]
 
 
 def _entry(
@@ -112,9 +106,7 @@ def _entry(
         yield indent + line(name, _yaml(values[name]))
     else:
         required = field.is_required()
-        yield indent + line(
-            name, "(required)" if required else _yaml(field.get_default(call_default_factory=True))
-        )
+        yield indent + line(name, "(required)" if required else _yaml(field.get_default(call_default_factory=True)))
         if name == "task":
             for what, shape in SHAPES.items():
                 yield f"{indent}# or, from {'three files' if what == 'files' else 'one source'}:"

@@ -83,11 +83,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     if backend is None:
         whole: Any = sorted(tokenizer.get_vocab().items())
     else:
-        whole = {
-            **json.loads(backend.to_str()),
-            "truncation": None,
-            "padding": None,
-        }  # those follow the last call
+        whole = {**json.loads(backend.to_str()), "truncation": None, "padding": None}  # those follow the last call
     return fingerprint([whole, tokenizer.special_tokens_map, tokenizer.chat_template])
 
 

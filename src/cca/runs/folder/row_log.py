@@ -20,9 +20,7 @@ from cca.files import Row, fingerprint
 class RowLog:
     """A log with this header row that grows by chunks of ``chunk`` rows, to ``total`` rows where that is known."""
 
-    def __init__(
-        self, path: Path, header: Mapping[str, object], chunk: int = 1, total: int | None = None
-    ) -> None:
+    def __init__(self, path: Path, header: Mapping[str, object], chunk: int = 1, total: int | None = None) -> None:
         self.path, self.header, self.chunk, self.total = path, dict(header), chunk, total
 
     def rows(self) -> list[Row]:
@@ -35,9 +33,7 @@ class RowLog:
         data = self.path.read_bytes()
         lines = data.split(b"\n")[:-1]  # the last item is a torn line, or empty
         if lines and not self._is_header(lines[0]):
-            raise CcaError(
-                f"{self.path}: was made from other data or by another version; delete it to make it again"
-            )
+            raise CcaError(f"{self.path}: was made from other data or by another version; delete it to make it again")
         rows = sound_rows(lines[1:])
         too_many = self.total is not None and len(rows) > self.total
         if too_many or len(lines) - 1 - len(rows) > self.chunk:

@@ -79,10 +79,7 @@ class Owner:
         kinds = {"process": int, "host": str, "since": str, "started": str | None}
         if not isinstance(note, dict) or note.keys() != kinds.keys():
             return None
-        sound = (
-            all(isinstance(note[name], kind) for name, kind in kinds.items())
-            and 0 < note["process"] < 1 << 31
-        )
+        sound = all(isinstance(note[name], kind) for name, kind in kinds.items()) and 0 < note["process"] < 1 << 31
         return Owner(**note) if sound else None
 
 
@@ -160,9 +157,7 @@ class RunFolder:
             if match and match[1] in WRITTEN_WHOLE and entry.is_file() and not entry.is_symlink():
                 entry.unlink(missing_ok=True)
 
-    def begin(
-        self, config: Config, fingerprints: Mapping[str, str], device: str | None = None, **more: Any
-    ) -> None:
+    def begin(self, config: Config, fingerprints: Mapping[str, str], device: str | None = None, **more: Any) -> None:
         """Write the manifest of a new run of ``config`` on this model and data; the model is on ``device``."""
         given = config.model_dump(mode="json", exclude_unset=True, exclude={"out"})
         from cca.runs.folder.provenance import provenance
@@ -200,9 +195,7 @@ class RunFolder:
         manifest = read_sealed(self / MANIFEST, FORMAT, VERSION)
         for part in ("config", "fingerprints", "versions"):
             if not isinstance(manifest.get(part), dict):
-                raise CcaError(
-                    f"{self / MANIFEST}: expected an object {part!r}, got {manifest.get(part)!r:.80}"
-                )
+                raise CcaError(f"{self / MANIFEST}: expected an object {part!r}, got {manifest.get(part)!r:.80}")
         return manifest
 
     def note(self, text: str) -> None:
@@ -227,9 +220,7 @@ def differences(old: Any, new: Any, where: str = "") -> set[str]:
     """Dotted names of the keys whose values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = old.keys() | new.keys()
-        return set().union(
-            *(differences(old.get(k), new.get(k), f"{where}.{k}" if where else k) for k in keys), set()
-        )
+        return set().union(*(differences(old.get(k), new.get(k), f"{where}.{k}" if where else k) for k in keys), set())
     return set() if old == new else {where}
 
 

@@ -62,9 +62,7 @@ def read_costs(path: Path) -> dict[str, StageCost]:
         return {}
     costs = read_json(path)
     if not isinstance(costs, dict) or not all(map(_is_cost, costs.values())):
-        raise CcaError(
-            f"{path}: expected seconds and tokens of each stage; delete the file, it holds nothing else"
-        )
+        raise CcaError(f"{path}: expected seconds and tokens of each stage; delete the file, it holds nothing else")
     return costs
 
 

@@ -81,9 +81,7 @@ def train(
             report(1 if record.step else 0)
             if record.step == 0 and record.validation.cut_off is not None:
                 share, limit = record.validation.cut_off, validator.max_new_tokens
-                progress.say(
-                    f"{what}: {share:.1%} of the base's validation answers were cut off at {limit} tokens"
-                )
+                progress.say(f"{what}: {share:.1%} of the base's validation answers were cut off at {limit} tokens")
             track({what: record.to_row()}, record.step)
             files.chunk_done()
 
@@ -97,19 +95,13 @@ def train(
 
 
 def make_patch(
-    model: PreTrainedModel,
-    circuit: Circuit,
-    amplified: Amplified,
-    base: tuple[str, str | None],
-    made_by: Row,
+    model: PreTrainedModel, circuit: Circuit, amplified: Amplified, base: tuple[str, str | None], made_by: Row
 ) -> Patch:
     trained = amplified.trained
     edits = [
         (name, axis, trained.rows[name, axis].indices, trained.before[name, axis], reachable)
         for (name, axis), after in amplified.rows.items()
-        for reachable in [
-            nearest_reachable(trained.before[name, axis], after)
-        ]  # adapters add; see addition.py
+        for reachable in [nearest_reachable(trained.before[name, axis], after)]  # adapters add; see addition.py
     ]
     return Patch.from_edits(
         model,

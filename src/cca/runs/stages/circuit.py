@@ -44,9 +44,7 @@ def run_circuit(
         def attempt(batch_size: int) -> Circuit:
             state = files.training_state(MASK)
             site = Site(model, anatomy, pivots, texts, rows, seed, batch_size, report, state)
-            return site.locate(
-                settings.model_copy(update={"batch_size": min(settings.batch_size, batch_size)})
-            )
+            return site.locate(settings.model_copy(update={"batch_size": min(settings.batch_size, batch_size)}))
 
         if trains:
             what += " (its batch is also the pivots of a step)"

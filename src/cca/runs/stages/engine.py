@@ -21,11 +21,7 @@ ROOM = 2.5
 
 
 def make_engine(
-    config: Config,
-    loaded: LoadedModel,
-    watch: WeightWatch,
-    note: Callable[[str], None],
-    say: Callable[[str], None],
+    config: Config, loaded: LoadedModel, watch: WeightWatch, note: Callable[[str], None], say: Callable[[str], None]
 ) -> Engine:
     """The engine that ``config`` asks for. ``note`` is for what bears on results, ``say`` for the rest.
 

@@ -76,9 +76,7 @@ def run_evaluate(
             "share": shares(circuit, anatomy, settings.rows),
             "circuit": {"components": len(circuit), "method": circuit.method},
             "anatomy": {
-                "layers": [
-                    {kind: anatomy.count(layer.index, kind) for kind in KINDS} for layer in anatomy.layers
-                ]
+                "layers": [{kind: anatomy.count(layer.index, kind) for kind in KINDS} for layer in anatomy.layers]
             },
             "pivots": {"count": len(pivots)},
         }
@@ -86,23 +84,16 @@ def run_evaluate(
         if planted:
             measured["pivots"]["planted"] = planted
     measured["controls"] = {}
-    free = settings.model_copy(update={"budget": NO_BUDGET})  # no cost of a control disqualifies a step
     with files.timed("controls"):
         if controls:
+            unbounded = NO_BUDGET  # no cost of a control disqualifies a step
             validator = Validator(
-                model,
-                grader,
-                answering,
-                task.validation,
-                task.retention,
-                NO_BUDGET,
-                max_new_tokens,
-                files.note,
+                model, grader, answering, task.validation, task.retention, unbounded, max_new_tokens, files.note
             )
 
             def train_control(control: Circuit, what: str) -> Amplified:
                 return train(
-                    files, model, anatomy, control, pivots, free, validator,
+                    files, model, anatomy, control, pivots, settings, validator,
                     texts=texts, seed=seed, what=what, kept_in=CONTROL, progress=progress, track=track,
                 )  # fmt: skip
 
@@ -150,9 +141,7 @@ def _controls(
 def _control_row(tested: AgainstBase, amplified: Amplified, circuit: Circuit, target: Row) -> Row:
     amplified.trained.load(amplified.rows)
     trained = amplified.trained
-    rows = (
-        (*key, trained.rows[key].indices, trained.before[key], after) for key, after in amplified.rows.items()
-    )
+    rows = ((*key, trained.rows[key].indices, trained.before[key], after) for key, after in amplified.rows.items())
     with trained.written():
         measured = tested(weights_key(rows))
     reached = next(

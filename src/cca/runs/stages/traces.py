@@ -49,9 +49,7 @@ def run_traces(
 
         done = read_traces(files / FILE, rows)
         for made in in_order(chunks, sample, engine.parallel_chunks):
-            log.append(
-                [{"problem": own[0].problem, "traces": [trace.to_row() for trace in own]} for own in made]
-            )
+            log.append([{"problem": own[0].problem, "traces": [trace.to_row() for trace in own]} for own in made])
             done += made
             if len(done) == len(made) and (note := _much_cut_off(done, max_new_tokens)):
                 files.note(note)
@@ -105,9 +103,7 @@ def read_traces(path: Path, rows: Sequence[Row]) -> list[list[Trace]]:
         samples = [trace.sample for trace in read[-1]]
         problems = {trace.problem for trace in read[-1]}
         if samples != list(range(len(samples))) or problems != {row.get("problem")}:
-            raise CcaError(
-                f"{path}: expected the greedy trace of {row.get('problem')!r} and its samples in order"
-            )
+            raise CcaError(f"{path}: expected the greedy trace of {row.get('problem')!r} and its samples in order")
     return read
 
 
