@@ -13,11 +13,11 @@ from zoo import TINY, VOCABULARY
 
 import tiny_world
 from cca.circuits.circuit import Circuit
-from cca.gradients.objectives import OBJECTIVES
-from cca.gradients.pivot_gradient import MIN_SHARED, add_pivot_gradient
+from cca.gradients.pivot_gradient import MIN_SHARED, OBJECTIVES, add_pivot_gradient
 from cca.gradients.trainable_rows import TrainableRows
-from cca.models.anatomy.anatomy import Anatomy, anatomy_of, get_rows
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.components import KINDS
+from cca.models.anatomy.weight_rows import get_rows
 from cca.pivots.pivot import Pivot
 
 SHARED = torch.randint(3, VOCABULARY, (MIN_SHARED + 3,), generator=torch.Generator().manual_seed(6)).tolist()

@@ -7,8 +7,10 @@ import torch
 from zoo import TINY
 
 from cca.errors import CcaError
-from cca.models.anatomy.anatomy import Anatomy, Component, anatomy_of, get_rows, set_rows_
-from cca.models.anatomy.weight_rows import EACH, row_shape, with_rows
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
+from cca.models.anatomy.components import Component
+from cca.models.anatomy.weight_rows import get_rows, set_rows_, with_rows
+from cca.models.checkpoint import EACH, row_shape
 
 
 def named(anatomy: Anatomy, component: str, mode: str = "paper") -> dict[str, tuple[int, list[int]]]:

@@ -25,8 +25,7 @@ from cca.circuits.circuit import Circuit
 from cca.errors import CcaError
 from cca.files import Row
 from cca.gradients.fisher import Whitening, measure_whitening
-from cca.gradients.objectives import make_objective
-from cca.gradients.pivot_gradient import AddGradient, KLAnchor, Trained, add_pivot_gradient
+from cca.gradients.pivot_gradient import AddGradient, KLAnchor, Trained, add_pivot_gradient, make_objective
 from cca.gradients.sampled_likelihood import MOST_TEXTS, Text
 from cca.gradients.trainable_rows import Key, TrainableRows
 from cca.gradients.training_state import TrainingFile, TrainingState

@@ -20,14 +20,13 @@ from transformers import PreTrainedModel
 from cca import distributed
 from cca.circuits.circuit import Circuit
 from cca.circuits.settings import Size
-from cca.engines.decoding import in_double
 from cca.errors import CcaError
 from cca.gradients.fisher import measure_whitening
-from cca.gradients.objectives import OBJECTIVES
-from cca.gradients.pivot_gradient import add_pivot_gradient
+from cca.gradients.pivot_gradient import OBJECTIVES, add_pivot_gradient
 from cca.gradients.sampled_likelihood import MOST_TEXTS, Text
 from cca.gradients.trainable_rows import TrainableRows
 from cca.models.anatomy.anatomy import Anatomy
+from cca.models.precision import in_double
 from cca.pivots.pivot import Pivot
 
 OBJECTIVE = OBJECTIVES["softplus"]

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from cca.engines.engine import Completion, GreedyPath, Request, StopRule, Tokens
+from cca.models.precision import in_double, wide
 
 STOP_EVERY = 8
 """Decoded tokens between two looks at the stop rule of a row; it costs Python time, a late stop a few tokens."""
@@ -180,11 +181,6 @@ def pad_left(rows: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tens
     return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
 
 
-def wide(logits: Tensor) -> Tensor:
-    """The logits in float32 or wider: ties and margins are not half precision's to decide."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def positions_of(mask: Tensor) -> Tensor:
     return (mask.cumsum(dim=-1) - 1).clamp_min(0)
 
@@ -213,11 +209,6 @@ def context_length(model: PreTrainedModel) -> int:
 def uniforms(seed: int, steps: int) -> Tensor:
     """(steps,) float64 numbers in [0, 1) on the CPU; a longer draw begins with the shorter one."""
     return torch.rand(steps, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def in_double(x: Tensor) -> Tensor:
-    """``x`` in float64, on its device; on the CPU where that has no float64 (MPS)."""
-    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def choose(logits: Tensor, temperatures: Tensor, places: Tensor | None) -> Tensor:
