@@ -43,19 +43,16 @@ class Naive:
     grader: Grader
     generated_tokens: int = field(default=0, init=False)
 
-    def pivot(self, problem: Problem, sampled: Trace) -> Pivot | None:
+    def pivot(self, problem: Problem, sampled: Trace) -> list[Pivot]:
         prompt, text = self.grader.prompt_ids(problem), sampled.token_ids
         before = self.completed(prompt, ())
         for k in range(len(text)):
             after = self.completed(prompt, text[: k + 1])
             right = [self.grader.judgement(problem, t).verdict is Verdict.RIGHT for t in (before, after)]
             if right[0] != right[1]:
-                return make_pivot(
-                    problem.id, problem.template, prompt, text[:k], text[k], before[k],
-                    greedy_right=right[0], method="branching", sample=sampled.sample,
-                )  # fmt: skip
+                return [make_pivot(problem, prompt, sampled, k, before[k], greedy_right=right[0], method="branching")]
             before = after
-        return None
+        return []
 
     def completed(self, prompt: tuple[int, ...], text: tuple[int, ...]) -> tuple[int, ...]:
         end = self.model.generation_config.eos_token_id

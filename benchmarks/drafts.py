@@ -54,7 +54,7 @@ def measure() -> list[Row]:
 def _edit(model: PreTrainedModel, grader: Grader, engine: HFEngine, problems: Sequence[Problem]) -> Amplified:
     traces = sample_traces(problems, grader, engine, TracesConfig(), NEW_TOKENS)
     pairs = pair_traces(problems, traces)
-    pivots = [p for p in branching_pivots(pairs, grader, engine, NEW_TOKENS) if p is not None]
+    pivots = [pivot for own in branching_pivots(pairs, grader, engine, NEW_TOKENS) for pivot in own]
     anatomy = anatomy_of(model)
     gradient = gate_gradient(model, anatomy, pivots)
     circuit = attribution_circuit(gradient, anatomy, "absolute", ["neuron"], Size.parse(NEURONS), "paper")

@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from cca.engines.engine import Completion, GreedyPath, Request, StopRule, Tokens
-from cca.models.precision import in_double, wide
 
 STOP_EVERY = 8
 """Decoded tokens between two looks at the stop rule of a row; it costs Python time, a late stop a few tokens."""
@@ -130,15 +129,18 @@ def read_batch(
         yield wide(logits[row, longest - len(text) :])  # a row at a time: vocabularies are large
 
 
-def greedy_path(logits: Tensor, text: Tokens) -> GreedyPath:
-    """From the (T, V) logits before each token of ``text``."""
+ROUNDING = 4
+"""How far rounding may move a lead, in units of the dtype's eps times the largest logit: measured, up to 1.1."""
+
+
+def greedy_path(logits: Tensor, text: Tokens, dtype: torch.dtype) -> GreedyPath:
+    """From the (T, V) logits before each token of ``text``, of a model that computes in ``dtype``."""
     best, tokens = logits.topk(2, dim=-1)
     taken = logits.gather(1, torch.tensor(text, device=logits.device)[:, None])[:, 0]
     log_probs = taken - logits.logsumexp(dim=-1)
     greedy, second = tokens.T.tolist()
-    return GreedyPath(
-        tuple(greedy), tuple((best[:, 0] - best[:, 1]).tolist()), tuple(second), tuple(log_probs.tolist())
-    )
+    margins = best[:, 0] - best[:, 1] - ROUNDING * torch.finfo(dtype).eps * logits.abs().amax(dim=-1)
+    return GreedyPath(tuple(greedy), tuple(margins.tolist()), tuple(second), tuple(log_probs.tolist()))
 
 
 def prefill(model: PreTrainedModel, prefix: Tokens) -> DynamicCache:
@@ -181,6 +183,11 @@ def pad_left(rows: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tens
     return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
 
 
+def wide(logits: Tensor) -> Tensor:
+    """The logits in float32 or wider: ties and margins are not half precision's to decide."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def positions_of(mask: Tensor) -> Tensor:
     return (mask.cumsum(dim=-1) - 1).clamp_min(0)
 
@@ -209,6 +216,11 @@ def context_length(model: PreTrainedModel) -> int:
 def uniforms(seed: int, steps: int) -> Tensor:
     """(steps,) float64 numbers in [0, 1) on the CPU; a longer draw begins with the shorter one."""
     return torch.rand(steps, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def in_double(x: Tensor) -> Tensor:
+    """``x`` in float64, on its device; on the CPU where that has no float64 (MPS)."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def choose(logits: Tensor, temperatures: Tensor, places: Tensor | None) -> Tensor:

@@ -167,7 +167,7 @@ class HFEngine:
                     numbers = indices[start : start + size]
                     own = [texts[i] for i in numbers]
                     for number, logits in zip(numbers, read_batch(self.model, own, shared, prefix_cache), strict=True):
-                        paths[number] = greedy_path(logits, texts[number][1])
+                        paths[number] = greedy_path(logits, texts[number][1], self.model.dtype)
 
             self._by_batches("reading texts", reading_order(texts), read)
         return [paths[index] for index in range(len(texts))]

@@ -24,12 +24,12 @@ from dataclasses import dataclass, field
 
 from cca.engines.engine import Engine, GreedyPath, Progress, Request, Tokens
 from cca.pivots.pivot import Pivot, first_difference, make_pivot
-from cca.pivots.traces import Grader, Pair, Trace
+from cca.pivots.traces import Grader, Pair, Trace, read_sampled
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
 TIE_MARGIN = 1e-3
-"""Logits by which a greedy token must lead for a teacher-forced forward to be believed."""
+"""Logits by which a greedy token must lead, beyond rounding, for a teacher-forced forward to be believed."""
 
 
 @dataclass
@@ -65,40 +65,28 @@ class _Walk:
         """Take the completion of `prefix` and the verdict on it, which may make this position a pivot."""
         assert self.position is not None
         if right is not None and self.right is not None and right != self.right:
-            k = self.position
-            pivot = make_pivot(
-                self.problem.id, self.problem.template, self.prompt, self.sampled.token_ids[:k],
-                sampled=self.sampled.token_ids[k], greedy=self.current[k], greedy_right=self.right,
-                method="branching", sample=self.sampled.sample,
+            self.pivots.append(
+                make_pivot(
+                    self.problem, self.prompt, self.sampled, self.position, self.current[self.position],
+                    greedy_right=self.right, method="branching",
+                )
             )  # fmt: skip
-            self.pivots.append(pivot)
         self.right, self.current = right, completion
 
 
 def branching_pivots(
-    pairs: Sequence[Pair], grader: Grader, engine: Engine, max_new_tokens: int, progress: Progress | None = None
-) -> list[Pivot | None]:
-    """The branching pivot of each (problem, greedy trace, sampled trace of the opposite verdict); None where the walk
-    finds none (two traces that part only by where they were cut off)."""
-    found = several_branching_pivots(pairs, grader, engine, max_new_tokens, 1, progress)
-    return [own[0] if own else None for own in found]
-
-
-def several_branching_pivots(
     pairs: Sequence[Pair],
     grader: Grader,
     engine: Engine,
     max_new_tokens: int,
-    most: int,
+    most: int = 1,
     progress: Progress | None = None,
 ) -> list[list[Pivot]]:
-    """The first ``most`` pivots of each pair, in the order of the sampled trace."""
-    prompts = [grader.prompt_ids(problem) for problem, _, _ in pairs]
-    texts = [(prompt, sampled.token_ids) for prompt, (_, _, sampled) in zip(prompts, pairs, strict=True)]
-    paths = engine.greedy_paths(texts)
+    """The first ``most`` pivots of each (problem, greedy trace, sampled trace of the opposite verdict), in the order of
+    the sampled trace; none where the two part only by where they were cut off."""
     walks = [
         _Walk(problem, prompt, sampled, greedy.right, greedy.token_ids, path)
-        for prompt, (problem, greedy, sampled), path in zip(prompts, pairs, paths, strict=True)
+        for (problem, greedy, sampled), (prompt, path) in zip(pairs, read_sampled(pairs, grader, engine), strict=True)
     ]
     open_ = walks
     while open_:

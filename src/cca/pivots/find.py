@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cca.engines.engine import Engine, Progress
-from cca.pivots.branching import several_branching_pivots
+from cca.pivots.branching import branching_pivots
 from cca.pivots.pivot import Pivot, first_difference, make_pivot
 from cca.pivots.settings import PivotsConfig
 from cca.pivots.success_rate import success_rate_pivots
@@ -38,7 +38,7 @@ def find_pivots(
     """
     match settings.method:
         case "branching":
-            return several_branching_pivots(pairs, grader, engine, max_new_tokens, settings.per_problem, progress)
+            return branching_pivots(pairs, grader, engine, max_new_tokens, settings.per_problem, progress)
         case "success-rate":
             return success_rate_pivots(pairs, grader, engine, settings, max_new_tokens, seed, progress)
     if progress:
@@ -52,9 +52,6 @@ def first_difference_pivots(pair: Pair, grader: Grader) -> list[Pivot]:
     at = first_difference(sampled.token_ids, greedy.token_ids)
     if at is None:
         return []
-    pivot = make_pivot(
-        problem.id, problem.template, grader.prompt_ids(problem), sampled.token_ids[:at],
-        sampled=sampled.token_ids[at], greedy=greedy.token_ids[at], greedy_right=greedy.right,
-        method="first-difference", sample=sampled.sample,
-    )  # fmt: skip
-    return [pivot]
+    own = greedy.token_ids[at]
+    prompt = grader.prompt_ids(problem)
+    return [make_pivot(problem, prompt, sampled, at, own, greedy_right=greedy.right, method="first-difference")]

@@ -55,6 +55,10 @@ class LayerAnatomy:
         return self._counts[kind]
 
     @property
+    def n_heads(self) -> int:
+        return self.count("q")
+
+    @property
     def n_kv_heads(self) -> int:
         return self.count("k")
 
