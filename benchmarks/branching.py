@@ -18,8 +18,7 @@ from benchmarks.measuring import Measured, Row
 from cca.engines.hf import HFEngine
 from cca.errors import CcaError
 from cca.models.loading import load_model
-from cca.pivots.branching import branching_pivots
-from cca.pivots.find import pair_traces
+from cca.pivots.find import branching_pivots, pair_traces
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import Grader, Trace, sample_traces

@@ -20,8 +20,7 @@ from cca.engines.engine import Request, Tokens, complete_drafts, make_drafts
 from cca.engines.hf import HFEngine
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.loading import load_model
-from cca.pivots.branching import branching_pivots
-from cca.pivots.find import pair_traces
+from cca.pivots.find import branching_pivots, pair_traces
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import Grader, sample_traces
 from cca.problems.judges import make_judge

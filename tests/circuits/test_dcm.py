@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 from zoo import VOCABULARY
 
 import tiny_world
-from cca.circuits.dcm import GATE_FUNCTIONS, Gaps, Mask, Penalty, learn_mask
-from cca.circuits.relaxations import RELAXATIONS
+from cca.circuits.dcm import GATE_FUNCTIONS, RELAXATIONS, Gaps, Mask, Penalty, learn_mask
 from cca.circuits.settings import CircuitConfig
 from cca.errors import CcaError
 from cca.gradients.pivot_forward import PivotForward

@@ -8,10 +8,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import tiny_world
-from cca.circuits import natural
+from cca.circuits import localisers
 from cca.circuits.circuit import Circuit, shares
-from cca.circuits.natural import DAMPING, natural_circuit
-from cca.circuits.settings import Size
+from cca.circuits.localisers import DAMPING, Site, natural
+from cca.circuits.settings import CircuitConfig
 from cca.errors import CcaError
 from cca.gradients.fisher import measure_whitening
 from cca.models.anatomy.anatomy import anatomy_of
@@ -28,7 +28,8 @@ def model() -> PreTrainedModel:
 
 
 def located(model: PreTrainedModel, size: str, kinds: tuple[str, ...] = KINDS, rows: str = "paper") -> Circuit:
-    return natural_circuit(model, anatomy_of(model), PIVOTS, TEXTS, Size.parse(size), kinds, rows, seed=0, batch_size=4)
+    site = Site(model, anatomy_of(model), PIVOTS, TEXTS, rows, batch_size=4)
+    return natural(site, CircuitConfig.model_validate({"size": size, "kinds": kinds}))
 
 
 def softplus_of(model: PreTrainedModel) -> Tensor:
@@ -65,7 +66,7 @@ def test_scores_are_what_the_rows_promise_a_parameter(name: str) -> None:
 
 def test_groups_of_layers_change_nothing(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = located(model, "10% of parameters")
-    monkeypatch.setattr(natural, "HELD", 1)
+    monkeypatch.setattr(localisers, "HELD", 1)
     apart = located(model, "10% of parameters")
     assert apart.components == whole.components
 
@@ -84,7 +85,7 @@ def test_sizes(model: PreTrainedModel) -> None:
 
 def test_what_cannot_be_located_is_refused(model: PreTrainedModel) -> None:
     with pytest.raises(CcaError, match="expected text of other skills"):
-        natural_circuit(model, anatomy_of(model), PIVOTS, [], Size.parse("3"), KINDS, "paper", seed=0, batch_size=4)
+        natural(Site(model, anatomy_of(model), PIVOTS), CircuitConfig(size=3, kinds=KINDS))
     with pytest.raises(CcaError, match="this model has none"):
         located(model, "3", kinds=())
     with pytest.raises(CcaError, match="own rows in mode up, this model has none"):

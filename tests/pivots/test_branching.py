@@ -10,8 +10,7 @@ import torch
 import tiny_world
 from cca.engines.engine import GreedyPath, Request, Tokens
 from cca.engines.hf import HFEngine
-from cca.pivots.branching import TIE_MARGIN, branching_pivots
-from cca.pivots.find import pair_traces
+from cca.pivots.find import TIE_MARGIN, branching_pivots, pair_traces
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import Grader, Pair, Trace, sample_traces

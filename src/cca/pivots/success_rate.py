@@ -26,7 +26,6 @@ from cca.errors import CcaError
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.settings import PivotsConfig
 from cca.pivots.traces import Grader, Pair, Trace, read_sampled
-from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
 METHOD = "success-rate"
@@ -152,9 +151,9 @@ class _Rates:
     def _rate(self, search: _Search, texts: Sequence[tuple[Tokens, bool]]) -> float:
         """The share of right ones among (text, finished), without those that the token limit cut off before their
         answer; NaN, which reaches no threshold, where it was all of them."""
-        judged = [self.grader.judgement(search.problem, text, cut_off=not finished).verdict for text, finished in texts]
-        sound = [v for v, (_, finished) in zip(judged, texts, strict=True) if finished or v is not Verdict.UNREADABLE]
-        return sum(v is Verdict.RIGHT for v in sound) / len(sound) if sound else math.nan
+        judged = [self.grader.right(search.problem, text, finished) for text, finished in texts]
+        sound = [right for right in judged if right is not None]
+        return sum(sound) / len(sound) if sound else math.nan
 
 
 def _to_split(search: _Search, threshold: float) -> list[tuple[int, int]]:
