@@ -9,7 +9,7 @@ import torch
 from doubles import in_double
 from torch import Tensor
 from transformers import PreTrainedModel
-from zoo import TINY, VOCABULARY
+from zoo import TINY, VOCABULARY, whole_gaps
 
 import tiny_world
 from cca.circuits.circuit import Circuit
@@ -85,11 +85,7 @@ def some_of_each_layer(anatomy: Anatomy) -> Circuit:
 def dense_gradients(model: PreTrainedModel, pivots: Sequence[Pivot]) -> tuple[float, dict[str, Tensor]]:
     """The mean objective and its gradient for every parameter, each prompt run whole and alone."""
     model.requires_grad_(True)
-    gaps = []
-    for pivot in pivots:
-        logits = model(input_ids=torch.tensor([pivot.tokens]), use_cache=False).logits[0, -1]
-        gaps.append(logits[pivot.desired] - logits[pivot.undesired])
-    loss = SOFTPLUS(torch.stack(gaps)).mean()
+    loss = SOFTPLUS(whole_gaps(model, pivots)).mean()
     names = [name for name, _ in model.named_parameters()]
     gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
     model.requires_grad_(False)

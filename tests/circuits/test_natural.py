@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
+from zoo import whole_gaps
 
 import tiny_world
 from cca.circuits import localisers
@@ -32,14 +32,6 @@ def located(model: PreTrainedModel, size: str, kinds: tuple[str, ...] = KINDS, r
     return natural(site, CircuitConfig.model_validate({"size": size, "kinds": kinds}))
 
 
-def softplus_of(model: PreTrainedModel) -> Tensor:
-    gaps = []
-    for pivot in PIVOTS:
-        logits = model(input_ids=torch.tensor([pivot.tokens]), use_cache=False).logits[0, -1]
-        gaps.append(logits[pivot.desired] - logits[pivot.undesired])
-    return torch.nn.functional.softplus(-torch.stack(gaps)).mean()
-
-
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
 def test_scores_are_what_the_rows_promise_a_parameter(name: str) -> None:
     model = tiny_world.model(name, dtype=torch.float64)
@@ -50,7 +42,15 @@ def test_scores_are_what_the_rows_promise_a_parameter(name: str) -> None:
     every = anatomy.rows(circuit.components)
     whiten = measure_whitening(model, every, TEXTS, DAMPING, torch.Generator().manual_seed(0))
     weights = {row.parameter: model.get_parameter(row.parameter).requires_grad_(True) for row in every}
-    dense = dict(zip(weights, torch.autograd.grad(softplus_of(model), list(weights.values())), strict=True))
+    dense = dict(
+        zip(
+            weights,
+            torch.autograd.grad(
+                torch.nn.functional.softplus(-whole_gaps(model, PIVOTS)).mean(), list(weights.values())
+            ),
+            strict=True,
+        )
+    )
     assert {key for key in ((row.parameter, row.axis) for row in every) if not key[0].endswith("bias")} <= set(
         whiten.factors
     )

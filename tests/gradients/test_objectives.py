@@ -9,6 +9,7 @@ import torch
 from doubles import in_double
 from torch import Tensor
 from transformers import PreTrainedModel
+from zoo import whole_gaps
 
 import tiny_world
 from cca.errors import CcaError
@@ -65,10 +66,7 @@ def test_gradients_are_finite_differences_of_the_definition(name: str, anchored:
     model, pivots, step = tiny_world.model(), tiny_world.pivots(5), 1e-5
     anatomy = anatomy_of(model)
     with in_double():
-        base, before = [], said(model)
-        for pivot in pivots:
-            last = logits(model, pivot.tokens)[-1]
-            base.append(float(last[pivot.desired] - last[pivot.undesired]))
+        base, before = whole_gaps(model, pivots).tolist(), said(model)
         objective = make_objective(name, model, anatomy, pivots, beta=2.0)
         anchor = KLAnchor(model, TEXTS, weight=3.0, batch_size=2) if anchored else None
         rows = moved(anatomy, model)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from zoo import VOCABULARY, tiny
+from zoo import VOCABULARY, tiny, whole_gaps
 
 import tiny_world
 from cca.errors import CcaError
@@ -50,12 +50,9 @@ def gradient_of(
 
 def whole_prompt_gradients(model: PreTrainedModel, pivots: Sequence[Pivot]) -> dict[Key, Tensor]:
     """By dense autograd, each prompt run whole and alone."""
-    rows, total = rows_of(model), torch.zeros(())
+    rows = rows_of(model)
     model.requires_grad_(True)
-    for pivot in pivots:
-        logits = model(input_ids=torch.tensor([pivot.tokens]), use_cache=False).logits[0, -1]
-        total = total + SOFTPLUS(logits[pivot.desired] - logits[pivot.undesired]) / len(pivots)
-    total.backward()
+    SOFTPLUS(whole_gaps(model, pivots)).mean().backward()
     wanted = {key: get_rows(model.get_parameter(key[0]).grad, key[1], row.indices) for key, row in rows.rows.items()}
     model.zero_grad()
     model.requires_grad_(False)
@@ -85,11 +82,8 @@ def test_micro_batches_add_up_and_gradients_accumulate_until_cleared() -> None:
 
 
 def test_objective_and_gap_are_means() -> None:
-    model, pivots, gaps = tiny_world.model(), tiny_world.pivots(5, shared=SHARED), []
-    for pivot in pivots:
-        logits = model(input_ids=torch.tensor([pivot.tokens])).logits[0, -1]
-        gaps.append(logits[pivot.desired] - logits[pivot.undesired])
-    expected = torch.stack(gaps)
+    model, pivots = tiny_world.model(), tiny_world.pivots(5, shared=SHARED)
+    expected = whole_gaps(model, pivots)
     loss, gap = add_pivot_gradient(model, anatomy_of(model), rows_of(model), pivots, SOFTPLUS, 2)
     assert loss == pytest.approx(float(SOFTPLUS(expected).mean()), rel=1e-6)
     assert gap == pytest.approx(float(expected.mean()), rel=1e-6)
