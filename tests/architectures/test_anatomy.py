@@ -156,25 +156,6 @@ def test_neurons_silenced_by_up_gate_or_down_rows(case):
         torch.testing.assert_close(silenced["gate"], silenced["down"], atol=1e-4, rtol=0)
 
 
-def test_zeroing_the_input_of_down_equals_zeroing_its_columns(case):
-    _, model, anatomy = case
-    layer = anatomy.layers[0]
-    if layer.down is None:
-        layer = anatomy.layers[-1]
-    if layer.down is None:
-        assert layer.experts is not None
-        return
-    chosen = random_half(layer.count("neuron") - layer.n_routed)
-    keep = torch.ones(layer.count("neuron") - layer.n_routed)
-    keep[chosen] = 0
-    handle = model.get_submodule(layer.down).register_forward_pre_hook(lambda _, inputs: (inputs[0] * keep,))
-    by_hand = logits(model)
-    handle.remove()
-    neurons = [Component(layer.index, "neuron", layer.n_routed + index) for index in chosen]
-    with zeroed(model, rows_of_role(anatomy, neurons, "down")):
-        torch.testing.assert_close(logits(model), by_hand, atol=1e-5, rtol=0)
-
-
 def test_full_rows_cover_all_but_norms_embeddings_and_routers(case):
     """In mode full, what is left of a layer outside attention are vectors, routers and per-layer inputs."""
     _, model, anatomy = case

@@ -19,7 +19,6 @@ from cca.gradients.pivot_gradient import MIN_SHARED, OBJECTIVES, add_pivot_gradi
 from cca.gradients.trainable_rows import Key, TrainableRows
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.anatomy.components import Component
-from cca.models.anatomy.weight_rows import get_rows
 from cca.pivots.pivot import Pivot
 
 SHARED = torch.randint(3, VOCABULARY, (MIN_SHARED,), generator=torch.Generator().manual_seed(2)).tolist()
@@ -46,26 +45,6 @@ def gradient_of(
     rows = rows_of(model)
     told = add_pivot_gradient(model, anatomy_of(model), rows, pivots, SOFTPLUS, batch_size, checkpointing=checkpointing)
     return told, gradients(rows)
-
-
-def whole_prompt_gradients(model: PreTrainedModel, pivots: Sequence[Pivot]) -> dict[Key, Tensor]:
-    """By dense autograd, each prompt run whole and alone."""
-    rows = rows_of(model)
-    model.requires_grad_(True)
-    SOFTPLUS(whole_gaps(model, pivots)).mean().backward()
-    wanted = {key: get_rows(model.get_parameter(key[0]).grad, key[1], row.indices) for key, row in rows.rows.items()}
-    model.zero_grad()
-    model.requires_grad_(False)
-    return wanted
-
-
-@pytest.mark.parametrize("shared", [(), SHARED], ids=["own prompts", "shared examples"])
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mixtral"])
-def test_float32_gradients_equal_dense_autograd_to_1e5(name: str, shared: Sequence[int]) -> None:
-    model, pivots = tiny_world.model(name, torch.float32), tiny_world.pivots(5, shared=shared)
-    _, found = gradient_of(model, pivots)
-    for key, expected in whole_prompt_gradients(model, pivots).items():
-        torch.testing.assert_close(found[key], expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_micro_batches_add_up_and_gradients_accumulate_until_cleared() -> None:

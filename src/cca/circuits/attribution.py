@@ -71,7 +71,10 @@ def integrated_gradient(forward: PivotForward, points: int = POINTS) -> Tensor:
 def attribution_circuit(
     gradient: Tensor, anatomy: Anatomy, sign: str, kinds: Sequence[str], size: Size, rows: str
 ) -> Circuit:
-    """The components with the highest scores of a gradient (anatomy.size,). Raises CcaError for an unknown sign."""
+    """The components with the highest scores of a gradient (anatomy.size,).
+
+    Raises CcaError for an unknown sign.
+    """
     return top_scored(ranked_by(gradient, sign), anatomy, f"attribution-{sign}", kinds, size, rows)
 
 
