@@ -15,7 +15,7 @@ from cca.cli.evaluate import Asked, evaluate
 from cca.engines.engine import Progress
 from cca.errors import CcaError
 from cca.models.loading import choose_device, load_model
-from cca.runs.config.config import load_config
+from cca.runs.config import load_config
 from cca.runs.open import open_run
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import tiny_run
-from cca.runs.config.config import load_config
+from cca.runs.config import load_config
 from cca.runs.folder.row_log import RowLog
 from cca.runs.folder.stage_inputs import STAGES, hash_inputs
 from cca.runs.open import open_run
 from cca.runs.pipeline import run_stage
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 
 INPUTS = {
     "model": {"traces"},

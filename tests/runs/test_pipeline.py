@@ -12,9 +12,9 @@ import pytest
 import tiny_run
 from cca.runs import open as opening
 from cca.runs import pipeline
-from cca.runs.config.config import load_config
+from cca.runs.config import load_config
 from cca.runs.folder.stage_inputs import STAGES, content_hash
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 
 MAKERS = ("run_traces", "run_pivots", "run_circuit", "run_amplify", "run_evaluate")
 

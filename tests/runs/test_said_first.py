@@ -15,11 +15,11 @@ import tiny_world
 from cca.errors import CcaError
 from cca.pivots.traces import Grader, Trace, opposite
 from cca.problems.judges.judge import Verdict
-from cca.runs.config.config import load_config, make_config
+from cca.runs.config import load_config, make_config
 from cca.runs.folder.run_folder import RunFolder
 from cca.runs.open import open_run
 from cca.runs.pipeline import run, run_stage
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 from cca.runs.said_first import first_day, notes_at_start
 from cca.runs.stages.traces import check_cut_off
 

@@ -36,7 +36,7 @@ from cca.evaluation.validation import AgainstBase
 from cca.files import Row
 from cca.models.anatomy.weight_rows import WeightRows, row_shape
 from cca.pivots.pivot import Pivot
-from cca.runs.config.config import Config
+from cca.runs.config import Config
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from cca.pivots.find import find_pivots, pair_traces
 from cca.pivots.pivot import Pivot
 from cca.pivots.traces import Trace, sample_traces
 from cca.problems.task import spread
-from cca.runs.config.config import Config
+from cca.runs.config import Config
 from cca.runs.open import OpenRun, open_run
 from cca.runs.pipeline import make_pivots, make_traces
 

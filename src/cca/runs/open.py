@@ -30,19 +30,19 @@ from cca.pivots.traces import Grader, longest_completion
 from cca.problems.problem import problems_fingerprint
 from cca.problems.sources import open_task
 from cca.problems.task import Task, check_answers, check_prompts, task_judge, with_retention
-from cca.runs.config.config import Config
+from cca.runs.config import Config
+from cca.runs.costs import Costs
 from cca.runs.folder.measurements import Measurements
 from cca.runs.folder.provenance import facts_of, tokenizer_fingerprint
 from cca.runs.folder.run_folder import RunFolder, without_out
 from cca.runs.folder.stage_files import StageFiles, take_over
 from cca.runs.folder.stage_inputs import STAGES, content_hash, hash_inputs
-from cca.runs.progress.costs import Costs
-from cca.runs.progress.interrupts import Interrupts
-from cca.runs.progress.progress import LoggedProgress, NoProgress, RunProgress
-from cca.runs.progress.trackers import Track, track_nothing, tracking
+from cca.runs.interrupts import Interrupts
+from cca.runs.progress import LoggedProgress, NoProgress, RunProgress
 from cca.runs.replica import receive_folder, replica_folder, send_folder
 from cca.runs.said_first import embedding_rows, first_day, notes_at_start, say_what_changed
 from cca.runs.stages.engine import make_engine
+from cca.runs.trackers import Track, track_nothing, tracking
 from cca.tinymath import BUNDLED_MODEL
 
 

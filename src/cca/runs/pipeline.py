@@ -22,14 +22,14 @@ from cca.pivots.traces import Trace, opposite
 from cca.problems.problem import Problem
 from cca.reports.page import render_page
 from cca.reports.report import make_report
-from cca.runs.config.config import Config
+from cca.runs.config import Config
+from cca.runs.costs import FILE as COSTS
+from cca.runs.costs import read_costs
 from cca.runs.folder.provenance import model_commit
 from cca.runs.folder.run_folder import RunFolder, without_out
 from cca.runs.folder.stage_inputs import CONTROL, MASK, PATCH, PIVOTS_LOG, STEPS
 from cca.runs.open import OpenRun, open_run
-from cca.runs.progress.costs import FILE as COSTS
-from cca.runs.progress.costs import read_costs
-from cca.runs.progress.progress import RunProgress
+from cca.runs.progress import RunProgress
 from cca.runs.stages.amplify import AMPLIFY, SUMMARY, run_amplify
 from cca.runs.stages.circuit import run_circuit
 from cca.runs.stages.evaluate import FILE as EVALUATION

@@ -26,15 +26,15 @@ from cca.files import Row
 from cca.pivots.find import pair_traces
 from cca.pivots.pivot import Pivot, load_pivots
 from cca.pivots.traces import Pair
-from cca.runs.config.config import Config
+from cca.runs.config import Config
+from cca.runs.costs import FILE as COSTS
+from cca.runs.costs import Costs, read_costs
 from cca.runs.folder.row_log import rows_so_far
 from cca.runs.folder.stage_files import StageFiles
 from cca.runs.folder.stage_inputs import STAGES, STEPS
 from cca.runs.open import OpenRun, open_run
 from cca.runs.pipeline import training_problems
-from cca.runs.progress.costs import FILE as COSTS
-from cca.runs.progress.costs import Costs, read_costs
-from cca.runs.progress.progress import RunProgress
+from cca.runs.progress import RunProgress
 from cca.runs.stages.amplify import train
 from cca.runs.stages.circuit import run_circuit
 from cca.runs.stages.pivots import run_pivots

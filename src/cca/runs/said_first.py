@@ -17,7 +17,7 @@ from cca.problems.problem import Problem
 from cca.problems.task import Task, overlaps
 from cca.runs.folder.provenance import versions
 from cca.runs.folder.run_folder import RunFolder
-from cca.runs.progress.progress import RunProgress
+from cca.runs.progress import RunProgress
 
 BEGIN_TEXTS, BEGIN_TOKENS = 20, 256
 """Texts, and tokens of each, that tell what a token at the beginning does."""

@@ -11,12 +11,12 @@ from cca.errors import CcaError
 from cca.files import Row, read_json, read_sealed
 from cca.pivots.pivot import load_pivots
 from cca.pivots.traces import opposite
+from cca.runs.costs import FILE as TIMING
+from cca.runs.costs import StageCost, read_costs
 from cca.runs.folder.row_log import rows_so_far
 from cca.runs.folder.run_folder import Owner, RunFolder
 from cca.runs.folder.stage_inputs import PIVOTS_LOG, STAGES
-from cca.runs.progress.costs import FILE as TIMING
-from cca.runs.progress.costs import StageCost, read_costs
-from cca.runs.progress.progress import CURRENT, LOG
+from cca.runs.progress import CURRENT, LOG
 from cca.runs.stages.amplify import AMPLIFY
 from cca.runs.stages.evaluate import FORMAT as EVALUATION
 from cca.runs.stages.traces import read_traces

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cca.files import fingerprint
 from cca.pivots.traces import Grader
 from cca.problems.task import Task
-from cca.runs.progress.progress import now
+from cca.runs.progress import now
 
 DISTRIBUTION = "circuit-amplification"
 """Name of this package in an index; it is imported and recorded as `cca`."""

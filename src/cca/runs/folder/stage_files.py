@@ -10,10 +10,10 @@ from pathlib import Path
 from cca.errors import CcaError
 from cca.files import fingerprint, write_bytes
 from cca.gradients.training_state import TrainingFile
+from cca.runs.costs import Costs
 from cca.runs.folder.measurements import FILE as MEASUREMENTS
 from cca.runs.folder.row_log import RowLog
 from cca.runs.folder.stage_inputs import STAGES, UNDER_WAY, Stage, made_from
-from cca.runs.progress.costs import Costs
 
 
 @dataclass(frozen=True)

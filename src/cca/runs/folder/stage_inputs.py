@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cca.files import fingerprint
-from cca.runs.config.config import Config
+from cca.runs.config import Config
 
 PIVOTS_LOG = "pivots.partial.jsonl"
 PATCH = "patch.safetensors"

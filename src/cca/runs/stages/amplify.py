@@ -21,8 +21,8 @@ from cca.patches.patch_file import save_patch
 from cca.pivots.pivot import Pivot
 from cca.runs.folder.stage_files import StageFiles
 from cca.runs.folder.stage_inputs import PATCH, STEPS
-from cca.runs.progress.progress import RunProgress
-from cca.runs.progress.trackers import Track
+from cca.runs.progress import RunProgress
+from cca.runs.trackers import Track
 
 AMPLIFY = "cca.amplify"
 SUMMARY = "amplify.json"

@@ -15,7 +15,7 @@ from cca.models.memory import halving
 from cca.pivots.pivot import Pivot
 from cca.runs.folder.stage_files import StageFiles
 from cca.runs.folder.stage_inputs import MASK
-from cca.runs.progress.progress import RunProgress
+from cca.runs.progress import RunProgress
 from cca.runs.replica import broadcast_file
 
 FILE = "circuit.jsonl"

@@ -29,9 +29,9 @@ from cca.pivots.traces import Grader
 from cca.problems.task import Task
 from cca.runs.folder.stage_files import StageFiles
 from cca.runs.folder.stage_inputs import CONTROL
-from cca.runs.progress.progress import RunProgress
-from cca.runs.progress.trackers import Track
+from cca.runs.progress import RunProgress
 from cca.runs.stages.amplify import AMPLIFY, SUMMARY, train
+from cca.runs.trackers import Track
 
 FILE = "evaluation.json"
 FORMAT = "cca.evaluation"

@@ -13,7 +13,7 @@ from cca.pivots.texts import write_pivot_texts
 from cca.pivots.traces import Grader, Pair
 from cca.runs.folder.stage_files import StageFiles
 from cca.runs.folder.stage_inputs import PIVOTS_LOG
-from cca.runs.progress.progress import RunProgress
+from cca.runs.progress import RunProgress
 from cca.runs.stages.parallel_chunks import chunked, in_order, one_at_a_time
 
 FILE = "pivots.jsonl"

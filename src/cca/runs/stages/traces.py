@@ -14,7 +14,7 @@ from cca.pivots.traces import FORMAT, VERSION, Grader, Trace, opposite, sample_t
 from cca.problems.problem import Problem
 from cca.runs.folder.row_log import rows_so_far
 from cca.runs.folder.stage_files import StageFiles
-from cca.runs.progress.progress import RunProgress
+from cca.runs.progress import RunProgress
 from cca.runs.stages.parallel_chunks import chunked, in_order, one_at_a_time
 
 FILE = "traces.jsonl"
