@@ -10,7 +10,7 @@ import pytest
 import tiny_run
 from cca.runs.config import load_config
 from cca.runs.folder.row_log import RowLog
-from cca.runs.folder.stage_inputs import STAGES, hash_inputs
+from cca.runs.folder.stage_files import STAGES, hash_inputs
 from cca.runs.open import open_run
 from cca.runs.pipeline import run_stage
 from cca.runs.progress import NoProgress

@@ -13,7 +13,7 @@ import tiny_run
 from cca.runs import open as opening
 from cca.runs import pipeline
 from cca.runs.config import load_config
-from cca.runs.folder.stage_inputs import STAGES, content_hash
+from cca.runs.folder.stage_files import STAGES, content_hash
 from cca.runs.progress import NoProgress
 
 MAKERS = ("run_traces", "run_pivots", "run_circuit", "run_amplify", "run_evaluate")

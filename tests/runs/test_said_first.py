@@ -21,7 +21,7 @@ from cca.runs.open import open_run
 from cca.runs.pipeline import run, run_stage
 from cca.runs.progress import NoProgress
 from cca.runs.said_first import first_day, notes_at_start
-from cca.runs.stages.traces import check_cut_off
+from cca.runs.stages.traces_and_pivots import check_cut_off
 
 
 def changed(path: Path, **values: Any) -> None:

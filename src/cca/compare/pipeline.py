@@ -17,7 +17,7 @@ from cca.compare.shared_work import SharedWork
 from cca.errors import CcaError
 from cca.files import Row, fingerprint, write_json, write_text
 from cca.runs.config import Config
-from cca.runs.folder.measurements import Measurements
+from cca.runs.folder.row_log import Measurements
 from cca.runs.folder.run_folder import RunFolder
 from cca.runs.open import open_run
 from cca.runs.progress import RunProgress

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -55,10 +55,10 @@ class SharedWork:
     def test_scores(self) -> AgainstBase:
         with self.session.progress.work("the untouched model on the test split", None):
             limits, session = self.config.limits, self.session
-            task = session.task
+            task = replace(session.task, test=tuple(spread(session.task.test, limits.test)))
             return AgainstBase(
-                session.model, session.grader, session.answering, spread(task.test, limits.test), task.retention,
-                task.seen_templates, session.max_new_tokens, session.config.seed, limits.retention, session.note,
+                session.model, session.answering, task, session.max_new_tokens, session.config.seed, session.note,
+                limits.retention,
             )  # fmt: skip
 
     def prepare(self) -> None:

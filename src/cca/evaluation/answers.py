@@ -7,7 +7,7 @@ run finds the same drafts, and so gets the same results, as one that was never s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -34,18 +34,11 @@ LETTERS = {**{verdict.value[0]: verdict for verdict in Verdict}, CUT_OFF: Verdic
 
 
 class Store(Protocol):
-    """Keeps JSON values by key (`cca.runs.folder.measurements` keeps them in a run folder)."""
+    """Keeps JSON values by key (`cca.runs.folder.row_log.Measurements` keeps them in a run folder)."""
 
     def get(self, key: str, /) -> Any: ...
 
     def put(self, key: str, value: Any, /) -> None: ...
-
-
-class InMemory(dict[str, Any]):
-    """A store that ends with the process."""
-
-    def put(self, key: str, value: Any) -> None:
-        self[key] = value
 
 
 def weights_key(parts: Iterable[tuple[str, int, Tensor, Tensor, Tensor]]) -> str:
@@ -53,10 +46,11 @@ def weights_key(parts: Iterable[tuple[str, int, Tensor, Tensor, Tensor]]) -> str
 
     Each part is (parameter, axis, indices, before, after).
     """
-    edits = []
-    for name, axis, indices, before, after in parts:
-        if not same_bits(before, after):
-            edits.append([name, axis, tensor_hash(indices), tensor_hash(after)])
+    edits = [
+        [name, axis, tensor_hash(indices), tensor_hash(after)]
+        for name, axis, indices, before, after in parts
+        if not same_bits(before, after)
+    ]
     return fingerprint(sorted(edits)) if edits else UNTOUCHED
 
 
@@ -107,8 +101,6 @@ class Answering:
     store: Store
     key_parts: Sequence[Any]
     chunk: int = 256
-    on_kept: Callable[[], None] = lambda: None
-    """Called after verdicts were kept."""
     base: dict[str, BaseAnswers] = field(default_factory=dict)
     """The base's answers so far, by key."""
 
@@ -170,7 +162,7 @@ class _Chunk:
             kept = self._kept_base()
             if kept is None:
                 kept = self._new_base_answers()
-                self._keep(key, kept.to_value())
+                self.asker.store.put(key, kept.to_value())
             known[key] = kept
         return known[key].letters
 
@@ -182,7 +174,7 @@ class _Chunk:
             return base.letters  # kept by an engine that takes drafts
         letters = self._asked()
         if weights:
-            self._keep(self._key("verdicts", weights), letters)
+            self.asker.store.put(self._key("verdicts", weights), letters)
         return letters
 
     def _kept_letters(self, weights: str) -> str | None:
@@ -224,13 +216,8 @@ class _Chunk:
         return [self.asker.grader.prompt_ids(problem) for problem in self.problems]
 
     def _letter(self, problem: Problem, completion: Completion) -> str:
-        cut_off = not completion.finished
-        verdict = self.asker.grader.judgement(problem, completion.token_ids, cut_off=cut_off).verdict
-        return CUT_OFF if cut_off and verdict is Verdict.UNREADABLE else verdict.value[0]
-
-    def _keep(self, key: str, value: object) -> None:
-        self.asker.store.put(key, value)
-        self.asker.on_kept()
+        verdict = self.asker.grader.verdict(problem, completion.token_ids, finished=completion.finished)
+        return CUT_OFF if verdict is None else verdict.value[0]
 
     def _key(self, what: str, weights: str | None) -> str:
         # what was kept before answers cut off were told apart is not taken for these

@@ -127,7 +127,6 @@ def _complete(walks: Sequence[_Walk], grader: Grader, engine: Engine, max_new_to
     made = engine.complete(wanted, max_new_tokens, grader.finished)
     completions = dict(zip(wanted, made, strict=True))
     for (walk, prefix), request in zip(unknown, requests, strict=True):
-        text, cut_off = prefix + completions[request].token_ids, not completions[request].finished
-        verdict = grader.judgement(walk.problem, text, cut_off=cut_off).verdict
-        unknown_verdict = cut_off and verdict is Verdict.UNREADABLE
-        walk.settle(None if unknown_verdict else verdict is Verdict.RIGHT, text)
+        text = prefix + completions[request].token_ids
+        verdict = grader.verdict(walk.problem, text, finished=completions[request].finished)
+        walk.settle(None if verdict is None else verdict is Verdict.RIGHT, text)

@@ -155,8 +155,8 @@ class _Rates:
     def _rate(self, search: _Search, texts: Sequence[tuple[Tokens, bool]]) -> float:
         """The share of right ones among (text, finished), without those that the token limit cut off before their
         answer; NaN, which reaches no threshold, where it was all of them."""
-        judged = [self.grader.judgement(search.problem, text, cut_off=not finished).verdict for text, finished in texts]
-        sound = [v for v, (_, finished) in zip(judged, texts, strict=True) if finished or v is not Verdict.UNREADABLE]
+        judged = [self.grader.verdict(search.problem, text, finished=finished) for text, finished in texts]
+        sound = [verdict for verdict in judged if verdict is not None]
         return sum(v is Verdict.RIGHT for v in sound) / len(sound) if sound else math.nan
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from cca import distributed
+from cca.circuits.settings import CircuitConfig, resolve_auto
 from cca.engines.engine import Engine
 from cca.engines.hf import context_length
 from cca.engines.weight_sync import WeightWatch
@@ -32,11 +33,10 @@ from cca.problems.sources import open_task
 from cca.problems.task import Task, check_answers, check_prompts, task_judge, with_retention
 from cca.runs.config import Config
 from cca.runs.costs import Costs
-from cca.runs.folder.measurements import Measurements
 from cca.runs.folder.provenance import facts_of, tokenizer_fingerprint
+from cca.runs.folder.row_log import Measurements
 from cca.runs.folder.run_folder import RunFolder, without_out
-from cca.runs.folder.stage_files import StageFiles, take_over
-from cca.runs.folder.stage_inputs import STAGES, content_hash, hash_inputs
+from cca.runs.folder.stage_files import STAGES, StageFiles, content_hash, hash_inputs, take_over
 from cca.runs.interrupts import Interrupts
 from cca.runs.progress import LoggedProgress, NoProgress, RunProgress
 from cca.runs.replica import receive_folder, replica_folder, send_folder
@@ -144,6 +144,10 @@ class OpenRun:
             [*self.task.train, *self.task.validation], self.grader.codec, context_length(self.model)
         )
 
+    @property
+    def circuit_settings(self) -> CircuitConfig:
+        return resolve_auto(self.config.circuit, bool(self.task.retention))
+
     @cached_property
     def retention_texts(self) -> list[Text]:
         """The texts of other skills that circuits and steps may be fitted to."""
@@ -190,8 +194,9 @@ class OpenRun:
     def files(self, stage: str) -> StageFiles:
         """The stage's part of the run folder; the stages before it must be done."""
         return StageFiles(
-            STAGES[stage], self.folder.path, self.hash_inputs(stage), self.costs, self.chunk_done, self.note
-        )
+            STAGES[stage], self.folder.path, self.hash_inputs(stage), self.costs, self.progress, self.track,
+            self.chunk_done, self.note,
+        )  # fmt: skip
 
     @cached_property
     def costs(self) -> Costs:

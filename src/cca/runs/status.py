@@ -15,11 +15,11 @@ from cca.runs.costs import FILE as TIMING
 from cca.runs.costs import StageCost, read_costs
 from cca.runs.folder.row_log import rows_so_far
 from cca.runs.folder.run_folder import Owner, RunFolder
-from cca.runs.folder.stage_inputs import PIVOTS_LOG, STAGES
+from cca.runs.folder.stage_files import PIVOTS_LOG, STAGES
 from cca.runs.progress import CURRENT, LOG
 from cca.runs.stages.amplify import AMPLIFY
 from cca.runs.stages.evaluate import FORMAT as EVALUATION
-from cca.runs.stages.traces import read_traces
+from cca.runs.stages.traces_and_pivots import read_traces
 
 LAST_LINES = 3
 

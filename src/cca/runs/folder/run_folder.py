@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from cca.errors import CcaError
 from cca.files import read_json, read_sealed, write_json, write_sealed
 from cca.runs.config import Config, load_config, make_config
-from cca.runs.folder.stage_inputs import STAGES
+from cca.runs.folder.stage_files import STAGES
 from cca.runs.progress import now
 
 FORMAT, VERSION = "cca.run", 1

@@ -19,10 +19,7 @@ from cca.patches.algebra import nearest_reachable
 from cca.patches.patch import Patch
 from cca.patches.patch_file import save_patch
 from cca.pivots.pivot import Pivot
-from cca.runs.folder.stage_files import StageFiles
-from cca.runs.folder.stage_inputs import PATCH, STEPS
-from cca.runs.progress import RunProgress
-from cca.runs.trackers import Track
+from cca.runs.folder.stage_files import PATCH, STEPS, StageFiles
 
 AMPLIFY = "cca.amplify"
 SUMMARY = "amplify.json"
@@ -41,17 +38,24 @@ def run_amplify(
     seed: int,
     base: tuple[str, str | None],
     made_by: Row,
-    progress: RunProgress,
-    track: Track,
 ) -> None:
     """Write ``amplify.json`` and ``patch.safetensors``, which is never written again.
 
     ``base`` is the name and revision of the model; ``made_by`` goes into the patch, with the best step.
     """
     amplified = train(
-        files, model, anatomy, circuit, pivots, settings, validator,
-        texts=texts, seed=seed, what="amplify", kept_in=STEPS, progress=progress, track=track,
-    )  # fmt: skip
+        files,
+        model,
+        anatomy,
+        circuit,
+        pivots,
+        settings,
+        validator,
+        texts=texts,
+        seed=seed,
+        what="amplify",
+        kept_in=STEPS,
+    )
     write_sealed(files / SUMMARY, AMPLIFY, 1, {"made_from": files.made_from, **amplify_summary(amplified)})
     save_patch(files / PATCH, make_patch(model, circuit, amplified, base, made_by))
 
@@ -69,20 +73,20 @@ def train(
     seed: int,
     what: str,
     kept_in: str,
-    progress: RunProgress,
-    track: Track,
 ) -> Amplified:
     """Amplify a circuit, validated step by step. ``kept_in`` names the file that keeps the state for a resumed run."""
     validator.prepare(anatomy.rows(circuit.components, settings.rows))
     state = files.training_state(kept_in, what, circuit.fingerprint)
-    with progress.work(f"{what}: steps on {len(circuit)} components", settings.steps) as report:
+    with files.progress.work(f"{what}: steps on {len(circuit)} components", settings.steps) as report:
 
         def step_done(record: StepRecord) -> None:
             report(1 if record.step else 0)
             if record.step == 0 and record.validation.cut_off is not None:
                 share, limit = record.validation.cut_off, validator.max_new_tokens
-                progress.say(f"{what}: {share:.1%} of the base's validation answers were cut off at {limit} tokens")
-            track({what: record.to_row()}, record.step)
+                files.progress.say(
+                    f"{what}: {share:.1%} of the base's validation answers were cut off at {limit} tokens"
+                )
+            files.track({what: record.to_row()}, record.step)
             files.chunk_done()
 
         amplified = amplify(

@@ -1,4 +1,4 @@
-"""The evaluate stage: base and patched on the same test problems and retention sets, and the controls beside them.
+"""The evaluate stage: base and patched on the same test problems and retention sets, and their controls.
 
 The test split is read here and nowhere else.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import isfinite
 from statistics import median
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -25,13 +24,9 @@ from cca.models.anatomy.anatomy import Anatomy
 from cca.models.anatomy.components import KINDS
 from cca.patches.patch import Patch
 from cca.pivots.pivot import Pivot
-from cca.pivots.traces import Grader
 from cca.problems.task import Task
-from cca.runs.folder.stage_files import StageFiles
-from cca.runs.folder.stage_inputs import CONTROL
-from cca.runs.progress import RunProgress
+from cca.runs.folder.stage_files import CONTROL, StageFiles
 from cca.runs.stages.amplify import AMPLIFY, SUMMARY, train
-from cca.runs.trackers import Track
 
 FILE = "evaluation.json"
 FORMAT = "cca.evaluation"
@@ -46,7 +41,6 @@ def run_evaluate(
     model: PreTrainedModel,
     anatomy: Anatomy,
     task: Task,
-    grader: Grader,
     answering: Answering,
     settings: AmplifyConfig,
     *,
@@ -54,21 +48,16 @@ def run_evaluate(
     texts: Sequence[Text],
     max_new_tokens: int,
     seed: int,
-    progress: RunProgress,
-    track: Track,
 ) -> None:
     """Write ``evaluation.json``: base and patched on the test split, and ``controls`` random circuits."""
     with files.timed():
-        with progress.work("evaluate: base and patched", None):
-            tested = AgainstBase(
-                model, grader, answering, task.test, task.retention, task.seen_templates, max_new_tokens, seed,
-                note=files.note,
-            )  # fmt: skip
+        with files.progress.work("evaluate: base and patched", None):
+            tested = AgainstBase(model, answering, task, max_new_tokens, seed, files.note)
             weights = weights_key((e.parameter, e.axis, e.indices, e.before, e.after) for e in patch.edits)
             with patch.applied(model):
                 measured = tested(weights)
             base, patched = (f"{measured[side]['cut_off']:.1%}" for side in ("base", "patched"))
-            progress.say(
+            files.progress.say(
                 f"evaluate: {base} of the base's answers and {patched} of the patched model's were cut off at "
                 f"{max_new_tokens} tokens"
             )
@@ -79,22 +68,20 @@ def run_evaluate(
                 "layers": [{kind: anatomy.count(layer.index, kind) for kind in KINDS} for layer in anatomy.layers]
             },
             "pivots": {"count": len(pivots)},
+            "controls": {},
         }
-        planted = localisation(pivots, task.train, grader)
+        planted = localisation(pivots, task.train, answering.grader)
         if planted:
             measured["pivots"]["planted"] = planted
-    measured["controls"] = {}
     with files.timed("controls"):
         if controls:
             unbounded = NO_BUDGET  # no cost of a control disqualifies a step
-            validator = Validator(
-                model, grader, answering, task.validation, task.retention, unbounded, max_new_tokens, files.note
-            )
+            validator = Validator(model, answering, task, unbounded, max_new_tokens, files.note)
 
             def train_control(control: Circuit, what: str) -> Amplified:
                 return train(
                     files, model, anatomy, control, pivots, settings, validator,
-                    texts=texts, seed=seed, what=what, kept_in=CONTROL, progress=progress, track=track,
+                    texts=texts, seed=seed, what=what, kept_in=CONTROL,
                 )  # fmt: skip
 
             measured["controls"] = _controls(files, anatomy, circuit, tested, controls, seed, train_control)
@@ -113,7 +100,7 @@ def _controls(
     """Random circuits of the same size and mix, amplified on the same pivots with the same settings and no budget.
 
     ``matched`` is the first validated step at which a control is as accurate as the patch on the validation data:
-    what the same gain costs there. Its drift, like the patch's beside it, is that of the validation halves.
+    what the same gain costs there. Its drift, like the patch's, is that of the validation halves.
     """
     summary = read_sealed(files / SUMMARY, AMPLIFY, 1)
     target = next(r["validation"] for r in summary["history"] if r["step"] == summary["best_step"])
@@ -125,7 +112,7 @@ def _controls(
         draws.append(_control_row(tested, amplified, control, target))
     matched = [row["drift"] for draw in draws if (row := draw["matched"]) and row["drift"] is not None]
     drifts = [kl for draw in draws if (kl := draw["drift"]["kl"]) is not None]
-    row: dict[str, Any] = {
+    row: Row = {
         "draws": draws,
         "gain": {"points": median(draw["gain"]["points"] for draw in draws)},
         "drift": {"kl": median(drifts) if drifts else None},
