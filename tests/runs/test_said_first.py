@@ -20,7 +20,7 @@ from cca.runs.folder.run_folder import RunFolder
 from cca.runs.open import open_run
 from cca.runs.pipeline import run, run_stage
 from cca.runs.progress import NoProgress
-from cca.runs.said_first import first_day, notes_at_start
+from cca.runs.said_first import first_day, note_on_begin
 from cca.runs.stages.traces_and_pivots import check_cut_off
 
 
@@ -57,11 +57,12 @@ def test_notes_of_the_start_are_in_report_and_page(tmp_path: Path) -> None:
 def test_prompts_without_the_beginning_that_the_tokenizer_names_are_noted_with_figures(tmp_path: Path) -> None:
     with open_run(load_config(tiny_run.make(tmp_path)), NoProgress()) as opened:
         model, grader, task = opened.model, opened.grader, opened.task
-        assert notes_at_start(model, grader, task) == []
+        assert note_on_begin(model, grader, task.train) is None
         tokenizer = tiny_world.tokenizer()
         tokenizer.bos_token = "w1"
         named = Grader(type(grader.codec)(tokenizer), grader.judge)
-        (note,) = notes_at_start(model, named, task)
+        note = note_on_begin(model, named, task.train)
+    assert note is not None
     assert note.startswith("prompts do not begin with the tokenizer's w1: ")
     without, within = map(float, re.findall(r"(\d+\.\d+) ", note))
     assert 0 < without < 10

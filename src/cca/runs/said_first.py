@@ -27,18 +27,16 @@ NO_RETENTION = (
 )
 
 
-def notes_at_start(model: PreTrainedModel, grader: Grader, task: Task) -> list[str]:
-    """What is known of the results before anything is made: overlapping splits, skills that nobody measures, and a
-    beginning that prompts lack. Every process of a sharded model must call it."""
-    begin = _note_on_begin(model, grader, task.train)
-    return [*overlaps(task), *([] if task.retention else [NO_RETENTION]), *([begin] if begin else [])]
+def notes_at_start(task: Task) -> list[str]:
+    """Notes on the results before anything is made: overlapping splits, and skills that nobody measures."""
+    return [*overlaps(task), *([] if task.retention else [NO_RETENTION])]
 
 
-def _note_on_begin(model: PreTrainedModel, grader: Grader, problems: Sequence[Problem]) -> str | None:
+def note_on_begin(model: PreTrainedModel, grader: Grader, problems: Sequence[Problem]) -> str | None:
     """A note where the tokenizer names a token that begins texts and prompts do not begin with it, as some models are
     crippled without it and others do not know it: nats per token with and without, on the first problems.
 
-    None where prompts begin with the token, or there is none.
+    None where prompts begin with the token, or there is none. Every process of a sharded model must call it.
     """
     begin = grader.codec.tokenizer.bos_token_id
     if not isinstance(begin, int):
