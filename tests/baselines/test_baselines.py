@@ -17,7 +17,15 @@ from cca.amplify.amplify import StepRecord, Validation, make_gradient
 from cca.amplify.settings import AmplifyConfig
 from cca.baselines import baseline_settings
 from cca.baselines.training import (
-    AsItIs, Edit, TrainingText, batches, completion_loss, lora, scaled_rows, tune, unfrozen,
+    AsItIs,
+    Edit,
+    TrainingText,
+    batches,
+    completion_loss,
+    lora,
+    scaled_rows,
+    tune,
+    unfrozen,
 )  # fmt: skip
 from cca.circuits.circuit import Circuit
 from cca.errors import CcaError

@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from cca.compare.results import ArmResult, Comparison, Ratio, SummaryGain, TestSummary, WorstSkill
+from cca.compare.results import ArmResult, Comparison, CurvePoint, Ratio, SummaryGain, TestSummary, WorstSkill
 from cca.reports import formats
 from cca.reports.svg import Scale, element, figure
 
@@ -143,7 +143,7 @@ def _curves(arms: Sequence[ArmResult]) -> Markup | None:
     points = [point for _, arm in drawn for point in arm.curve]
     if not points:
         return None
-    drifts = [max(point.drift, 1e-9) for point in points]
+    drifts = [_shown(point) for point in points]
     across = Scale(0.0, max(point.points for point in points), 8.0, 78.0)
     down = Scale(min(drifts) / 2, max(drifts) * 2, HEIGHT - 30, 12.0, log=True)
     parts = [
@@ -156,7 +156,7 @@ def _curves(arms: Sequence[ArmResult]) -> Markup | None:
     ]
     for order, (place, arm) in enumerate(drawn):
         hue = f"hue{place % HUES}"
-        at = [(across.at(point.points), down.at(max(point.drift, 1e-9))) for point in arm.curve]
+        at = [(across.at(point.points), down.at(_shown(point))) for point in arm.curve]
         parts += [
             element("line", x1=f"{x1}%", y1=y1, x2=f"{x2}%", y2=y2, class_=f"curve {hue}")
             for (x1, y1), (x2, y2) in zip(at, at[1:], strict=False)
@@ -170,3 +170,8 @@ def _curves(arms: Sequence[ArmResult]) -> Markup | None:
         parts.append(element("text", formats.label(arm.label, 34), x="82.5%", y=legend))
     height = max(HEIGHT, 30.0 + 15 * len(drawn))
     return figure("Drift at growing gains, one line per arm", height, *parts)
+
+
+def _shown(point: CurvePoint) -> float:
+    """The drift at which a point is drawn: the scale has no zero, nor a place for what nothing measured."""
+    return max(point.drift or 0.0, 1e-9)

@@ -65,9 +65,13 @@ def mean_interval(means: Sequence[float], ends: Sequence[tuple[float, float]]) -
     # an end that was cut off at -1 or 1 says less than the other one
     own = [max(high - mean, mean - low) for mean, (low, high) in zip(means, ends, strict=True)]
     count, mean = len(means), float(np.mean(means))
-    over = _quantile(count - 1) * float(np.std(means, ddof=1)) / count**0.5
-    half = max(over, float(np.linalg.norm(own)) / count)
+    half = max(half_width(means), float(np.linalg.norm(own)) / count)
     return max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def half_width(values: Sequence[float] | np.ndarray) -> float:
+    """Half of Student's 95 % interval of the mean of two or more independent ``values``."""
+    return _quantile(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
 
 
 def accuracy_interval(right: Sequence[float] | Sequence[bool], clusters: Clusters) -> tuple[float, float]:
