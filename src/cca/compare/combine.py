@@ -84,15 +84,10 @@ def best_step(history: Sequence[Step], within_budget: bool = True) -> Step:
 def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:
     """Names of (gain, cost) that no other beats: at least the gain for at most the cost, one of them better."""
 
-    def beaten(name: str) -> bool:
-        gain, cost = points[name]
-        return any(
-            other[0] >= gain and other[1] <= cost and other != (gain, cost)
-            for key, other in points.items()
-            if key != name
-        )
+    def beaten(gain: float, cost: float) -> bool:
+        return any(other[0] >= gain and other[1] <= cost and other != (gain, cost) for other in points.values())
 
-    return sorted((name for name in points if not beaten(name)), key=lambda name: points[name][1])
+    return sorted((name for name in points if not beaten(*points[name])), key=lambda name: points[name][1])
 
 
 def cost_curve(histories: Sequence[Sequence[Step]]) -> list[CurvePoint]:
@@ -119,16 +114,14 @@ def cost_curve(histories: Sequence[Sequence[Step]]) -> list[CurvePoint]:
 def _goals(config: CompareConfig, rows: Sequence[Row]) -> Goals:
     goals: Goals = {}
     for row in rows:
-        run = (row["model"], row["seed"])
-        if row["failed"] is None and run not in goals:
-            base = row["history"][0]["accuracy"]
-            goals[run] = {_points_name(points): base + points / 100 for points in config.matched.points}
-            goals[run]["reference"] = None
-    for row in rows:
-        run = (row["model"], row["seed"])
-        if _is_reference(config, row) and row["failed"] is None and goals[run]["reference"] is None:
+        if row["failed"] is not None:
+            continue
+        base = row["history"][0]["accuracy"]
+        fixed = {_points_name(points): base + points / 100 for points in config.matched.points}
+        own = goals.setdefault((row["model"], row["seed"]), {**fixed, "reference": None})
+        if _is_reference(config, row) and own["reference"] is None:
             best = best_step(row["history"])
-            goals[run]["reference"] = best["accuracy"] if best["step"] else None
+            own["reference"] = best["accuracy"] if best["step"] else None
     return goals
 
 

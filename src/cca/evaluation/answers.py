@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 from torch import Tensor
 
 from cca.engines.engine import Completion, Draft, Engine, Request, Tokens, complete_drafts, make_drafts
@@ -31,6 +32,9 @@ UNTOUCHED = "untouched"
 CUT_OFF = "c"
 LETTERS = {**{verdict.value[0]: verdict for verdict in Verdict}, CUT_OFF: Verdict.UNREADABLE}
 """Verdicts as they are kept; an answer that the token limit cut off is unreadable with a letter of its own."""
+TokenIds = tuple[NonNegativeInt, ...]
+KEPT = TypeAdapter(list[tuple[TokenIds, bool, TokenIds | None, Literal["r", "w", "u", "c"]]])
+"""The base's answers as they are kept: tokens, whether finished, tokens read where these differ, letter."""
 
 
 class Store(Protocol):
@@ -79,13 +83,19 @@ class BaseAnswers:
     @staticmethod
     def from_value(value: Any, prefixes: Sequence[Tokens]) -> BaseAnswers | None:
         """The answers that `to_value` wrote for these prefixes; None for anything else."""
-        if not isinstance(value, list) or len(value) != len(prefixes) or not all(map(_sound, value)):
+        try:
+            records = KEPT.validate_python(value)
+        except ValidationError:
+            return None
+        if len(records) != len(prefixes) or any(
+            read is not None and len(read) != len(text) for text, _, read, _ in records
+        ):
             return None
         drafts = [
-            Draft(prefix, Completion(tuple(text), finished), tuple(text if read is None else read))
-            for prefix, (text, finished, read, _) in zip(prefixes, value, strict=True)
+            Draft(prefix, Completion(text, finished), text if read is None else read)
+            for prefix, (text, finished, read, _) in zip(prefixes, records, strict=True)
         ]
-        return BaseAnswers(tuple(drafts), "".join(record[3] for record in value))
+        return BaseAnswers(tuple(drafts), "".join(record[3] for record in records))
 
 
 @dataclass
@@ -222,20 +232,3 @@ class _Chunk:
     def _key(self, what: str, weights: str | None) -> str:
         # what was kept before answers cut off were told apart is not taken for these
         return self.asker.key(f"{what}, cut off apart", weights, [self._fingerprint, self.max_new_tokens])
-
-
-def _sound(record: Any) -> bool:
-    if not isinstance(record, list) or len(record) != 4:
-        return False
-    text, finished, read, letter = record
-    return (
-        _are_tokens(text)
-        and isinstance(finished, bool)
-        and (read is None or (_are_tokens(read) and len(read) == len(text)))
-        and isinstance(letter, str)
-        and letter in LETTERS
-    )
-
-
-def _are_tokens(value: Any) -> bool:
-    return isinstance(value, list) and all(type(token) is int and token >= 0 for token in value)

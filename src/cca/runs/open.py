@@ -30,7 +30,7 @@ from cca.patches.layout import merge_objection
 from cca.pivots.traces import Grader, longest_completion
 from cca.problems.problem import problems_fingerprint
 from cca.problems.sources import open_task
-from cca.problems.task import Task, check_answers, check_prompts, task_judge, with_retention
+from cca.problems.task import Task, check_answers, check_prompts, overlaps, task_judge, with_retention
 from cca.runs.config import Config
 from cca.runs.costs import Costs
 from cca.runs.folder.provenance import facts_of, tokenizer_fingerprint
@@ -40,7 +40,7 @@ from cca.runs.folder.stage_files import STAGES, StageFiles, content_hash, hash_i
 from cca.runs.interrupts import Interrupts
 from cca.runs.progress import LoggedProgress, NoProgress, RunProgress
 from cca.runs.replica import receive_folder, replica_folder, send_folder
-from cca.runs.said_first import embedding_rows, first_day, note_on_begin, notes_at_start, say_what_changed
+from cca.runs.said_first import NO_RETENTION, embedding_rows, first_day, note_on_begin, say_what_changed
 from cca.runs.stages.engine import make_engine
 from cca.runs.trackers import Track, track_nothing, tracking
 from cca.tinymath import BUNDLED_MODEL
@@ -134,7 +134,8 @@ class OpenRun:
     def notes(self) -> list[str]:
         """What is known of the results before anything is made. Every process of a sharded model must ask for it."""
         begin = note_on_begin(self.model, self.grader, self.task.train) if self.is_new else None
-        return [*self.config.notes, *notes_at_start(self.task), *([begin] if begin else [])]
+        unmeasured = None if self.task.retention else NO_RETENTION
+        return [*self.config.notes, *overlaps(self.task), *(note for note in (unmeasured, begin) if note)]
 
     @cached_property
     def engine(self) -> Engine:
