@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cca.amplify.settings import BudgetConfig
 from cca.circuits.circuit import Circuit, load_circuit
 from cca.circuits.settings import CircuitConfig
 from cca.evaluation.validation import Validator
@@ -30,12 +31,12 @@ from cca.runs.folder.run_folder import RunFolder, without_out
 from cca.runs.folder.stage_files import CONTROL, MASK, PATCH, PIVOTS_LOG, STEPS, StageFiles
 from cca.runs.open import OpenRun, open_run
 from cca.runs.progress import RunProgress
-from cca.runs.stages.amplify import AMPLIFY, SUMMARY, run_amplify
+from cca.runs.stages.amplify import AMPLIFY, SUMMARY, Training, run_amplify
 from cca.runs.stages.circuit import FILE as CIRCUIT
 from cca.runs.stages.circuit import run_circuit
 from cca.runs.stages.evaluate import FILE as EVALUATION
 from cca.runs.stages.evaluate import FORMAT as EVALUATION_FORMAT
-from cca.runs.stages.evaluate import run_evaluate
+from cca.runs.stages.evaluate import NO_BUDGET, run_evaluate
 from cca.runs.stages.traces_and_pivots import (
     PIVOTS,
     check_cut_off,
@@ -139,9 +140,12 @@ def make_circuit(
     return load_circuit(files / CIRCUIT)
 
 
-def make_validator(run: OpenRun) -> Validator:
-    """Judges steps within the run's budget. Make it while the model is untouched."""
-    return Validator(run.model, run.answering, run.task, run.config.amplify.budget, run.max_new_tokens, run.note)
+def make_training(run: OpenRun, files: StageFiles, pivots: Sequence[Pivot], budget: BudgetConfig) -> Training:
+    """Trains circuits within a budget. Make it while the model is untouched."""
+    validator = Validator(run.model, run.answering, run.task, budget, run.max_new_tokens, run.note)
+    return Training(
+        files, run.model, run.anatomy, pivots, run.config.amplify, validator, run.retention_texts, run.config.seed
+    )
 
 
 def make_patch(run: OpenRun, pivots: Sequence[Pivot], circuit: Circuit) -> Patch:
@@ -150,11 +154,8 @@ def make_patch(run: OpenRun, pivots: Sequence[Pivot], circuit: Circuit) -> Patch
     if not files.done:
         revision = model_commit(run.model, config.model) or config.revision
         with files.timed():
-            run_amplify(
-                files, run.model, run.anatomy, circuit, pivots, config.amplify, make_validator(run),
-                texts=run.retention_texts, seed=config.seed, base=(config.model, revision),
-                made_by={"config": without_out(config)},
-            )  # fmt: skip
+            training = make_training(run, files, pivots, config.amplify.budget)
+            run_amplify(training, circuit, (config.model, revision), {"config": without_out(config)})
     files.check()
     files.remove(STEPS)
     return load_patch(files / PATCH)
@@ -164,11 +165,9 @@ def make_evaluation(run: OpenRun, pivots: Sequence[Pivot], circuit: Circuit, pat
     """Base, patch and controls on the test split, which no other stage reads; as report.json has it."""
     files, config = run.files("evaluate"), run.config
     if not files.done:
-        run_evaluate(
-            files, patch, circuit, pivots, run.model, run.anatomy, run.task, run.answering, config.amplify,
-            controls=config.evaluate.random_controls, texts=run.retention_texts, max_new_tokens=run.max_new_tokens,
-            seed=config.seed,
-        )  # fmt: skip
+        training = make_training(run, files, pivots, NO_BUDGET)
+        controls = config.evaluate.random_controls
+        run_evaluate(training, patch, circuit, run.task, run.answering, run.max_new_tokens, controls)
     files.check()
     files.remove(CONTROL)
     measured = read_sealed(files / EVALUATION, EVALUATION_FORMAT, 1)

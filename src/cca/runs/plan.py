@@ -30,9 +30,8 @@ from cca.runs.costs import FILE as COSTS
 from cca.runs.costs import Costs, read_costs
 from cca.runs.folder.stage_files import STAGES, STEPS, StageFiles
 from cca.runs.open import OpenRun, open_run
-from cca.runs.pipeline import begin_traces, make_circuit, make_pivots, make_validator, training_problems
+from cca.runs.pipeline import begin_traces, make_circuit, make_pivots, make_training, training_problems
 from cca.runs.progress import RunProgress
-from cca.runs.stages.amplify import train
 from cca.runs.stages.traces_and_pivots import TRACES, load_traces
 
 NOTHING = {"seconds": 0.0, "tokens": 0}
@@ -93,12 +92,10 @@ class _Later:
         with files.timed(), suppress(_OneStepTaken):
             clock.lap()
             run.answering.answers(run.task.validation, run.max_new_tokens, UNTOUCHED)
-            validator = make_validator(run)
+            watched = replace(files, track=clock.step_done)
+            training = make_training(run, watched, pivots, config.amplify.budget)
             base = clock.lap()
-            train(
-                replace(files, track=clock.step_done), run.model, run.anatomy, circuit, pivots, config.amplify,
-                validator, texts=run.retention_texts, seed=config.seed, what="amplify", kept_in=STEPS,
-            )  # fmt: skip
+            training.on(circuit, "amplify", STEPS)
         peaks = {key: value for key, value in _cost(files).items() if key.startswith("peak")}
         sizes = [[len(half) for half in halves(problems)] for problems in run.task.retention.values()]
         judged = len(run.task.validation) + sum(guard for guard, _ in sizes)
