@@ -13,9 +13,7 @@ from cca.compare.combine import best_step, combined, cost_curve, first_reaching,
 from cca.compare.config import compare_config
 from cca.compare.gains import geometric_interval, geometric_mean
 from cca.compare.page import arm_cells, compare_page, short_cells
-from cca.compare.pipeline import open_log
 from cca.compare.results import ArmResult, Comparison
-from cca.errors import CcaError
 from cca.evaluation.significance import gain_interval
 from cca.files import Row
 from compare_rows import history, row
@@ -221,28 +219,6 @@ def test_geometric_means_and_their_intervals() -> None:
     assert geometric_mean([1e-6, 1e-4]) == pytest.approx(1e-5)
     assert geometric_mean([0.0]) == pytest.approx(1e-12)
     assert geometric_mean([1.0, None]) is None
-
-
-def test_a_torn_row_is_run_again_and_damaged_or_other_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "arms.jsonl"
-    log = open_log(tmp_path)
-    for key in ("a", "b"):
-        log.put(key, {"key": key})
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-3])
-    again = open_log(tmp_path)
-    assert again.get("a") == {"key": "a"}
-    assert again.get("b") is None
-    again.put("b", {"key": "b"})
-    assert path.read_bytes() == whole
-    path.write_bytes(whole.replace(b'{"key": "b"}', b'{"key": "c"}'))
-    assert open_log(tmp_path).get("b") is None
-    path.write_bytes(whole.replace(b'{"key": "a"}', b'{"key": "c"}'))
-    with pytest.raises(CcaError, match="line 2: is damaged"):
-        open_log(tmp_path)
-    path.write_bytes(b'{"format": "other"}\n')
-    with pytest.raises(CcaError, match="was made from other data or by another version"):
-        open_log(tmp_path)
 
 
 def test_where_nothing_measures_drift_it_is_null_and_not_none_at_all() -> None:
