@@ -17,7 +17,7 @@ from rich.text import Text
 
 from cca.compare.results import ArmResult, Comparison, Ratio, SummaryGain, TestSummary, WorstSkill
 from cca.reports import formats
-from cca.reports.svg import Scale, element, figure
+from cca.reports.plots import Scale, element, figure
 
 HUES = 12
 """Lines that can be told apart; further arms share a colour and keep their own label."""
