@@ -90,7 +90,7 @@ def test_experts_of_different_shapes_are_refused(tmp_path: Path) -> None:
     tensors["model.layers.1.block_sparse_moe.experts.2.w2.weight"] = torch.zeros(16, 9)
     save_file(tensors, path)
     with pytest.raises(CcaError, match=r"experts\.down_proj: its experts are stored in different shapes"):
-        Layout(open_checkpoint(tmp_path)).parameters()
+        _ = Layout(open_checkpoint(tmp_path)).parameters
 
 
 def test_a_checkpoint_without_the_models_prefix(tmp_path: Path) -> None:
@@ -207,4 +207,4 @@ def test_a_configuration_that_builds_no_model_is_refused(tmp_path: Path) -> None
     save_file({"x": torch.zeros(1, 1)}, tmp_path / "model.safetensors")
     write_json(tmp_path / "config.json", {**LlamaConfig().to_dict(), "hidden_size": "wide"})
     with pytest.raises(CcaError, match="transformers cannot build a 'llama' model from it"):
-        Layout(open_checkpoint(tmp_path)).parameters()
+        _ = Layout(open_checkpoint(tmp_path)).parameters

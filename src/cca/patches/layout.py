@@ -24,7 +24,7 @@ from torch import nn
 from cca.errors import CcaError
 from cca.models.anatomy.weight_rows import DTYPES, dtype_name
 from cca.models.checkpoint import FLOATS, Checkpoint, StoredTensor, open_checkpoint
-from cca.patches.patch import Patch, TensorEdit
+from cca.patches.patch import Patch, TensorEdit, tied_names
 from cca.patches.patch_content import layer_of
 from cca.patches.stored_rows import StoredParameter
 
@@ -84,7 +84,6 @@ class Layout:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._converted: dict[str, StoredParameter] | None = None
 
     def find(self, name: str, shape: Sequence[int], tied: Sequence[str] = ()) -> list[StoredParameter]:
         """Every stored copy of parameter ``name``. Raises CcaError where there is none."""
@@ -92,7 +91,7 @@ class Layout:
         direct = [self.checkpoint.tensors[alias] for alias in aliases if alias in self.checkpoint.tensors]
         copies = [_single(tensor.name, tensor) for tensor in direct if tensor.shape == wanted]
         if not copies:
-            converted = [self.parameters()[alias] for alias in aliases if alias in self.parameters()]
+            converted = [self.parameters[alias] for alias in aliases if alias in self.parameters]
             copies = [stored for stored in converted if stored.shape == wanted]
         if not copies:
             found = f"got {list(direct[0].shape)}" if direct else "it has no such tensor that could be read in place"
@@ -106,13 +105,9 @@ class Layout:
         """
         if self._model is None:
             return None
-        groups: dict[int, list[str]] = {}
-        state = self._model.state_dict(keep_vars=True)
-        for name, tensor in [*self._model.named_parameters(remove_duplicate=False), *state.items()]:
-            names = groups.setdefault(id(tensor), [])
-            if name not in names:
-                names.append(name)
-        return {names[0]: names[1:] for names in groups.values()}
+        state = self._model.state_dict(keep_vars=True).items()
+        groups = tied_names([*self._model.named_parameters(remove_duplicate=False), *state])
+        return {names[0]: names[1:] for names in groups}
 
     def buffers(self) -> set[str]:
         return set() if self._model is None else {name for name, _ in self._model.named_buffers()}
@@ -123,11 +118,10 @@ class Layout:
         config = self.checkpoint.config
         return None if config is None or not known(config) else empty_model(config)
 
+    @cached_property
     def parameters(self) -> dict[str, StoredParameter]:
         """Every stored tensor under the name and shape its parameter has in the loaded model."""
-        if self._converted is None:
-            self._converted = _convert(self.checkpoint, self._model)
-        return self._converted
+        return _convert(self.checkpoint, self._model)
 
 
 def known(config: dict[str, Any]) -> bool:
