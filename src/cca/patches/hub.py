@@ -122,10 +122,9 @@ def verify_on_hub(repo: str, patch: Patch, revision: str | None = None) -> str:
         urls = {shard: hf_hub_url(repo, shard, revision=info.sha) for shard in shards}
         for shard, url in urls.items():
             _fetch_header(url, folder / shard)
-        for item in match_edits(patch, open_checkpoint(folder)):
-            for copy in item.copies:
-                for piece in copy.pieces:
-                    _fetch(urls[piece.shard], folder / piece.shard, piece.start, piece.size)
+        for match in match_edits(patch, open_checkpoint(folder)):
+            for piece in match.stored.pieces:
+                _fetch(urls[piece.shard], folder / piece.shard, piece.start, piece.size)
         return verify(folder, patch)
 
 

@@ -13,47 +13,101 @@ written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cca.errors import CcaError
-from cca.models.anatomy.weight_rows import DTYPES, dtype_name
-from cca.models.checkpoint import FLOATS, Checkpoint, StoredTensor, open_checkpoint
+from cca.models.anatomy.weight_rows import DTYPES, dtype_name, same_bits
+from cca.models.checkpoint import FLOATS, Checkpoint, ShardFile, StoredTensor, open_checkpoint
 from cca.patches.patch import Patch, TensorEdit, tied_names
 from cca.patches.patch_content import layer_of
-from cca.patches.stored_rows import StoredParameter
+from cca.patches.stored_rows import StoredParameter, scan
 
+STATES = {"before": "base", "after": "patched"}
+"""Side of the patch -> the name of a checkpoint that holds it."""
+THREADS = min(4, os.cpu_count() or 1)
+"""Tensors read and hashed at a time; both leave the interpreter free."""
 OPERATIONS = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])  # that only join bytes
 
 
 @dataclass(frozen=True)
-class MatchedEdit:
-    """An edit and every copy of its parameter in one checkpoint."""
+class Match:
+    """An edit and one stored copy of its parameter."""
 
     edit: TensorEdit
-    copies: list[StoredParameter]
+    stored: StoredParameter
+
+    @property
+    def name(self) -> str:
+        return self.stored.stored_name
 
 
-def match_edits(patch: Patch, checkpoint: Checkpoint) -> list[MatchedEdit]:
-    """The stored tensors of each edit. Raises CcaError for the first parameter that is absent, or of another kind."""
+def match_edits(patch: Patch, checkpoint: Checkpoint) -> list[Match]:
+    """Each edit with every copy of its parameter. Raises CcaError for the first that is absent, or of another kind."""
     layout = Layout(checkpoint)
-    matched: list[MatchedEdit] = []
+    matched: list[Match] = []
     for edit in patch.edits:
         tied = patch.tied.get(edit.parameter, [])
-        copies = layout.find(edit.parameter, patch.base_shapes[edit.parameter], tied)
-        for copy in copies:
+        for copy in layout.find(edit.parameter, patch.base_shapes[edit.parameter], tied):
             if DTYPES.get(copy.dtype) != edit.before.dtype:
                 raise CcaError(
                     f"{copy.stored_name}: the patch is {dtype_name(edit.before)}, {checkpoint.folder} stores "
                     f"{copy.dtype}; make the patch on the model loaded in the checkpoint's own dtype"
                 )
-        matched.append(MatchedEdit(edit, copies))
+            matched.append(Match(edit, copy))
     return matched
+
+
+def find_side(patch: Patch, matched: Sequence[Match], files: Mapping[str, ShardFile]) -> str:
+    """The side of the patch, "before" or "after", that the checkpoint holds to the bit.
+
+    Every touched tensor is read once: its rows are compared, and all else by the hash. Raises CcaError naming the
+    first tensor that is another, or that is on another side than those before it. A patch without edits is "before".
+    """
+    found: dict[str, str] = {}
+    for match, rows in check_untouched(patch, matched, files):
+        side = next((side for side in STATES if same_bits(rows, getattr(match.edit, side))), None)
+        if side is None:
+            raise _another_base(match, patch, "its rows are neither the patch's 'before' nor its 'after'")
+        found[match.name] = side
+        first = next(iter(found))
+        if found[first] != side:
+            state, other = STATES[side], STATES[found[first]]
+            raise CcaError(f"{match.name}: is {state}, but {first} is {other}; fetch {patch.base} again")
+    return next(iter(found.values()), "before")
+
+
+def check_untouched(
+    patch: Patch, matched: Sequence[Match], files: Mapping[str, ShardFile]
+) -> Iterator[tuple[Match, Tensor]]:
+    """Yield (match, its touched rows) for each stored copy whose other rows are the base's.
+
+    Raises CcaError for the first that differs there. Several tensors are read and hashed at a time.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        scans = pool.map(lambda match: scan(match.stored, match.edit, files), matched)
+        try:
+            for match, (rows, hashed) in zip(matched, scans, strict=True):
+                if hashed != patch.base_hashes[match.edit.parameter]:
+                    raise _another_base(match, patch, "differs from the patch's base outside the touched rows")
+                yield match, rows
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _another_base(match: Match, patch: Patch, how: str) -> CcaError:
+    return CcaError(f"{match.name}: {how}; the patch was made on {patch.base}")
+
+
+def touched_shards(matched: Sequence[Match]) -> list[str]:
+    return sorted({shard for match in matched for shard in match.stored.shards})
 
 
 def merge_objection(folder: Path, model: nn.Module) -> str | None:

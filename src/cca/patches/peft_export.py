@@ -27,6 +27,7 @@ from torch import Tensor
 from cca.errors import CcaError
 from cca.files import write_bytes, write_json
 from cca.patches.algebra import exact_delta
+from cca.patches.apply import check_new_folder
 from cca.patches.layout import empty_model
 from cca.patches.patch import Patch, TensorEdit
 
@@ -200,8 +201,7 @@ def _write(
     model: Any,
 ) -> None:
     """Write the adapter under a hidden name, load it as anyone would, and only then give it its name."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CcaError(f"{out}: expected a new folder, found one in use; name another")
+    check_new_folder(out)
     if not deltas:
         raise CcaError("the patch has no edits: there is nothing to export; use the base model")
     config = {
