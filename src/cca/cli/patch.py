@@ -44,8 +44,9 @@ MOST_COLUMNS = 40
 def show(patch: PatchFile, report: Report = None) -> None:
     """What it touches, by layer and kind; what share that is; the gain it claims and how it was measured."""
     content = load_content(patch)
-    held = claims_beside(patch, content.made_by) if report is None else read_report(report)
-    content = content if held is None else with_claims(content, held)
+    made_by = content.header["made_by"]
+    held = claims_beside(patch, made_by) if report is None else read_report(report)
+    made_by = made_by if held is None else with_claims(made_by, held)
     _line("base", content.base)
     _line("digest", content.header["sha256"])
     dtypes = ", ".join(content.dtypes) or "none"
@@ -54,11 +55,11 @@ def show(patch: PatchFile, report: Report = None) -> None:
     components = Counter(_component_kind(name) for name in content.header["circuit"])
     if components:
         _line("circuit", ", ".join(f"{count} {kind}" for kind, count in components.items()))
-    if "derived" in content.made_by:
-        _line("derived by", f"{str(content.made_by['derived'])[:80]}; no gain was measured for the result")
+    if "derived" in made_by:
+        _line("derived by", f"{str(made_by['derived'])[:80]}; no gain was measured for the result")
     if broken := content.not_finite():
         _line("warning", f"{broken:,} weights to be written are infinite or NaN; apply and merge refuse them")
-    claimed = figures(content)
+    claimed = figures(made_by)
     for what, figure in [*claimed, *([("measured", MEASURED)] if claimed else [])]:
         _line(what, figure)
     if content.parameters:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +41,7 @@ def push(patch: Patch, repo: str, report: Path | None = None, private: bool = Fa
     with tempfile.TemporaryDirectory() as staging, _hub_errors(repo):
         folder = Path(staging)
         if report is not None:
-            patch = with_claims(patch, read_report(report))
+            patch = replace(patch, made_by=with_claims(patch.made_by, read_report(report)))
             shutil.copyfile(report, folder / "report.json")
         save_patch(folder / FILE, patch)
         write_text(folder / "README.md", model_card(patch, repo))

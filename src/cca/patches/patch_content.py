@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 
 from cca.errors import CcaError
 from cca.files import check_version
-from cca.models.checkpoint import FLOATS, ShardFile, StoredTensor, add_tensors, check_range, check_row_shapes
+from cca.models.checkpoint import FLOATS, check_range, check_row_shapes
 
 FORMAT = "cca.patch"
 VERSION = 1
@@ -56,7 +55,6 @@ class PatchContent:
 
     header: dict[str, Any]
     tensors: dict[str, RawTensor]
-    made_by: dict[str, Any]
 
     @property
     def base(self) -> str:
@@ -92,23 +90,17 @@ class PatchContent:
 def load_content(path: Path | str) -> PatchContent:
     """Read and check a patch file. Raises CcaError, in one line, for any fault."""
     path = Path(path)
-    stored: dict[str, StoredTensor] = {}
     try:
-        with safe_open(path, framework="numpy") as library:  # which refuses holes, overlaps and what is cut off
-            metadata = library.metadata() or {}
-        file = ShardFile(path)
-        try:
-            add_tensors(stored, str(path), path.name, file)
-            data = memoryview(mmap.mmap(file.descriptor, 0, access=mmap.ACCESS_READ))
-        finally:
-            file.close()
+        with safe_open(path, framework="numpy") as file:  # which refuses holes, overlaps and what is cut off
+            metadata = file.metadata() or {}
+        stored = deserialize(path.read_bytes())
     except FileNotFoundError as error:
         raise CcaError(f"{path}: no such patch file") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CcaError(f"{path}: expected a patch file, got an unreadable or truncated one ({error})") from error
     tensors = {
-        name: RawTensor(DTYPES.get(held.dtype, held.dtype), held.shape, data[held.start : held.start + held.size])
-        for name, held in stored.items()
+        name: RawTensor(str(DTYPES.get(held["dtype"], held["dtype"])), tuple(held["shape"]), memoryview(held["data"]))
+        for name, held in stored
     }
     return check_content(path, metadata, tensors)
 
@@ -120,7 +112,7 @@ def check_content(path: Path, metadata: Mapping[str, str], tensors: dict[str, Ra
     _check_header(path, header, tensors)
     if content_digest(header, tensors) != header["sha256"]:
         raise CcaError(f"{path}: its content does not have the digest in its header; fetch the file again")
-    return PatchContent(header, tensors, header["made_by"])
+    return PatchContent(header, tensors)
 
 
 def content_digest(header: Mapping[str, Any], tensors: Mapping[str, RawTensor]) -> str:

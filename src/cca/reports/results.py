@@ -131,21 +131,6 @@ def worst_loss(start: AmplifyStep, now: AmplifyStep) -> float | None:
     return min((100 * (after[name] - before[name]) for name in before if name in after), default=None)
 
 
-def pivot_facts(report: Report) -> list[tuple[str, str, str]]:
-    """(name, figure, meaning) of how well the pivots match the planted ones; empty where none were planted."""
-    planted = report.pivots.planted
-    if planted is None:
-        return []
-    return [
-        ("precision", formats.percent(planted.precision),
-         f"of {formats.count(planted.found)} pivots on problems with planted wrong moves, those that were planted"),
-        ("recall", formats.percent(planted.recall),
-         f"of {formats.count(planted.planted)} problems with planted wrong moves, those whose planted pivot was found"),
-        ("right place", formats.percent(planted.precision_of_place),
-         "pivots at a planted place, whatever their two tokens"),
-    ]  # fmt: skip
-
-
 def control_summary(report: Report) -> tuple[int, float | None, float | None] | None:
     """(draws, median gain in points, median drift) of the random circuits."""
     random = report.controls.get("random")
@@ -239,8 +224,11 @@ def facts(report: Report) -> list[tuple[str, str]]:
     elif (reached := reached_match(report)) is not None:
         found.append(("random circuit", f"{reached or 'none became'} as accurate as the patch"))
     if (pivots := report.pivots.count) is not None:
-        planted = ", ".join(f"{what} {figure}" for what, figure, _ in pivot_facts(report)[:2])
-        found.append(("pivots", formats.count(pivots) + (f"; {planted} of the planted ones" if planted else "")))
+        planted, known = report.pivots.planted, ""
+        if planted is not None:
+            precision, recall = formats.percent(planted.precision), formats.percent(planted.recall)
+            known = f"; precision {precision}, recall {recall} of the planted ones"
+        found.append(("pivots", formats.count(pivots) + known))
     if (step := report.amplify.best_step) is not None:
         found.append(("best step", f"{step}" if step else "0: no step beat the untouched model"))
     if report.timing:

@@ -106,7 +106,7 @@ def _contents(folder: Path) -> dict[str, Any]:
     return {
         "report": report,
         "name": formats.label(name),
-        "created": _created(manifest),
+        "created": formats.moment(str(manifest["created"])) if manifest.get("created") else None,
         "missing": () if whole else [stage for stage, file in STAGES.items() if not (folder / file).exists()],
         "model": _model_name(report),
         "task": _task_name(report),
@@ -139,15 +139,6 @@ def _so_far(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         **{key: manifest.get(key) for key in ("config", "versions", "hardware", "notes")},
         "made_from": manifest.get("fingerprints"),
     }
-
-
-class _Manifest(Part):
-    created: str | None = None
-
-
-def _created(manifest: dict[str, Any]) -> str | None:
-    created = _Manifest.from_json(manifest, "manifest.json").created
-    return created and formats.moment(created)
 
 
 def _model_name(report: Report) -> str:
@@ -199,7 +190,7 @@ def _pivots(folder: Path, report: Report) -> dict[str, Any] | None:
         "count": len(pivots) or count, "greedy_right": sum(pivot.greedy_right for pivot in pivots),
         "known": bool(pivots), "templates": len({pivot.template for pivot in pivots}),
         "methods": sorted({formats.label(pivot.method) for pivot in pivots}),
-        "planted": results.pivot_facts(report), "cards": cards,
+        "cards": cards,
     }  # fmt: skip
 
 
