@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ PATCH = toy_patch(toy_weights())
 
 
 def test_claims_are_the_figures_of_the_report_and_no_more() -> None:
-    claims = with_claims(PATCH, REPORT).made_by["claims"]
+    claims = with_claims(PATCH.made_by, REPORT)["claims"]
     assert claims["gain"] == REPORT["gain"]
     assert claims["base"] == {"accuracy": 0.5}
     assert claims["retention"] == {"trivia": {"base": 0.9, "patched": 0.895, "interval": [-1.0, 0.5]}}
@@ -39,17 +40,17 @@ def test_claims_are_the_figures_of_the_report_and_no_more() -> None:
 
 
 def test_figures_in_words() -> None:
-    assert figures(with_claims(PATCH, REPORT)) == [
+    assert figures(with_claims(PATCH.made_by, REPORT)) == [
         ("gain", "+25.0 points [+20.0, +30.0], 50.0% to 75.0%, p = 0.0004"),
         ("share edited", "0.460% of parameters, 2.000% of neurons, 0.000% of heads"),
         ("drift elsewhere", "3e-06 nats a token"),
         ("retention, trivia", "90.0% to 89.5% [-1.0, +0.5]"),
     ]
-    assert figures(PATCH) == []
+    assert figures(PATCH.made_by) == []
 
 
 def test_the_card_names_base_revision_figures_and_use() -> None:
-    card = model_card(with_claims(PATCH, REPORT), "someone/sums")
+    card = model_card(replace(PATCH, made_by=with_claims(PATCH.made_by, REPORT)), "someone/sums")
     for expected in (
         'base_model: "toy"\n',
         "# sums",
@@ -80,8 +81,7 @@ KEYS = st.sampled_from(["points", "interval", "p_value", "accuracy", "kl", "head
 
 @given(st.dictionaries(SECTIONS, ANY | st.dictionaries(KEYS, ANY)) | ANY)
 def test_any_claims_are_shown_or_passed_over(claims: object) -> None:
-    patch = Patch(**{**vars(PATCH), "made_by": {"claims": claims}})
-    assert all(isinstance(text, str) for line in figures(patch) for text in line)
+    assert all(isinstance(text, str) for line in figures({"claims": claims}) for text in line)
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"gain": 3}', "nonsense"])
@@ -98,7 +98,7 @@ def test_the_report_next_to_a_patch_speaks_for_it_only_when_it_is_of_the_same_ru
     made = Patch(**{**vars(PATCH), "made_by": {"config": config, "best_step": 2}})
     path = tmp_path / "patch.safetensors"
     save_patch(path, made)
-    assert claims_beside(path, load_content(path).made_by) is None
+    assert claims_beside(path, load_content(path).header["made_by"]) is None
     of_this_run = {**REPORT, "config": config, "amplify": {"best_step": 2}}
     for report, expected in [
         (of_this_run, of_this_run),
@@ -107,4 +107,4 @@ def test_the_report_next_to_a_patch_speaks_for_it_only_when_it_is_of_the_same_ru
         ({"other": "file"}, None),
     ]:
         (tmp_path / "report.json").write_text(json.dumps(report))
-        assert claims_beside(path, load_content(path).made_by) == expected
+        assert claims_beside(path, load_content(path).header["made_by"]) == expected

@@ -24,23 +24,31 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.setattr("huggingface_hub.constants.HF_XET_CACHE", str(tmp_path / "xet"))
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     with fake_hub() as running:
+        use(running.endpoint, monkeypatch)
         yield running
+
+
+def use(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make ``endpoint`` the hub, as HF_ENDPOINT does when the hub library is imported."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def test_what_is_pushed_is_pulled(tmp_path: Path, hub: FakeHub) -> None:
     patch = toy_patch(toy_weights())
     write_json(tmp_path / "report.json", REPORT)
-    url = push(patch, "someone/sums", tmp_path / "report.json", endpoint=hub.endpoint)
+    url = push(patch, "someone/sums", tmp_path / "report.json")
     assert url.startswith(f"{hub.endpoint}/someone/sums/commit/")
     assert hub.files["someone/sums"].keys() == {"patch.safetensors", "README.md", "report.json"}
     card = hub.files["someone/sums"]["README.md"].decode()
     assert "+25.0 points [+20.0, +30.0], 50.0% to 75.0%" in card
-    pulled = pull("someone/sums", tmp_path / "patch.safetensors", endpoint=hub.endpoint)
+    pulled = pull("someone/sums", tmp_path / "patch.safetensors")
     assert pulled == load_patch(tmp_path / "patch.safetensors")
     assert pulled.edits == patch.edits
     assert pulled.made_by["claims"]["gain"] == REPORT["gain"]
     with pytest.raises(CcaError, match="expected a new file"):
-        pull("someone/sums", tmp_path / "patch.safetensors", endpoint=hub.endpoint)
+        pull("someone/sums", tmp_path / "patch.safetensors")
 
 
 def test_a_damaged_patch_is_not_pulled(tmp_path: Path, hub: FakeHub) -> None:
@@ -48,7 +56,7 @@ def test_a_damaged_patch_is_not_pulled(tmp_path: Path, hub: FakeHub) -> None:
     content[-1] ^= 1
     hub.files["someone/sums"] = {"patch.safetensors": bytes(content)}
     with pytest.raises(CcaError, match="digest"):
-        pull("someone/sums", tmp_path / "patch.safetensors", endpoint=hub.endpoint)
+        pull("someone/sums", tmp_path / "patch.safetensors")
     assert not (tmp_path / "patch.safetensors").exists()
 
 
@@ -65,13 +73,13 @@ def test_verify_on_the_hub_fetches_touched_tensors_only(tmp_path: Path, hub: Fak
     for state, held in (("base", weights), ("patched", after)):
         repo = uploaded(hub, write_folder(tmp_path / state, held))
         hub.sent.clear()
-        assert verify_on_hub(repo, patch, endpoint=hub.endpoint) == state
+        assert verify_on_hub(repo, patch) == state
         assert hub.sent["model-00001-of-00004.safetensors"] < 1000
         assert hub.sent["model-00004-of-00004.safetensors"] < 1000  # of a megabyte: its header
     other = {**weights, "rows": weights["rows"] + 1}
     repo = uploaded(hub, write_folder(tmp_path / "other", other))
     with pytest.raises(CcaError, match=r"^rows: .*the patch was made on toy"):
-        verify_on_hub(repo, patch, endpoint=hub.endpoint)
+        verify_on_hub(repo, patch)
 
 
 def test_models_and_configurations_come_from_folders_or_the_hub(tmp_path: Path, hub: FakeHub) -> None:
@@ -79,20 +87,21 @@ def test_models_and_configurations_come_from_folders_or_the_hub(tmp_path: Path, 
     write_json(folder / "config.json", {"model_type": "toy"})
     repo = uploaded(hub, folder)
     assert model_folder(str(folder)) == folder
-    assert model_config(str(folder)) == model_config(repo, endpoint=hub.endpoint) == {"model_type": "toy"}
-    fetched = model_folder(repo, endpoint=hub.endpoint)
+    assert model_config(str(folder)) == model_config(repo) == {"model_type": "toy"}
+    fetched = model_folder(repo)
     names = {path.name for path in folder.glob("*.*")} - {"pytorch_model.bin"}
     assert {path.name for path in fetched.iterdir()} == names
 
 
-def test_what_the_hub_lacks_is_said_in_one_line(tmp_path: Path, hub: FakeHub) -> None:
+@pytest.mark.usefixtures("hub")
+def test_what_the_hub_lacks_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patch = toy_patch(toy_weights())
     for call in (
-        lambda: verify_on_hub("no/model", patch, endpoint=hub.endpoint),
-        lambda: pull("no/patch", tmp_path / "out", endpoint=hub.endpoint),
-        lambda: model_config("no/model", endpoint=hub.endpoint),
-        lambda: model_folder("not a name", endpoint=hub.endpoint),
-        lambda: push(patch, "no/patch", endpoint="http://127.0.0.1:9"),
+        lambda: verify_on_hub("no/model", patch),
+        lambda: pull("no/patch", tmp_path / "out"),
+        lambda: model_config("no/model"),
+        lambda: model_folder("not a name"),
+        lambda: use("http://127.0.0.1:9", monkeypatch) or push(patch, "no/patch"),
     ):
         with pytest.raises(CcaError, match="cannot be had from the hub") as refusal:
             call()

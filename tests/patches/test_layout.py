@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from toy import edit_of, filled
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig, PreTrainedModel
 
 from cca.errors import CcaError
 from cca.files import write_json
-from cca.models.anatomy.weight_rows import get_rows, tensor_hash
+from cca.models.anatomy.weight_rows import tensor_hash
 from cca.models.checkpoint import open_checkpoint
 from cca.patches.apply import write_copy
 from cca.patches.diff import diff
@@ -33,14 +34,6 @@ def gpt2() -> PreTrainedModel:
     return filled(AutoModelForCausalLM.from_config(config))
 
 
-def filled(model: PreTrainedModel) -> PreTrainedModel:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    return model.eval()
-
-
 def rewritten(folder: Path, change: dict[str, str | None]) -> Path:
     """The folder's single shard with names that start with a key of ``change`` renamed, or dropped if None."""
     path = folder / "model.safetensors"
@@ -55,9 +48,7 @@ def rewritten(folder: Path, change: dict[str, str | None]) -> Path:
 
 
 def edited(model: PreTrainedModel, name: str, axis: int, index: int) -> Patch:
-    where = torch.tensor([index])
-    before = get_rows(model.get_parameter(name).detach(), axis, where)
-    return Patch.from_edits(model, [(name, axis, where, before, before + 1)], "tiny")
+    return Patch.from_edits(model, [edit_of(model, name, axis, [index])], "tiny")
 
 
 def test_experts_stored_one_by_one_are_the_fused_parameter(tmp_path: Path) -> None:
@@ -90,7 +81,7 @@ def test_experts_of_different_shapes_are_refused(tmp_path: Path) -> None:
     tensors["model.layers.1.block_sparse_moe.experts.2.w2.weight"] = torch.zeros(16, 9)
     save_file(tensors, path)
     with pytest.raises(CcaError, match=r"experts\.down_proj: its experts are stored in different shapes"):
-        Layout(open_checkpoint(tmp_path)).parameters()
+        _ = Layout(open_checkpoint(tmp_path)).parameters
 
 
 def test_a_checkpoint_without_the_models_prefix(tmp_path: Path) -> None:
@@ -207,4 +198,4 @@ def test_a_configuration_that_builds_no_model_is_refused(tmp_path: Path) -> None
     save_file({"x": torch.zeros(1, 1)}, tmp_path / "model.safetensors")
     write_json(tmp_path / "config.json", {**LlamaConfig().to_dict(), "hidden_size": "wide"})
     with pytest.raises(CcaError, match="transformers cannot build a 'llama' model from it"):
-        Layout(open_checkpoint(tmp_path)).parameters()
+        _ = Layout(open_checkpoint(tmp_path)).parameters

@@ -11,13 +11,14 @@ import torch
 from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
+from toy import filled, same
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from cca.errors import CcaError
-from cca.models.anatomy.weight_rows import get_rows, same_bits
+from cca.models.anatomy.weight_rows import get_rows
 from cca.patches.algebra import nearest_reachable
 from cca.patches.patch import Patch
-from cca.patches.peft_export import export_lora, export_shira
+from cca.patches.peft_export import _targets, export_lora, export_shira
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 PLACES = {
@@ -30,20 +31,10 @@ PLACES = {
 
 def llama(dtype: torch.dtype = torch.float32, intermediate: int = 40, biased: bool = False) -> PreTrainedModel:
     config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=intermediate,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        mlp_bias=biased,
-    )
-    generator = torch.Generator().manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return model.to(dtype).eval()
+        vocab_size=32, hidden_size=16, intermediate_size=intermediate, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, mlp_bias=biased,
+    )  # fmt: skip
+    return filled(AutoModelForCausalLM.from_config(config), 0.2).to(dtype)  # type: ignore[arg-type]
 
 
 def patch_of(model: PreTrainedModel, places: dict[str, tuple[int, list[int]]] = PLACES) -> Patch:
@@ -62,10 +53,6 @@ def merged_by_peft(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
 def patched(model: PreTrainedModel, patch: Patch) -> dict[str, Tensor]:
     with patch.applied(model):
         return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(same_bits(left[name], right[name]) for name in left)
 
 
 def padded(patch: Patch, out: Path, config: dict) -> int:
@@ -163,37 +150,26 @@ def test_weights_out_of_reach_are_refused_unless_the_nearest_will_do(tmp_path: P
     assert torch.equal(merged[1:2], nearest_reachable(before, after))
 
 
-def test_infinities_are_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_exported_at_all_is_refused(tmp_path: Path) -> None:
     model = llama()
-    patch = patch_of(model)
-    patch.edits[0].after[0, 0] = torch.inf
-    with pytest.raises(CcaError, match="infinite or NaN"):
-        export_lora(patch, tmp_path / "adapter", model.config.to_dict())
-
-
-def test_an_empty_patch_and_a_taken_folder_are_refused(tmp_path: Path) -> None:
-    model = llama()
-    with pytest.raises(CcaError, match="there is nothing to export"):
-        export_lora(patch_of(model, {}), tmp_path / "adapter", model.config.to_dict())
+    config, patch, infinite = model.config.to_dict(), patch_of(model), patch_of(model)
+    infinite.edits[0].after[0, 0] = torch.inf
     (tmp_path / "file").write_text("")
-    with pytest.raises(CcaError, match="expected a new folder"):
-        export_lora(patch_of(model), tmp_path / "file", model.config.to_dict())
+    for given, out, to, message in (
+        (infinite, "adapter", config, "infinite or NaN"),
+        (patch_of(model, {}), "adapter", config, "there is nothing to export"),
+        (patch, "file", config, "expected a new folder"),
+        (patch, "adapter", llama(intermediate=48).config.to_dict(),
+         r"down_proj.weight: expected shape \[16, 40\], the model has \[16, 48\]"),
+        (patch, "adapter", {"model_type": "nonsense"}, "cannot build a 'nonsense' model"),
+    ):  # fmt: skip
+        with pytest.raises(CcaError, match=message):
+            export_lora(given, tmp_path / out, to)
 
 
-def test_another_model_is_refused(tmp_path: Path) -> None:
-    patch = patch_of(llama())
-    with pytest.raises(CcaError, match=r"down_proj.weight: expected shape \[16, 40\], the model has \[16, 48\]"):
-        export_lora(patch, tmp_path / "adapter", llama(intermediate=48).config.to_dict())
-    with pytest.raises(CcaError, match="cannot build a 'nonsense' model"):
-        export_lora(patch, tmp_path / "adapter", {"model_type": "nonsense"})
-
-
-def test_modules_whose_names_end_alike_are_not_adapted_along(tmp_path: Path) -> None:
+def test_modules_whose_names_end_alike_are_not_adapted_along() -> None:
     """PEFT matches ends of names: a module 'mlp.up_proj' at the root would take in those of all layers."""
-    from cca.patches.peft_export import _targets
-
     model = torch.nn.ModuleDict({"up_proj": torch.nn.Linear(2, 2), "mlp": torch.nn.ModuleDict()})
     model["mlp"]["up_proj"] = torch.nn.Linear(2, 2)  # type: ignore[index]
     assert _targets(["mlp.up_proj"], model) == ["mlp.up_proj"]
     assert _targets(["up_proj"], model) == "up_proj"
-    assert tmp_path.exists()

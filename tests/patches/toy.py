@@ -8,27 +8,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cca.models.anatomy.weight_rows import EACH, get_rows, same_bits, set_rows_
-from cca.patches.patch import Patch
+from cca.patches.patch import Patch, TensorEdit
 
 SHAPES = {
-    "rows": (9, 6),
-    "columns": (7, 8),
-    "bias": (11,),
-    "experts": (3, 4, 5),
-    "other_experts": (3, 5, 4),
-    "expert_biases": (3, 4),
-    "untouched": (4, 4),
-}
-PLACES = {
-    "rows": (0, [0, 1, 2, 5, 8]),
-    "columns": (1, [0, 3, 7]),
-    "bias": (0, [2, 3, 10]),
-    "experts": (1, [0, 7, 8, 11]),
-    "other_experts": (2, [1, 2, 11]),
-    "expert_biases": (EACH, [0, 7, 11]),
-}
+    "rows": (9, 6), "columns": (7, 8), "bias": (11,), "experts": (3, 4, 5), "other_experts": (3, 5, 4),
+    "expert_biases": (3, 4), "untouched": (4, 4),
+}  # fmt: skip
+PLACES = {  # one of every rank and axis that a patch can touch
+    "rows": (0, [0, 1, 2, 5, 8]), "columns": (1, [0, 3, 7]), "bias": (0, [2, 3, 10]), "experts": (1, [0, 7, 8, 11]),
+    "other_experts": (2, [1, 2, 11]), "expert_biases": (EACH, [0, 7, 11]),
+}  # fmt: skip
 SHARDS = {"rows": 1, "columns": 1, "bias": 2, "experts": 2, "other_experts": 3, "expert_biases": 3, "untouched": 4}
 
 
@@ -70,13 +62,23 @@ def patched(weights: dict[str, Tensor], change: float = 0.5) -> dict[str, Tensor
 
 def toy_patch(weights: dict[str, Tensor], change: float = 0.5, names: tuple[str, ...] = tuple(PLACES)) -> Patch:
     model = nn.ParameterDict(weights)
-    edits = []
-    for name in names:
-        axis, indices = PLACES[name]
-        where = torch.tensor(indices)
-        before = get_rows(weights[name], axis, where)
-        edits.append((name, axis, where, before, before + change))
+    edits = [edit_of(model, name, *PLACES[name], change) for name in names]
     return Patch.from_edits(model, edits, base_model="toy", base_revision="v1", made_by={"cca": "test"})
+
+
+def filled(model: PreTrainedModel, scale: float = 1.0) -> PreTrainedModel:
+    """The model with the same random weights each time."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return model.eval()
+
+
+def edit_of(model: nn.Module, name: str, axis: int, indices: list[int], change: float = 0.5) -> TensorEdit:
+    where = torch.tensor(indices)
+    before = get_rows(model.get_parameter(name).detach(), axis, where)
+    return TensorEdit(name, axis, where, before, before + change)
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:

@@ -25,7 +25,7 @@ from run_sample import (
 )
 
 from cca.errors import CcaError
-from cca.reports.page import render_page
+from cca.reports.page import LAST_OF_PROMPT, read_cards, render_page
 from cca.runs.config import load_config, make_config
 
 
@@ -85,6 +85,27 @@ def test_ten_pivots_spread_over_templates(whole: Page) -> None:
     assert whole.tags.count("ins") == whole.tags.count("del") == 11  # ten, and the key
     assert [data for data in whole.all_of("bdi") if data == "␣-"] == ["␣-"] * 10
     assert all(f"{i:02d}_" in whole.text() for i in range(1, 11))
+
+
+def test_templates_take_turns(tmp_path: Path) -> None:
+    rows = text_rows(6, ["a"]) + text_rows(2, ["b"]) + text_rows(1, ["c"])
+    write_lines(tmp_path / "texts.jsonl", "cca.pivot-texts", rows)
+    assert [card.template for card in read_cards(tmp_path / "texts.jsonl")] == list("abcab" + "aaaa")
+
+
+def test_a_long_prompt_keeps_its_end(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path, texts=text_rows(1, prompt_text="x" * 9999 + "the question")))
+    (shown,) = [text for text in page.all_of("span") if "the question" in text]
+    assert shown == "…" + "x" * (LAST_OF_PROMPT - 12) + "the question"
+
+
+def test_no_file_no_cards_but_a_row_without_a_token_is_named(tmp_path: Path) -> None:
+    assert read_cards(tmp_path / "texts.jsonl") == []
+    rows = text_rows(2)
+    del rows[1]["desired_text"]
+    write_lines(tmp_path / "texts.jsonl", "cca.pivot-texts", rows)
+    with pytest.raises(CcaError, match=r"row 2: expected 'desired_text'"):
+        read_cards(tmp_path / "texts.jsonl")
 
 
 def hostile_run(folder: Path, text: str) -> Path:

@@ -9,12 +9,13 @@ import pytest
 from rich.console import Console
 from run_sample import HOSTILE, gain, history, report
 
+from cca.reports.report import Report
 from cca.reports.results import summary_table
 
 
 def printed(found: dict[str, Any], width: int = 100, **options: Any) -> str:
     console = Console(file=io.StringIO(), width=width, **options)
-    console.print(summary_table(found))
+    console.print(summary_table(Report.from_json(found)))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert isinstance(text, str)
     return text

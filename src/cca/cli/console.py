@@ -1,32 +1,57 @@
-"""Output of commands: progress bars on a terminal, plain lines elsewhere, errors in one line."""
+"""What commands share: arguments, progress bars on a terminal (plain lines elsewhere), errors in one line.
+
+TARGET is a run.yaml, a YAML file with a task, or a task's name or file.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from cca.engines.engine import Progress as Tell
+from cca.engines.engine import Progress as Advance
+from cca.errors import CcaError
+from cca.files import Row, read_yaml
+from cca.tinymath import BUNDLED_MODEL
 
+if TYPE_CHECKING:
+    from cca.runs.config import Config
+
+RunYaml = Annotated[Path, typer.Argument(help="The run.yaml.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a config key: --set traces.samples=5", metavar="KEY=VALUE")
+]
+NO_MODEL = "(none)"
 console = Console()
 errors = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def fail(message: str) -> None:
+    """Print one error line to standard error."""
+    errors.print(f"[bold red]error:[/bold red] {escape(' '.join(message.split()))}", highlight=False, soft_wrap=True)
 
 
 class ConsoleProgress:
     """Shows progress on the terminal; finished work leaves one line with its time."""
 
-    def say(self, text: str) -> None:
-        say(text)
+    say = staticmethod(say)
 
     @contextmanager
-    def work(self, what: str, total: int | None) -> Iterator[Tell]:
+    def work(self, what: str, total: int | None) -> Iterator[Advance]:
         began = time.perf_counter()
         columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
         if total is not None:
@@ -39,14 +64,12 @@ class ConsoleProgress:
             console.print(f"  {escape(what)} [dim]{seconds:.1f} s[/dim]", highlight=False)
 
 
-def say(text: str) -> None:
-    """Print a line as it is."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Report a command that was stopped and can be resumed; exit as a process does that a signal ended."""
+    from cca.models.memory import keep_freed_memory
+
+    keep_freed_memory()
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -55,17 +78,22 @@ def stoppable() -> Iterator[None]:
         raise typer.Exit(128 + getattr(stop, "signal", signal.SIGINT)) from stop
 
 
-def fail(message: str) -> None:
-    """Print one error line to standard error."""
-    errors.print(f"[bold red]error:[/bold red] {escape(' '.join(message.split()))}", highlight=False, soft_wrap=True)
+def show_report(report: Row, folder: Path) -> None:
+    """Print the table of a run's report.json, and where it is."""
+    from cca.reports.report import Report
+    from cca.reports.results import summary_table
+
+    console.print(summary_table(Report.from_json(report)))
+    say(f"{folder / 'report.json'} and {folder / 'report.html'} are written")
 
 
 def join() -> None:
-    """Meet the other processes. Raises CcaError when they cannot be met."""
+    """Meet the other processes; the first shows progress. Raises CcaError when they cannot be met."""
     if _several():
         from cca import distributed
 
         distributed.initialise()
+    console.quiet = not leads()
 
 
 def leads() -> bool:
@@ -84,3 +112,30 @@ def speaks() -> bool:
 
 def _several() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """The words of "a, b"."""
+    return tuple(word for word in (part.strip() for part in (text or "").split(",")) if word)
+
+
+def parse_target(target: str, overrides: Sequence[str] = (), **given: Any) -> Config:
+    """The configuration of ``target``. Keys of ``given`` that are not None override what a YAML file says.
+
+    Where nothing names a model, `Config.model` is `NO_MODEL`; there is no run folder.
+    """
+    from cca.runs.config import config_of
+
+    content: Any = read_yaml(Path(target)) if Path(target).suffix in (".yaml", ".yml") else {"task": target}
+    if not isinstance(content, dict):
+        raise CcaError(f"{target}: expected a run.yaml, or a mapping with 'source', got {type(content).__name__}")
+    content = content if "task" in content else {"task": content}
+    if isinstance(content["task"], str):
+        content["task"] = {"source": content["task"]}
+    content = {"model": NO_MODEL, "out": ".", **content, **{k: v for k, v in given.items() if v is not None}}
+    return config_of(content, overrides)
+
+
+def model_path(model: str) -> str:
+    """The folder of the bundled model; any other name unchanged."""
+    return str(BUNDLED_MODEL) if model == "tinymath" else model

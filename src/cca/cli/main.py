@@ -9,12 +9,27 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cca.cli.console import ConsoleProgress, console, fail, join, leads, say, speaks, stoppable
+from cca.cli.console import (
+    ConsoleProgress,
+    RunYaml,
+    Set,
+    console,
+    fail,
+    join,
+    listed,
+    say,
+    show_report,
+    speaks,
+    stoppable,
+)
 from cca.errors import CcaError
+
+if TYPE_CHECKING:
+    from cca.runs.config import Config
 
 app = typer.Typer(
     name="cca",
@@ -24,9 +39,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a config key: --set traces.samples=5", metavar="KEY=VALUE")
-]
 Where = Annotated[Path, typer.Argument(help="A run folder, or the run.yaml of a new one.")]
 
 
@@ -43,7 +55,7 @@ def demo(
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="The run.yaml.")],
+    config: RunYaml,
     overrides: Set = None,
     fork: Annotated[
         Path | None, typer.Option(help="New folder to continue in; it reuses every stage of 'out' that is still valid.")
@@ -59,28 +71,19 @@ def run(
         _run(wanted.model_copy(update={"out": fork}), fork_of=wanted.out)
 
 
-@app.command()
-def traces(where: Where, overrides: Set = None) -> None:
-    """Stage 1: greedy and sampled traces of the training problems."""
-    _stage(where, overrides, "traces")
+def _add_stage(stage: str, text: str) -> None:
+    @app.command(stage, help=text)
+    def command(where: Where, overrides: Set = None) -> None:
+        _stage(where, overrides, stage)
 
 
-@app.command()
-def pivots(where: Where, overrides: Set = None) -> None:
-    """Stage 2: the tokens at which right and wrong traces part."""
-    _stage(where, overrides, "pivots")
-
-
-@app.command()
-def circuit(where: Where, overrides: Set = None) -> None:
-    """Stage 3: the components that decide between these tokens."""
-    _stage(where, overrides, "circuit")
-
-
-@app.command()
-def amplify(where: Where, overrides: Set = None) -> None:
-    """Stage 4: gradient steps on the circuit's weights, and the patch of the best one."""
-    _stage(where, overrides, "amplify")
+for _name, _text in {
+    "traces": "Stage 1: greedy and sampled traces of the training problems.",
+    "pivots": "Stage 2: the tokens at which right and wrong traces part.",
+    "circuit": "Stage 3: the components that decide between these tokens.",
+    "amplify": "Stage 4: gradient steps on the circuit's weights, and the patch of the best one.",
+}.items():
+    _add_stage(_name, _text)
 
 
 @app.command()
@@ -115,9 +118,10 @@ def evaluate(
             raise CcaError("evaluate: a run has its own model and task; leave the run folder or the options out")
         _stage(where, [*(overrides or ()), *([f"device={device}"] if device else ())], "evaluate")
         return
-    from cca.cli.evaluate import Asked, listed, numbers, told
+    from cca.cli.evaluate import Asked, numbers, remarks
     from cca.cli.evaluate import evaluate as measure
     from cca.models.memory import keep_freed_memory
+    from cca.reports.report import Report
     from cca.reports.results import summary_table
 
     wanted = Asked(
@@ -126,44 +130,26 @@ def evaluate(
     )  # fmt: skip
     keep_freed_memory()
     row = measure(wanted, ConsoleProgress())
-    console.print(summary_table(row))
-    for line in told(row):
+    console.print(summary_table(Report.from_json(row)))
+    for line in remarks(row):
         say(line)
     say(f"{out} is written")
 
 
-def _run(config: Any, fork_of: Path | None = None) -> None:
-    from cca.models.memory import keep_freed_memory
-    from cca.reports.results import summary_table
+def _run(config: Config, fork_of: Path | None = None) -> None:
     from cca.runs.pipeline import run as run_everything
 
-    keep_freed_memory()
     with stoppable():
         report = run_everything(config, ConsoleProgress(), fork_of)
-    console.print(summary_table(report))
-    say(f"{config.out / 'report.json'} and {config.out / 'report.html'} are written")
+    show_report(report, config.out)
 
 
 def _stage(where: Path, overrides: list[str] | None, stage: str) -> None:
-    from cca.models.memory import keep_freed_memory
     from cca.runs.folder.run_folder import config_at
     from cca.runs.pipeline import run_stage
 
-    keep_freed_memory()
     with stoppable():
         run_stage(config_at(where, overrides or []), stage, ConsoleProgress())
-
-
-def _add_groups() -> None:
-    from cca.cli.compare import compare
-    from cca.cli.patch import app as patch
-    from cca.cli.runs import app as runs
-    from cca.cli.task import app as task
-
-    app.add_typer(runs)
-    app.command()(compare)
-    app.add_typer(patch, name="patch")
-    app.add_typer(task, name="task")
 
 
 def main() -> None:
@@ -171,25 +157,29 @@ def main() -> None:
 
     Of several processes (`cca.distributed`) the first shows progress, and the first that fails shows its error.
     """
+    from cca.cli import patch, runs, task
+
     _quiet()
     for stream in (sys.stdout, sys.stderr):  # names outside the terminal's encoding are shown as escapes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    _add_groups()
+    app.add_typer(runs.app)
+    app.add_typer(patch.app, name="patch")
+    app.add_typer(task.app, name="task")
     try:
         join()
-        console.quiet = not leads()
         app()
-    except CcaError as error:
+    except (CcaError, OSError) as error:
         if speaks():
-            fail(str(error))
+            fail(_message(error))
         sys.exit(2)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "; make room, and the same command goes on" if full else ""
-        if speaks():
-            fail(f"{error.filename or 'input or output'}: {error.strerror or error}{advice}")
-        sys.exit(2)
+
+
+def _message(error: CcaError | OSError) -> str:
+    if isinstance(error, CcaError):
+        return str(error)
+    advice = "; make room, and the same command goes on" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"{error.filename or 'input or output'}: {error.strerror or error}{advice}"
 
 
 def _quiet() -> None:

@@ -1,24 +1,33 @@
-"""``cca patch``: look at patches, put them into models and take them out, compute with them, share them."""
+"""``cca patch``: look at patches, put them into models and take them out, compute with them, share them.
+
+Torch is imported by the commands that need it, not before: `cca patch show` must start at once.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from cca.cli.console import say
-from cca.cli.patch_show import PatchFile, show
+from cca.cli.console import console, listed, say
 from cca.errors import CcaError
+from cca.models.anatomy.components import Component
+from cca.patches.claims import MEASURED, REPORT, claims_beside, figures, read_report, with_claims
+from cca.patches.patch_content import PatchContent, load_content
 
-if TYPE_CHECKING:  # it needs torch, and `cca patch show` must start at once
+if TYPE_CHECKING:
     from cca.patches.patch import Patch
 
 app = typer.Typer(help="Apply, revert, verify, compute with, export and share patches.", no_args_is_help=True)
 
+PatchFile = Annotated[Path, typer.Argument(metavar="PATCH", help="A patch file.")]
+Report = Annotated[Path | None, typer.Option(help="The run's report.json; by default the one next to the patch.")]
 Model = Annotated[str, typer.Argument(help="A model folder, a hub id, or tinymath.")]
 Revision = Annotated[str | None, typer.Option(help="Revision of a hub model; default: the one the patch names.")]
 Out = Annotated[Path | None, typer.Option(help="New folder for the written model.")]
@@ -27,15 +36,59 @@ Link = Annotated[bool, typer.Option("--link", help="Hard-link the files that do 
 NewPatch = Annotated[Path, typer.Option("--out", help="The patch file to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file at --out.")]
 AllowSum = Annotated[bool, typer.Option("--allow-sum", help="Add the changes of rows that both patches edit.")]
+MOST_COLUMNS = 40
+"""Kinds of weight that the table of `show` has; no model has more."""
 
 
-class Target(StrEnum):
-    lora = "lora"
-    shira = "shira"
-    merged = "merged"
+@app.command()
+def show(patch: PatchFile, report: Report = None) -> None:
+    """What it touches, by layer and kind; what share that is; the gain it claims and how it was measured."""
+    content = load_content(patch)
+    made_by = content.header["made_by"]
+    held = claims_beside(patch, made_by) if report is None else read_report(report)
+    made_by = made_by if held is None else with_claims(made_by, held)
+    _line("base", content.base)
+    _line("digest", content.header["sha256"])
+    dtypes = ", ".join(content.dtypes) or "none"
+    _line("edits", f"{content.weights:,} weights in {len(content.parameters)} tensors, {dtypes}")
+    _line("file", f"{patch.stat().st_size:,} bytes")
+    components = Counter(_component_kind(name) for name in content.header["circuit"])
+    if components:
+        _line("circuit", ", ".join(f"{count} {kind}" for kind, count in components.items()))
+    if "derived" in made_by:
+        _line("derived by", f"{str(made_by['derived'])[:80]}; no gain was measured for the result")
+    if broken := content.not_finite():
+        _line("warning", f"{broken:,} weights to be written are infinite or NaN; apply and merge refuse them")
+    claimed = figures(made_by)
+    for what, figure in [*claimed, *([("measured", MEASURED)] if claimed else [])]:
+        _line(what, figure)
+    if content.parameters:
+        console.print(_table(content))
 
 
-app.command()(show)
+def _line(what: str, text: str) -> None:
+    say(f"{what:<15} " + "".join(sign if sign.isprintable() else " " for sign in text))
+
+
+def _component_kind(name: str) -> str:
+    try:
+        return Component.parse(name).kind
+    except CcaError:
+        return "other"
+
+
+def _table(content: PatchContent) -> Table:
+    rows = content.rows()
+    kinds = list(dict.fromkeys(kind for _, kind in rows))
+    shown = kinds[:MOST_COLUMNS]
+    table = Table("layer", title="rows edited")
+    for kind in shown:
+        table.add_column(Text(kind))  # as it is: names come from a stranger
+    for layer in sorted({layer for layer, _ in rows}, key=lambda layer: (layer is None, layer or 0)):
+        table.add_row("-" if layer is None else str(layer), *(str(rows.get((layer, kind), "")) for kind in shown))
+    if len(kinds) > len(shown):
+        table.caption = f"and {len(kinds) - len(shown)} other kinds"
+    return table
 
 
 @app.command()
@@ -45,23 +98,17 @@ def verify(model: Model, patch: PatchFile, revision: Revision = None) -> None:
     from cca.patches.hub import local_folder, verify_on_hub
 
     model, (loaded,) = _model_and_patches(model, [patch])
-    folder = local_folder(model)
-    if folder is not None:
-        state = verify_folder(folder, loaded)
+    if (folder := local_folder(model)) is not None:
+        say(f"{model}: {verify_folder(folder, loaded)}")
     else:
-        state = verify_on_hub(model, loaded, revision or loaded.base_revision)
-    say(f"{model}: {state}")
+        say(f"{model}: {verify_on_hub(model, loaded, revision or loaded.base_revision)}")
 
 
 @app.command()
 def apply(
-    model: Model,
-    patch: PatchFile,
-    out: Out = None,
-    in_place: InPlace = False,
-    link: Link = False,
+    model: Model, patch: PatchFile, out: Out = None, in_place: InPlace = False, link: Link = False,
     revision: Revision = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write a model with the patch, to a new folder or in place."""
     model, (loaded,) = _model_and_patches(model, [patch])
     _write(model, loaded, "after", out, in_place, link, revision)
@@ -69,13 +116,9 @@ def apply(
 
 @app.command()
 def revert(
-    model: Model,
-    patch: PatchFile,
-    out: Out = None,
-    in_place: InPlace = False,
-    link: Link = False,
+    model: Model, patch: PatchFile, out: Out = None, in_place: InPlace = False, link: Link = False,
     revision: Revision = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write a patched model without the patch: its base, to the bit."""
     model, (loaded,) = _model_and_patches(model, [patch])
     _write(model, loaded, "before", out, in_place, link, revision)
@@ -85,19 +128,16 @@ def revert(
 def merge(
     model: Model,
     patches: Annotated[list[Path], typer.Argument(metavar="PATCH...", help="Patch files on one base.")],
-    out: Out = None,
-    in_place: InPlace = False,
-    link: Link = False,
-    revision: Revision = None,
+    out: Out = None, in_place: InPlace = False, link: Link = False, revision: Revision = None,
     allow_sum: AllowSum = False,
-) -> None:
+) -> None:  # fmt: skip
     """Write a model with one or more patches: a plain checkpoint that any server loads."""
-    from cca.patches.algebra import compose as compose_patches
+    from cca.patches import algebra
 
-    model, (first, *others) = _model_and_patches(model, patches)
+    model, (joined, *others) = _model_and_patches(model, patches)
     for other in others:
-        first = compose_patches(first, other, allow_sum)
-    _write(model, first, "after", out, in_place, link, revision)
+        joined = algebra.compose(joined, other, allow_sum)
+    _write(model, joined, "after", out, in_place, link, revision)
 
 
 @app.command()
@@ -110,11 +150,11 @@ def diff(
     force: Force = False,
 ) -> None:
     """Make a patch of two checkpoints of one model."""
-    _check_new(out, force)
     from cca.patches.diff import diff as diff_folders
 
+    _check_new(out, force)  # before the work
     made_by = {"derived": "diff", "from": [str(base), str(edited)]}
-    _save(out, diff_folders(base, edited, base_model or str(base), revision, made_by))
+    _save(out, diff_folders(base, edited, base_model or str(base), revision, made_by), force)
 
 
 @app.command()
@@ -122,11 +162,9 @@ def compose(
     first: PatchFile, second: PatchFile, out: NewPatch, allow_sum: AllowSum = False, force: Force = False
 ) -> None:
     """Join two patches on one base; a row that both edit is named."""
-    _check_new(out, force)
-    from cca.patches.algebra import compose as compose_patches
-    from cca.patches.patch_file import load_patch
+    from cca.patches import algebra
 
-    _save(out, compose_patches(load_patch(first), load_patch(second), allow_sum))
+    _save(out, algebra.compose(_load(first), _load(second), allow_sum), force)
 
 
 @app.command()
@@ -137,11 +175,9 @@ def scale(
     force: Force = False,
 ) -> None:
     """Take a part, or up to twice, of the edit."""
-    _check_new(out, force)
-    from cca.patches.algebra import scale as scale_patch
-    from cca.patches.patch_file import load_patch
+    from cca.patches import algebra
 
-    _save(out, scale_patch(load_patch(patch), factor))
+    _save(out, algebra.scale(_load(patch), factor), force)
 
 
 @app.command()
@@ -153,19 +189,17 @@ def subset(
     force: Force = False,
 ) -> None:
     """Keep only the edits of some layers or kinds of weights; `show` lists both."""
-    numbers = _layers(layers)
-    _check_new(out, force)
-    from cca.patches.algebra import subset as subset_patch
-    from cca.patches.patch_file import load_patch
+    from cca.patches import algebra
 
-    wanted = [kind.strip() for kind in kinds.split(",") if kind.strip()]
-    _save(out, subset_patch(load_patch(patch), numbers, wanted))
+    _save(out, algebra.subset(_load(patch), _layers(layers), listed(kinds)), force)
 
 
 @app.command()
 def export(
     patch: PatchFile,
-    to: Annotated[Target, typer.Option(help="lora and shira: a PEFT adapter; merged: a whole model.")],
+    to: Annotated[
+        Literal["lora", "shira", "merged"], typer.Option(help="lora and shira: a PEFT adapter; merged: a whole model.")
+    ],
     out: Annotated[Path, typer.Option(help="New folder.")],
     model: Annotated[
         str | None, typer.Option(help="The base: folder or hub id; default: as the patch names it.")
@@ -176,42 +210,37 @@ def export(
 ) -> None:
     """Write the patch as a stock PEFT adapter, or merged into its base."""
     from cca.patches.hub import model_config
-    from cca.patches.patch_file import load_patch
     from cca.patches.peft_export import export_lora, export_shira
 
-    loaded = load_patch(patch)
+    loaded = _load(patch)
     base = model or loaded.base_model
-    if to is Target.merged:
+    if to == "merged":
         _write(base, loaded, "after", out, False, False, revision)
         return
-    if pad_ranks and to is Target.shira:
+    if pad_ranks and to == "shira":
         raise CcaError("--pad-ranks: SHiRA has no ranks to pad; use it with --to lora")
     config = model_config(base, revision or loaded.base_revision)
-    if to is Target.lora:
+    if to == "lora":
         rank = export_lora(loaded, out, config, pad_ranks, nearest)
     else:
         rank = export_shira(loaded, out, config, nearest)
-    say(f"{out}: {to.value} adapter, rank {rank}, for {loaded.base}")
+    say(f"{out}: {to} adapter, rank {rank}, for {loaded.base}")
 
 
 @app.command()
 def push(
     patch: PatchFile,
     repo: Annotated[str, typer.Argument(help="Hub repository, as user/name.")],
-    report: Annotated[
-        Path | None, typer.Option(help="The run's report.json; by default the one next to the patch.")
-    ] = None,
+    report: Report = None,
     private: Annotated[bool, typer.Option("--private", help="If the repository is made.")] = False,
 ) -> None:
     """Publish the patch on the hub with a model card."""
-    from cca.patches.claims import REPORT, claims_beside
-    from cca.patches.hub import push as push_patch
-    from cca.patches.patch_file import load_patch
+    from cca.patches import hub
 
-    loaded = load_patch(patch)
+    loaded = _load(patch)
     if report is None and claims_beside(patch, loaded.made_by) is not None:
         report = patch.parent / REPORT
-    say(push_patch(loaded, repo, report, private))
+    say(hub.push(loaded, repo, report, private))
 
 
 @app.command()
@@ -221,10 +250,9 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="Revision of the repository.")] = None,
 ) -> None:
     """Fetch a patch from the hub."""
-    from cca.patches.hub import pull as pull_patch
+    from cca.patches import hub
 
-    loaded = pull_patch(repo, out, revision)
-    say(f"{out}: a patch for {loaded.base}")
+    say(f"{out}: a patch for {hub.pull(repo, out, revision).base}")
 
 
 def _write(
@@ -235,13 +263,12 @@ def _write(
 
     if in_place == (out is not None):
         raise CcaError("expected either --out FOLDER or --in-place, got " + ("both" if in_place else "neither"))
-    if in_place:
+    if out is None:
         done = write_in_place(Path(model), patch, side)
         verb = "patched" if side == "after" else "reverted"
         how = {"finished": "; an interrupted edit was finished", "already": " already; nothing was written"}
         say(f"{model}: {verb}{how.get(done, '')}")
         return
-    assert out is not None
     written = write_copy(model_folder(model, revision or patch.base_revision), patch, out, side, link)
     say(f"{out}: {len(written.rewritten)} shards with edits, {len(written.kept)} without")
     if written.other_weights:
@@ -255,21 +282,26 @@ def _check_new(out: Path, force: bool) -> None:
         raise CcaError(f"{out}: expected a new file, found one; name another, or replace a file with --force")
 
 
-def _save(out: Path, patch: Patch) -> None:
+def _load(path: Path) -> Patch:
+    from cca.patches.patch_file import load_patch
+
+    return load_patch(path)
+
+
+def _save(out: Path, patch: Patch, force: bool) -> None:
     from cca.patches.patch_file import save_patch
 
+    _check_new(out, force)
     save_patch(out, patch)
     say(f"{out}: {patch.parameters_changed:,} weights in {len(patch.edits)} tensors of {patch.base}")
 
 
 def _model_and_patches(first: str, others: Sequence[Path]) -> tuple[str, list[Patch]]:
     """MODEL and PATCH..., whichever way round they were given: a patch is a file, a model a folder or a hub id."""
-    from cca.patches.patch_file import load_patch
-
     given = [Path(first), *others]
     if _is_patch(given[0]) and not _is_patch(given[-1]):
-        return str(given[-1]), [load_patch(path) for path in given[:-1]]
-    return first, [load_patch(path) for path in others]
+        return str(given[-1]), [_load(path) for path in given[:-1]]
+    return first, [_load(path) for path in others]
 
 
 def _is_patch(given: Path) -> bool:

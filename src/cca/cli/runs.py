@@ -1,4 +1,4 @@
-"""`cca status`, `report`, `plan`, `init` and `config`."""
+"""`cca report`, `status`, `plan`, `config`, `init` and `compare`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cca.cli.console import ConsoleProgress, console, say
+from cca.cli.console import ConsoleProgress, RunYaml, Set, console, say, show_report, stoppable
 from cca.errors import CcaError
 from cca.files import Row, write_text
 from cca.reports.formats import duration
@@ -22,7 +22,6 @@ MEMORY = {"peak_cpu_bytes": "memory", "peak_gpu_bytes": "GPU memory"}
 @app.command()
 def report(where: Where) -> None:
     """Write report.json and report.html from the files of a run; the page alone while the run is under way."""
-    from cca.reports.results import summary_table
     from cca.runs.folder.run_folder import folder_of
     from cca.runs.pipeline import write_report
 
@@ -30,9 +29,8 @@ def report(where: Where) -> None:
     found = write_report(folder)
     if found is None:
         say(f"{folder / 'report.html'} is written with the stages done so far; report.json comes with the last")
-        return
-    console.print(summary_table(found))
-    say(f"{folder / 'report.json'} and {folder / 'report.html'} are written")
+    else:
+        show_report(found, folder)
 
 
 @app.command()
@@ -71,12 +69,7 @@ def _fact(key: str, value: object) -> str:
 
 
 @app.command()
-def plan(
-    config: Annotated[Path, typer.Argument(help="The run.yaml.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a config key.", metavar="KEY=VALUE")
-    ] = None,
-) -> None:
+def plan(config: RunYaml, overrides: Set = None) -> None:
     """Cost of a run in time, tokens and memory, from its first chunk of work, which the run then resumes from."""
     from cca.models.memory import keep_freed_memory
     from cca.runs.config import load_config
@@ -149,3 +142,18 @@ def init(
         raise CcaError(f"{path}: is there already; name another file or remove it")
     write_text(path, starter(given))
     say(f"{path} is written; next: cca run {path}, or cca plan {path} to see what it will cost")
+
+
+@app.command()
+def compare(config: Annotated[Path, typer.Argument(help="The compare.yaml.")]) -> None:
+    """Compare localisers, objectives and baselines on the same traces. The same command resumes."""
+    from cca.compare.config import load_compare
+    from cca.compare.page import terminal_table
+    from cca.compare.pipeline import compare as compare_arms
+
+    wanted = load_compare(config)
+    with stoppable():
+        result = compare_arms(wanted, ConsoleProgress())
+    console.print(terminal_table(result))
+    console.print(result.scope, highlight=False)
+    console.print(f"{wanted.out / 'compare.json'} and {wanted.out / 'compare.html'} are written", highlight=False)

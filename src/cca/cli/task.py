@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cca.cli.console import NO_MODEL, Set, model_path, parse_target
 from cca.errors import CcaError
 from cca.files import Row, write_text
 
@@ -29,8 +30,27 @@ Folder = Annotated[Path, typer.Argument(help="Folder of GSM-Symbolic templates (
 @app.command(name="list")
 def list_tasks() -> None:
     """List every task, prompt style and judge that run.yaml can name."""
-    for line in _task_lines():
-        typer.echo(line)
+    from cca.problems.datasets import NAMED
+    from cca.problems.judges import JUDGES
+    from cca.problems.prompts import STYLES
+    from cca.problems.sources import BUILT_IN
+
+    lines = ["tasks:"]
+    lines += [f"  {name}: built in, with its own model and retention sets; nothing is downloaded" for name in BUILT_IN]
+    for name, dataset in NAMED.items():
+        hubs = ", ".join(dict.fromkeys(variant.hub for variant in dataset.variants.values()))
+        lines.append(f"  {name}: {dataset.about}")
+        lines.append(f"      variants {', '.join(dataset.variants)}; from {hubs}, or a local copy of its files (path)")
+    lines += [
+        "  hf:OWNER/DATASET: any dataset of the hub, with a field mapping (fields)",
+        "  FILE.jsonl: a problem file",
+        "  FOLDER: templates in the language of GSM-Symbolic",
+        "  package.module:function: your own problems and judge (allow_code)",
+        f"prompts: {', '.join(STYLES)}, or a text with {{question}} in it",
+        f"judges: {', '.join(JUDGES)}, or package.module:function",
+        "retention: problem files, or lm_eval:TASK for any task of lm-evaluation-harness",
+    ]
+    typer.echo("\n".join(lines))
 
 
 @app.command()
@@ -40,13 +60,74 @@ def preview(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     count: Annotated[int, typer.Option(min=1, help="Problems to show.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of samples and splits.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a key: --set task.prompt=chat", metavar="KEY=VALUE")
-    ] = None,
+    overrides: Set = None,
 ) -> None:
     """Show problems exactly as the model sees them: the whole prompt, special tokens and token ids included."""
-    for line in _preview_lines(target, overrides or [], model, split, count, seed):
-        typer.echo(line)
+    from cca.problems.task import task_judge
+    from cca.problems.task_config import SPLITS
+
+    if split not in SPLITS:
+        raise CcaError(f"--split: expected {', '.join(SPLITS)}, got {split!r}")
+    config = parse_target(target, overrides or [], model=model, seed=seed)
+    codec = _load_codec(config)
+    task = _open(config, codec and codec.tokenizer)
+    judge = task_judge(task, config.judge, allow_code=config.allow_code)
+    lines = list(_summary(task, judge))
+    problems: tuple[Problem, ...] = getattr(task, split) or task.test
+    for problem in problems[:count]:
+        lines.append(f"--- {split}, problem {problem.id}, template {problem.template}, answer {problem.answer} ---")
+        lines += _shown(problem, judge, codec, config.model)
+    typer.echo("\n".join(lines))
+
+
+def _load_codec(config: Config) -> Codec | None:
+    """The codec of the configuration's model; None where it names none."""
+    if config.model == NO_MODEL:
+        return None
+    from cca.models.loading import load_codec
+
+    return load_codec(model_path(config.model), config.revision, config.trust_remote_code)
+
+
+def _open(config: Config, tokenizer: Any) -> Task:
+    """The task; of a problem file that is too small to be divided, all problems."""
+    from cca.problems.sources import open_task, whole_file
+    from cca.problems.task import TooFewProblems
+    from cca.problems.task_config import PromptSpec, TaskSource
+
+    try:
+        return open_task(config.task, config.seed, tokenizer=tokenizer, allow_code=config.allow_code)
+    except TooFewProblems:
+        spec = TaskSource(source=config.task) if isinstance(config.task, str) else config.task
+        if not isinstance(spec, TaskSource) or not Path(spec.source).is_file():
+            raise
+        kept = {key: getattr(spec, key) for key in spec.model_fields_set & {"source", *PromptSpec.model_fields}}
+        return whole_file(TaskSource(**kept), tokenizer)
+
+
+def _summary(task: Task, judge: Judge) -> Iterator[str]:
+    from cca.problems.task import overlaps
+    from cca.problems.task_config import SPLITS
+
+    sizes = ", ".join(f"{split} {len(getattr(task, split))}" for split in SPLITS)
+    unseen = {problem.template for problem in task.test} - task.seen_templates
+    yield f"task {task.name}: {sizes} problems"
+    yield from (f"note: {note}" for note in overlaps(task))
+    yield f"templates: {len(task.seen_templates)} in training, {len(unseen)} in test alone"
+    stops = ", ".join(map(repr, task.prompts.stop)) or "none"
+    thinking = ", inside a thought" if task.prompts.thinking else ""
+    yield f"prompt: {task.prompts.style}{thinking}; stops: {stops}; judge: {judge.name}"
+
+
+def _shown(problem: Problem, judge: Judge, codec: Codec | None, model: str) -> list[str]:
+    """The prompt and its token ids."""
+    if codec is None:
+        return [problem.prompt, "--- its token ids: name a model (--model) ---"]
+    from cca.pivots.traces import Grader
+
+    token_ids = list(Grader(codec, judge).prompt_ids(problem))
+    text = str(codec.tokenizer.decode(token_ids, skip_special_tokens=False))
+    return [text, f"--- {len(token_ids)} tokens of {model} ---", " ".join(map(str, token_ids))]
 
 
 @app.command()
@@ -106,91 +187,3 @@ def sample(
     write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     used = len({row["template"] for row in rows})
     typer.echo(f"wrote {len(rows)} instances of {used} of {len(files)} templates to {out}")
-
-
-def _task_lines() -> Iterator[str]:
-    """Lines that name every source, prompt style and judge."""
-    from cca.problems.datasets import NAMED
-    from cca.problems.judges import JUDGES
-    from cca.problems.prompts import STYLES
-    from cca.problems.sources import BUILT_IN
-
-    yield "tasks:"
-    for name in BUILT_IN:
-        yield f"  {name}: built in, with its own model and retention sets; nothing is downloaded"
-    for name, dataset in NAMED.items():
-        hubs = ", ".join(dict.fromkeys(variant.hub for variant in dataset.variants.values()))
-        yield f"  {name}: {dataset.about}"
-        yield f"      variants {', '.join(dataset.variants)}; from {hubs}, or a local copy of its files (path)"
-    yield "  hf:OWNER/DATASET: any dataset of the hub, with a field mapping (fields)"
-    yield "  FILE.jsonl: a problem file"
-    yield "  FOLDER: templates in the language of GSM-Symbolic"
-    yield "  package.module:function: your own problems and judge (allow_code)"
-    yield f"prompts: {', '.join(STYLES)}, or a text with {{question}} in it"
-    yield f"judges: {', '.join(JUDGES)}, or package.module:function"
-    yield "retention: problem files, or lm_eval:TASK for any task of lm-evaluation-harness"
-
-
-def _preview_lines(
-    target: str, overrides: list[str], model: str | None, split: str, count: int, seed: int | None
-) -> Iterator[str]:
-    """Lines that show ``count`` problems of a split as the model sees them."""
-    from cca.cli.arguments import load_target_codec, parse_target
-    from cca.problems.task import task_judge
-    from cca.problems.task_config import SPLITS
-
-    if split not in SPLITS:
-        raise CcaError(f"--split: expected {', '.join(SPLITS)}, got {split!r}")
-    config = parse_target(target, overrides, model=model, seed=seed)
-    codec = load_target_codec(config)
-    tokenizer = codec.tokenizer if codec else None
-    task = _open(config, tokenizer)
-    judge = task_judge(task, config.judge, allow_code=config.allow_code)
-    yield from _summary(task, judge)
-    problems: tuple[Problem, ...] = getattr(task, split) or task.test
-    for problem in problems[:count]:
-        yield from _shown(problem, split, judge, codec, config)
-
-
-def _open(config: Config, tokenizer: Any) -> Task:
-    """The task; of a problem file that is too small to be divided, all problems."""
-    from cca.problems.sources import open_task, whole_file
-    from cca.problems.task import TooFewProblems
-    from cca.problems.task_config import PromptSpec, TaskSource
-
-    try:
-        return open_task(config.task, config.seed, tokenizer=tokenizer, allow_code=config.allow_code)
-    except TooFewProblems:
-        spec = TaskSource(source=config.task) if isinstance(config.task, str) else config.task
-        if not isinstance(spec, TaskSource) or not Path(spec.source).is_file():
-            raise
-        kept = {key: getattr(spec, key) for key in spec.model_fields_set & {"source", *PromptSpec.model_fields}}
-        return whole_file(TaskSource(**kept), tokenizer)
-
-
-def _summary(task: Task, judge: Judge) -> Iterator[str]:
-    from cca.problems.task import overlaps
-    from cca.problems.task_config import SPLITS
-
-    sizes = ", ".join(f"{split} {len(getattr(task, split))}" for split in SPLITS)
-    unseen = {problem.template for problem in task.test} - task.seen_templates
-    yield f"task {task.name}: {sizes} problems"
-    yield from (f"note: {note}" for note in overlaps(task))
-    yield f"templates: {len(task.seen_templates)} in training, {len(unseen)} in test alone"
-    stops = ", ".join(map(repr, task.prompts.stop)) or "none"
-    thinking = ", inside a thought" if task.prompts.thinking else ""
-    yield f"prompt: {task.prompts.style}{thinking}; stops: {stops}; judge: {judge.name}"
-
-
-def _shown(problem: Problem, split: str, judge: Judge, codec: Codec | None, config: Config) -> Iterator[str]:
-    yield f"--- {split}, problem {problem.id}, template {problem.template}, answer {problem.answer} ---"
-    if codec is None:
-        yield problem.prompt
-        yield "--- its token ids: name a model (--model) ---"
-        return
-    from cca.pivots.traces import Grader
-
-    token_ids = list(Grader(codec, judge).prompt_ids(problem))
-    yield str(codec.tokenizer.decode(token_ids, skip_special_tokens=False))
-    yield f"--- {len(token_ids)} tokens of {config.model} ---"
-    yield " ".join(map(str, token_ids))

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from cca.compare.results import ArmResult, Comparison, Ratio, SummaryGain, TestSummary, WorstSkill
 from cca.reports import formats
-from cca.reports.svg import Scale
+from cca.reports.plots import Scale
 
 HUES = 12
 """Lines that can be told apart; further arms share a colour and keep their own label."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cca.errors import CcaError
 from cca.models.anatomy.weight_rows import bits, dtype_name
-from cca.patches.patch import Patch, TensorEdit
+from cca.patches.patch import Patch, TensorEdit, joined_rows
 from cca.patches.patch_content import kind_of, layer_of
 from cca.patches.patch_file import digest
 
@@ -90,7 +90,9 @@ def _join(first: TensorEdit, second: TensorEdit, allow_sum: bool) -> TensorEdit:
     if first.before.dtype != second.before.dtype:
         kinds = f"{dtype_name(first.before)} and {dtype_name(second.before)}"
         raise CcaError(f"{name}: the patches are {kinds}; make both in one dtype")
-    common, mine, theirs = _intersect(first.indices, second.indices)
+    mine = torch.nonzero(torch.isin(first.indices, second.indices)).flatten()  # sorted and unique, as theirs
+    theirs = torch.nonzero(torch.isin(second.indices, first.indices)).flatten()
+    common = first.indices[mine]
     if common.numel() and not allow_sum:
         raise CcaError(
             f"{name}: both patches edit row {int(common[0])} ({common.numel()} rows collide); "
@@ -101,28 +103,15 @@ def _join(first: TensorEdit, second: TensorEdit, allow_sum: bool) -> TensorEdit:
     after[mine] = total.to(after.dtype)
     rest = torch.ones(second.indices.numel(), dtype=torch.bool)
     rest[theirs] = False
-    indices, order = torch.sort(torch.cat([first.indices, second.indices[rest]]))
-    return TensorEdit(
-        name,
-        first.axis,
-        indices,
-        torch.cat([first.before, second.before[rest]])[order],
-        torch.cat([after, second.after[rest]])[order],
-    )
-
-
-def _intersect(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(common values, their places in ``first``, their places in ``second``); both are sorted and unique."""
-    mine = torch.nonzero(torch.isin(first, second)).flatten()
-    theirs = torch.nonzero(torch.isin(second, first)).flatten()
-    return first[mine], mine, theirs
+    others = replace(second, indices=second.indices[rest], before=second.before[rest], after=second.after[rest])
+    return joined_rows([replace(first, after=after), others])
 
 
 def _derived(
     base: Patch, edits: list[TensorEdit], circuit: list[str], sources: list[Patch], how: dict[str, Any]
 ) -> Patch:
     """A patch of ``edits`` without rows that do not change, its claims replaced by where it comes from."""
-    kept = [edit for edit in (_changed(edit) for edit in edits) if edit is not None]
+    kept = [edit for edit in map(TensorEdit.changes, edits) if edit is not None]
     names = {edit.parameter for edit in kept}
     origin = [{"digest": digest(source), "made_by": source.made_by} for source in sources]
 
@@ -130,22 +119,9 @@ def _derived(
         return {name: value for name, value in held.items() if name in names}
 
     return Patch(
-        tuple(kept),
-        base.base_model,
-        base.base_revision,
-        pick(base.base_hashes),
-        pick(base.base_shapes),
-        circuit,
-        {**how, "from": origin},
-        pick(base.tied),
-    )
-
-
-def _changed(edit: TensorEdit) -> TensorEdit | None:
-    changed = (bits(edit.before) != bits(edit.after)).any(dim=1)
-    if not changed.any():
-        return None
-    return replace(edit, indices=edit.indices[changed], before=edit.before[changed], after=edit.after[changed])
+        tuple(kept), base.base_model, base.base_revision, pick(base.base_hashes), pick(base.base_shapes), circuit,
+        {**how, "from": origin}, pick(base.tied),
+    )  # fmt: skip
 
 
 def _layer_of_component(name: str) -> int | None:

@@ -19,31 +19,31 @@ edit: afterwards the folder is one of the two models, never a mix. Our other rea
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import stat
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
-from torch import Tensor
-
 from cca.errors import CcaError
-from cca.models.anatomy.weight_rows import same_bits
-from cca.models.checkpoint import JOURNALS, Checkpoint, ShardFile, open_checkpoint
-from cca.patches.folder_copy import copy_folder, locked, sync
-from cca.patches.layout import MatchedEdit, match_edits
-from cca.patches.patch import Patch, TensorEdit
+from cca.models.checkpoint import JOURNALS, Checkpoint, open_checkpoint
+from cca.patches.layout import STATES, Match, check_untouched, find_side, match_edits, touched_shards
+from cca.patches.patch import Patch
 from cca.patches.patch_file import digest, load_patch, save_patch
-from cca.patches.stored_rows import StoredParameter, scan, write_rows
+from cca.patches.stored_rows import write_rows
 
-STATES = {"before": "base", "after": "patched"}
-"""Side of the patch -> the name of a checkpoint that holds it."""
-THREADS = min(4, os.cpu_count() or 1)
-"""Tensors read and hashed at a time; both leave the interpreter free."""
 OWN_COPY = ".cca-copy."
 LEFT_OVER = (f"{OWN_COPY}*", "..cca-*.journal.*")
 """Copies and journals whose writing was interrupted."""
+OTHER_WEIGHTS = ("*.safetensors", "*.index.json", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack")
+OTHER_WEIGHTS += ("*.onnx", "*.onnx_data", "original", "onnx")
+"""Weights in another form, which the patch does not reach and a server might prefer to the patched ones."""
+NOT_COPIED = (".git", ".cache", *JOURNALS.values())
 
 
 def verify(model: Path, patch: Patch) -> str:
@@ -52,52 +52,6 @@ def verify(model: Path, patch: Patch) -> str:
     matched = match_edits(patch, checkpoint)
     with checkpoint.open(touched_shards(matched)) as files:
         return STATES[find_side(patch, matched, files)]
-
-
-def find_side(patch: Patch, matched: Sequence[MatchedEdit], files: Mapping[str, ShardFile]) -> str:
-    """The side of the patch, "before" or "after", that the checkpoint holds to the bit.
-
-    Every touched tensor is read once: its rows are compared, and all else by the hash. Raises CcaError naming the
-    first tensor that is another, or that is on another side than those before it. A patch without edits is "before".
-    """
-    found: dict[str, str] = {}
-    for edit, copy, rows in check_untouched(patch, matched, files):
-        side = next((side for side in STATES if same_bits(rows, getattr(edit, side))), None)
-        if side is None:
-            raise CcaError(
-                f"{copy.stored_name}: its rows are neither the patch's 'before' nor its 'after'; "
-                f"the patch was made on {patch.base}"
-            )
-        found[copy.stored_name] = side
-        first = next(iter(found))
-        if found[first] != side:
-            raise CcaError(
-                f"{copy.stored_name}: is {STATES[side]}, but {first} is {STATES[found[first]]}; "
-                f"fetch {patch.base} again"
-            )
-    return next(iter(found.values()), "before")
-
-
-def check_untouched(
-    patch: Patch, matched: Sequence[MatchedEdit], files: Mapping[str, ShardFile]
-) -> Iterator[tuple[TensorEdit, StoredParameter, Tensor]]:
-    """Yield (edit, stored copy, its touched rows) for each copy whose other rows are the base's.
-
-    Raises CcaError for the first that differs there. Several tensors are read and hashed at a time.
-    """
-    copies = [(item.edit, copy) for item in matched for copy in item.copies]
-    with ThreadPoolExecutor(THREADS) as pool:
-        scans = pool.map(lambda pair: scan(pair[1], pair[0], files), copies)
-        try:
-            for (edit, copy), (rows, hashed) in zip(copies, scans, strict=True):
-                if hashed != patch.base_hashes[edit.parameter]:
-                    raise CcaError(
-                        f"{copy.stored_name}: differs from the patch's base outside the touched rows; "
-                        f"the patch was made on {patch.base}"
-                    )
-                yield edit, copy, rows
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -118,8 +72,7 @@ def write_copy(model: Path, patch: Patch, out: Path, side: str = "after", link: 
     model. ``link`` hard-links what is not touched. Raises CcaError, with nothing written, where the model is
     another, a row to write is not finite, or ``out`` is taken.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CcaError(f"{out}: expected a new folder, found one in use; name another")
+    check_new_folder(out)
     checkpoint, matched = _open_writable(model, patch, side)
     touched = touched_shards(matched)
     with checkpoint.open(touched) as files:
@@ -173,9 +126,8 @@ def recover(model: Path) -> tuple[str, str] | None:
 
     The caller holds the lock. Raises CcaError where the weights were changed by others since.
     """
-    for pattern in LEFT_OVER:
-        for stale in model.glob(pattern):
-            stale.unlink()
+    for stale in (path for pattern in LEFT_OVER for path in model.glob(pattern)):
+        stale.unlink()
     for side, name in JOURNALS.items():
         if not (model / name).exists():
             continue
@@ -184,8 +136,7 @@ def recover(model: Path) -> tuple[str, str] | None:
         matched = match_edits(patch, checkpoint)
         with checkpoint.open(touched_shards(matched)) as files:
             try:
-                for _ in check_untouched(patch, matched, files):
-                    pass
+                deque(check_untouched(patch, matched, files), maxlen=0)
             except CcaError as error:
                 raise CcaError(f"{error}; weights were changed since {name} was left: remove it") from error
         _finish(model, matched, side)
@@ -193,21 +144,22 @@ def recover(model: Path) -> tuple[str, str] | None:
     return None
 
 
-def touched_shards(matched: Sequence[MatchedEdit]) -> list[str]:
-    return sorted({shard for item in matched for copy in item.copies for shard in copy.shards})
+def check_new_folder(out: Path) -> None:
+    """Raise CcaError unless ``out`` is absent or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CcaError(f"{out}: expected a new folder, found one in use; name another")
 
 
-def write_side(checkpoint: Checkpoint, matched: Sequence[MatchedEdit], side: str) -> None:
+def write_side(checkpoint: Checkpoint, matched: Sequence[Match], side: str) -> None:
     """Overwrite every touched row with the patch's ``side``, whatever it holds now, and flush it to the disk."""
     with checkpoint.open(touched_shards(matched), writable=True) as files:
-        for item in matched:
-            for stored in item.copies:
-                write_rows(stored, item.edit, getattr(item.edit, side), files)
+        for match in matched:
+            write_rows(match.stored, match.edit, getattr(match.edit, side), files)
         for file in files.values():
             file.sync()
 
 
-def _open_writable(model: Path, patch: Patch, side: str) -> tuple[Checkpoint, list[MatchedEdit]]:
+def _open_writable(model: Path, patch: Patch, side: str) -> tuple[Checkpoint, list[Match]]:
     for edit in patch.edits if side == "after" else ():
         if not bool(edit.after.isfinite().all()):
             raise CcaError(
@@ -217,7 +169,7 @@ def _open_writable(model: Path, patch: Patch, side: str) -> tuple[Checkpoint, li
     return checkpoint, match_edits(patch, checkpoint)
 
 
-def _finish(model: Path, matched: list[MatchedEdit], side: str) -> None:
+def _finish(model: Path, matched: list[Match], side: str) -> None:
     """Write the rows, whatever they are now, and remove the journal."""
     write_side(open_checkpoint(model, unfinished=True), matched, side)
     os.unlink(model / JOURNALS[side])
@@ -233,3 +185,81 @@ def _give_own_bytes(shard: Path) -> None:
     shutil.copymode(shard, copy)
     sync(copy)
     os.replace(copy, shard)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` against a second process; the lock, on the folder itself, ends with the process."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CcaError(f"{folder}: another process is writing it; wait for it to end") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def copy_folder(checkpoint: Checkpoint, partial: Path, touched: set[str], link: bool) -> tuple[list[str], list[str]]:
+    """Copy the model folder to ``partial``, with hard links instead if ``link``, but for the shards ``touched``.
+
+    Returns the names left out: (weights in other forms, links to files outside the folder and what is no file).
+    """
+    for stale in partial.iterdir():  # of a copy that was killed
+        if stale.is_dir() and not stale.is_symlink():
+            shutil.rmtree(stale)
+        else:
+            stale.unlink()
+    others: list[str] = []
+    outside: list[str] = []
+
+    def copy(source: Path, target: Path) -> None:
+        name = str(source.relative_to(checkpoint.folder))
+        if source.is_dir() and not source.is_symlink():
+            target.mkdir(exist_ok=True)
+            for inner in sorted(source.iterdir()):
+                copy(inner, target / inner.name)
+        elif name in checkpoint.shards or (source.is_file() and _belongs(source, checkpoint.folder)):
+            _copy_file(source, target, link and name not in touched)
+        else:
+            outside.append(name)
+
+    for source in sorted(checkpoint.folder.iterdir()):
+        name = source.name
+        if name in NOT_COPIED:
+            continue
+        if name not in checkpoint.weight_files and any(fnmatch(name, pattern) for pattern in OTHER_WEIGHTS):
+            others.append(name)
+        else:
+            copy(source, partial / name)
+    return others, outside
+
+
+def _belongs(source: Path, folder: Path) -> bool:
+    """True for a file inside the model folder, or in the store of the hub's cache that the folder links to."""
+    home = folder.resolve()
+    homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    return any(source.resolve().is_relative_to(home) for home in homes)
+
+
+def _copy_file(source: Path, target: Path, link: bool) -> None:
+    if link:
+        try:
+            os.link(source.resolve(), target)
+            return
+        except OSError:  # another file system, or one without links: copied, as without the option
+            target.unlink(missing_ok=True)
+    # Made with the mode of the original, from which the system takes what the umask forbids.
+    mode = stat.S_IMODE(source.stat().st_mode) & 0o777 | 0o600
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+    shutil.copyfile(source, target)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

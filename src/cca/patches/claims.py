@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from cca.errors import CcaError
 from cca.files import as_json, read_json
 
 if TYPE_CHECKING:
     from cca.patches.patch import Patch
-    from cca.patches.patch_content import PatchContent
 
-AnyPatch = TypeVar("AnyPatch", "Patch", "PatchContent")
 REPORT = "report.json"
 SAME = ("model", "task", "seed", "amplify")
 """Keys of the configuration in which a patch and the report of its run agree."""
@@ -26,6 +24,7 @@ KEPT = {
     "share": ("components", "heads", "neurons", "parameters"),
     "drift": ("kl",),
 }
+KEPT_OF_A_SKILL = ("base", "patched", "interval")
 CARD = """---
 base_model: {quoted}
 base_model_relation: adapter
@@ -81,27 +80,24 @@ def claims_beside(patch: Path, made_by: dict[str, Any]) -> dict[str, Any] | None
     except CcaError:
         return None
     config, amplify = _section(report, "config"), _section(report, "amplify")
-    told = [(key, value, config) for key, value in _section(made_by, "config").items() if key in SAME]
-    told += [("best_step", made_by["best_step"], amplify)] if "best_step" in made_by else []
-    return report if all(where.get(key) == value for key, value, where in told) else None
+    known = [(key, value, config) for key, value in _section(made_by, "config").items() if key in SAME]
+    known += [("best_step", made_by["best_step"], amplify)] if "best_step" in made_by else []
+    return report if all(where.get(key) == value for key, value, where in known) else None
 
 
-def with_claims(patch: AnyPatch, report: Mapping[str, Any]) -> AnyPatch:
-    """The patch with the report's figures in its ``made_by["claims"]``, and what it was derived from left out."""
-    claims: dict[str, Any] = {}
-    for section, keys in KEPT.items():
-        held = report.get(section)
-        if isinstance(held, Mapping):
-            claims[section] = {key: held[key] for key in keys if key in held}
-    retention = report.get("retention")
-    if isinstance(retention, Mapping):
-        claims["retention"] = {
-            name: {key: held[key] for key in ("base", "patched", "interval") if key in held}
-            for name, held in retention.items()
-            if isinstance(held, Mapping)
-        }
+def with_claims(made_by: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
+    """A patch's ``made_by`` with the report's figures as its ``claims``."""
+    held = {name: value for name, value in report.items() if isinstance(value, Mapping)}
+    claims: dict[str, Any] = {name: _kept(held[name], keys) for name, keys in KEPT.items() if name in held}
+    if "retention" in held:
+        skills = held["retention"].items()
+        claims["retention"] = {n: _kept(own, KEPT_OF_A_SKILL) for n, own in skills if isinstance(own, Mapping)}
     claims["fingerprint"] = report.get("fingerprint")
-    return replace(patch, made_by=as_json("made_by", {**patch.made_by, "claims": claims}))
+    return as_json("made_by", {**made_by, "claims": claims})
+
+
+def _kept(held: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: held[key] for key in keys if key in held}
 
 
 def without_claims(patch: Patch) -> Patch:
@@ -109,11 +105,9 @@ def without_claims(patch: Patch) -> Patch:
     return replace(patch, made_by={key: value for key, value in patch.made_by.items() if key != "claims"})
 
 
-def figures(patch: Patch | PatchContent) -> list[tuple[str, str]]:
-    """(what, figure) lines of what the patch claims; empty where it claims nothing. Claims are text from a stranger."""
-    claims = patch.made_by.get("claims")
-    if not isinstance(claims, dict):
-        return []
+def figures(made_by: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what, figure) lines of what a patch claims; empty where it claims nothing. Claims are text from a stranger."""
+    claims = _section(made_by, "claims")
     lines: list[tuple[str, str]] = []
     base, patched, gain = (_section(claims, name) for name in ("base", "patched", "gain"))
     if _number(gain.get("points")):
@@ -144,7 +138,7 @@ def model_card(patch: Patch, repo: str) -> str:
     """README.md of a hub repository with this patch."""
     from cca.patches.patch_file import digest  # which needs torch, as showing a patch must not
 
-    table = "\n".join(f"| {what} | {figure} |" for what, figure in figures(patch))
+    table = "\n".join(f"| {what} | {figure} |" for what, figure in figures(patch.made_by))
     if table:
         table = f"| | |\n|---|---|\n{table}\n\n{MEASURED}"
     return CARD.format(
@@ -160,7 +154,7 @@ def model_card(patch: Patch, repo: str) -> str:
     )
 
 
-def _section(claims: dict[str, Any], name: str) -> dict[str, Any]:
+def _section(claims: Mapping[str, Any], name: str) -> dict[str, Any]:
     held = claims.get(name)
     return held if isinstance(held, dict) else {}
 

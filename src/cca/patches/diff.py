@@ -18,7 +18,7 @@ import torch
 from cca.errors import CcaError
 from cca.files import as_json
 from cca.models.anatomy.weight_rows import DTYPES, bits
-from cca.models.checkpoint import Checkpoint, ShardFile, open_checkpoint
+from cca.models.checkpoint import ShardFile, open_checkpoint
 from cca.patches.layout import Layout
 from cca.patches.patch import Patch, TensorEdit
 from cca.patches.stored_rows import StoredParameter, read_rows, scan
@@ -41,9 +41,8 @@ def diff(
     """
     left, right = open_checkpoint(base), open_checkpoint(edited)
     layout = Layout(left)
-    names = layout.names()
-    buffers = layout.buffers()
-    ours, theirs = _by_name(left, names, buffers), _by_name(right, names, buffers)
+    names, buffers = layout.names(), layout.buffers()
+    ours, theirs = (_by_name(each, names, buffers) for each in (layout, Layout(right)))
     for name in sorted(ours.keys() ^ theirs.keys()):
         raise CcaError(f"{name}: only in {base if name in ours else edited}; expected two checkpoints of one model")
     room = LARGEST * sum(tensor.size for tensor in left.tensors.values())
@@ -80,21 +79,20 @@ def diff(
 
 
 def _by_name(
-    checkpoint: Checkpoint, names: Mapping[str, list[str]] | None, buffers: set[str]
+    layout: Layout, names: Mapping[str, list[str]] | None, buffers: set[str]
 ) -> dict[str, list[StoredParameter]]:
     """Parameter -> its stored copies. ``names``: every parameter's other names; None takes all names as stored.
 
     Raises CcaError for a parameter whose stored tensors cannot be read where they lie.
     """
-    stored = Layout(checkpoint).parameters()
+    stored = layout.parameters
     if names is None:
         return {name: [parameter] for name, parameter in stored.items()}
     found = {name: [stored[alias] for alias in (name, *others) if alias in stored] for name, others in names.items()}
     for name, copies in found.items():
         if not copies and name not in buffers:
-            raise CcaError(
-                f"{name}: {checkpoint.folder} has no such tensor that could be read in place; save the model again"
-            )
+            folder = layout.checkpoint.folder
+            raise CcaError(f"{name}: {folder} has no such tensor that could be read in place; save the model again")
     return {name: copies for name, copies in found.items() if copies}
 
 

@@ -1,7 +1,6 @@
 """Patches and models on the Hugging Face hub: push with a model card, pull, and verify without a download.
 
-``endpoint`` names another hub than the default (or than ``HF_ENDPOINT``); tokens are the hub library's
-business.
+Which hub (``HF_ENDPOINT``) and with which token is the hub library's business.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,33 +34,31 @@ FILE = "patch.safetensors"
 CHUNK = 64 << 20  # bytes a range request asks for
 
 
-def push(
-    patch: Patch, repo: str, report: Path | None = None, private: bool = False, endpoint: str | None = None
-) -> str:
+def push(patch: Patch, repo: str, report: Path | None = None, private: bool = False) -> str:
     """Upload the patch, a model card and the report to ``repo``, made if absent; returns the commit's URL."""
     from huggingface_hub import HfApi
 
     with tempfile.TemporaryDirectory() as staging, _hub_errors(repo):
         folder = Path(staging)
         if report is not None:
-            patch = with_claims(patch, read_report(report))
+            patch = replace(patch, made_by=with_claims(patch.made_by, read_report(report)))
             shutil.copyfile(report, folder / "report.json")
         save_patch(folder / FILE, patch)
         write_text(folder / "README.md", model_card(patch, repo))
-        api = HfApi(endpoint=endpoint)
+        api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Patch for {patch.base_model}")
     return str(done.commit_url)
 
 
-def pull(repo: str, out: Path, revision: str | None = None, endpoint: str | None = None) -> Patch:
+def pull(repo: str, out: Path, revision: str | None = None) -> Patch:
     """Download the patch of ``repo`` to the new file ``out``; it appears only if it is a sound patch."""
     from huggingface_hub import hf_hub_download
 
     if out.exists():
         raise CcaError(f"{out}: expected a new file, found one; name another with --out")
     with _hub_errors(repo):
-        path = hf_hub_download(repo, FILE, revision=revision, endpoint=endpoint)
+        path = hf_hub_download(repo, FILE, revision=revision)
     patch = load_patch(path)
     save_patch(out, patch)
     return patch
@@ -73,7 +71,7 @@ def local_folder(model: str) -> Path | None:
     return BUNDLED_MODEL if model == "tinymath" else None
 
 
-def model_folder(model: str, revision: str | None = None, endpoint: str | None = None) -> Path:
+def model_folder(model: str, revision: str | None = None) -> Path:
     """`local_folder`, or the hub model of that name, downloaded."""
     from huggingface_hub import snapshot_download
 
@@ -82,27 +80,25 @@ def model_folder(model: str, revision: str | None = None, endpoint: str | None =
         return folder
     with _hub_errors(model):
         skipped = ["*.bin", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.gguf", "*.onnx*", "original/*", "onnx/*"]
-        return Path(snapshot_download(model, revision=revision, ignore_patterns=skipped, endpoint=endpoint))
+        return Path(snapshot_download(model, revision=revision, ignore_patterns=skipped))
 
 
-def model_config(model: str, revision: str | None = None, endpoint: str | None = None) -> dict[str, Any]:
+def model_config(model: str, revision: str | None = None) -> dict[str, Any]:
     """``config.json`` of a model folder or of a hub model."""
     from huggingface_hub import hf_hub_download
 
     folder = local_folder(model)
-    if folder is not None:
-        refuse_half_edited(folder)
-        path = folder / "config.json"
-    else:
+    if folder is None:
         with _hub_errors(model):
-            path = Path(hf_hub_download(model, "config.json", revision=revision, endpoint=endpoint))
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise CcaError(f"{path}: expected an object, got {type(config).__name__}")
+            folder = Path(hf_hub_download(model, "config.json", revision=revision)).parent
+    refuse_half_edited(folder)
+    config = read_config(folder)
+    if config is None:
+        raise CcaError(f"{folder / 'config.json'}: no such file")
     return config
 
 
-def verify_on_hub(repo: str, patch: Patch, revision: str | None = None, endpoint: str | None = None) -> str:
+def verify_on_hub(repo: str, patch: Patch, revision: str | None = None) -> str:
     """`cca.patches.apply.verify` of a hub model, of which only headers and touched tensors are fetched.
 
     They are put into files with holes where the other tensors would be.
@@ -111,11 +107,11 @@ def verify_on_hub(repo: str, patch: Patch, revision: str | None = None, endpoint
 
     with tempfile.TemporaryDirectory() as temporary, _hub_errors(repo):
         folder = Path(temporary)
-        info = HfApi(endpoint=endpoint).model_info(repo, revision=revision)
+        info = HfApi().model_info(repo, revision=revision)
         names = sorted(sibling.rfilename for sibling in info.siblings or [])
 
         def fetch_whole(name: str) -> None:
-            shutil.copyfile(hf_hub_download(repo, name, revision=info.sha, endpoint=endpoint), folder / name)
+            shutil.copyfile(hf_hub_download(repo, name, revision=info.sha), folder / name)
 
         if "config.json" in names:
             fetch_whole("config.json")
@@ -124,13 +120,12 @@ def verify_on_hub(repo: str, patch: Patch, revision: str | None = None, endpoint
         if chosen.endswith(".json"):
             fetch_whole(chosen)
             shards = list_shards(f"{repo}/{chosen}", read_json(folder / chosen))
-        urls = {shard: hf_hub_url(repo, shard, revision=info.sha, endpoint=endpoint) for shard in shards}
+        urls = {shard: hf_hub_url(repo, shard, revision=info.sha) for shard in shards}
         for shard, url in urls.items():
             _fetch_header(url, folder / shard)
-        for item in match_edits(patch, open_checkpoint(folder)):
-            for copy in item.copies:
-                for piece in copy.pieces:
-                    _fetch(urls[piece.shard], folder / piece.shard, piece.start, piece.size)
+        for match in match_edits(patch, open_checkpoint(folder)):
+            for piece in match.stored.pieces:
+                _fetch(urls[piece.shard], folder / piece.shard, piece.start, piece.size)
         return verify(folder, patch)
 
 

@@ -13,47 +13,101 @@ written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cca.errors import CcaError
-from cca.models.anatomy.weight_rows import DTYPES, dtype_name
-from cca.models.checkpoint import FLOATS, Checkpoint, StoredTensor, open_checkpoint
-from cca.patches.patch import Patch, TensorEdit
+from cca.models.anatomy.weight_rows import DTYPES, dtype_name, same_bits
+from cca.models.checkpoint import FLOATS, Checkpoint, ShardFile, StoredTensor, open_checkpoint
+from cca.patches.patch import Patch, TensorEdit, tied_names
 from cca.patches.patch_content import layer_of
-from cca.patches.stored_rows import StoredParameter
+from cca.patches.stored_rows import StoredParameter, scan
 
+STATES = {"before": "base", "after": "patched"}
+"""Side of the patch -> the name of a checkpoint that holds it."""
+THREADS = min(4, os.cpu_count() or 1)
+"""Tensors read and hashed at a time; both leave the interpreter free."""
 OPERATIONS = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])  # that only join bytes
 
 
 @dataclass(frozen=True)
-class MatchedEdit:
-    """An edit and every copy of its parameter in one checkpoint."""
+class Match:
+    """An edit and one stored copy of its parameter."""
 
     edit: TensorEdit
-    copies: list[StoredParameter]
+    stored: StoredParameter
+
+    @property
+    def name(self) -> str:
+        return self.stored.stored_name
 
 
-def match_edits(patch: Patch, checkpoint: Checkpoint) -> list[MatchedEdit]:
-    """The stored tensors of each edit. Raises CcaError for the first parameter that is absent, or of another kind."""
+def match_edits(patch: Patch, checkpoint: Checkpoint) -> list[Match]:
+    """Each edit with every copy of its parameter. Raises CcaError for the first that is absent, or of another kind."""
     layout = Layout(checkpoint)
-    matched: list[MatchedEdit] = []
+    matched: list[Match] = []
     for edit in patch.edits:
         tied = patch.tied.get(edit.parameter, [])
-        copies = layout.find(edit.parameter, patch.base_shapes[edit.parameter], tied)
-        for copy in copies:
+        for copy in layout.find(edit.parameter, patch.base_shapes[edit.parameter], tied):
             if DTYPES.get(copy.dtype) != edit.before.dtype:
                 raise CcaError(
                     f"{copy.stored_name}: the patch is {dtype_name(edit.before)}, {checkpoint.folder} stores "
                     f"{copy.dtype}; make the patch on the model loaded in the checkpoint's own dtype"
                 )
-        matched.append(MatchedEdit(edit, copies))
+            matched.append(Match(edit, copy))
     return matched
+
+
+def find_side(patch: Patch, matched: Sequence[Match], files: Mapping[str, ShardFile]) -> str:
+    """The side of the patch, "before" or "after", that the checkpoint holds to the bit.
+
+    Every touched tensor is read once: its rows are compared, and all else by the hash. Raises CcaError naming the
+    first tensor that is another, or that is on another side than those before it. A patch without edits is "before".
+    """
+    found: dict[str, str] = {}
+    for match, rows in check_untouched(patch, matched, files):
+        side = next((side for side in STATES if same_bits(rows, getattr(match.edit, side))), None)
+        if side is None:
+            raise _another_base(match, patch, "its rows are neither the patch's 'before' nor its 'after'")
+        found[match.name] = side
+        first = next(iter(found))
+        if found[first] != side:
+            state, other = STATES[side], STATES[found[first]]
+            raise CcaError(f"{match.name}: is {state}, but {first} is {other}; fetch {patch.base} again")
+    return next(iter(found.values()), "before")
+
+
+def check_untouched(
+    patch: Patch, matched: Sequence[Match], files: Mapping[str, ShardFile]
+) -> Iterator[tuple[Match, Tensor]]:
+    """Yield (match, its touched rows) for each stored copy whose other rows are the base's.
+
+    Raises CcaError for the first that differs there. Several tensors are read and hashed at a time.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        scans = pool.map(lambda match: scan(match.stored, match.edit, files), matched)
+        try:
+            for match, (rows, hashed) in zip(matched, scans, strict=True):
+                if hashed != patch.base_hashes[match.edit.parameter]:
+                    raise _another_base(match, patch, "differs from the patch's base outside the touched rows")
+                yield match, rows
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _another_base(match: Match, patch: Patch, how: str) -> CcaError:
+    return CcaError(f"{match.name}: {how}; the patch was made on {patch.base}")
+
+
+def touched_shards(matched: Sequence[Match]) -> list[str]:
+    return sorted({shard for match in matched for shard in match.stored.shards})
 
 
 def merge_objection(folder: Path, model: nn.Module) -> str | None:
@@ -84,7 +138,6 @@ class Layout:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._converted: dict[str, StoredParameter] | None = None
 
     def find(self, name: str, shape: Sequence[int], tied: Sequence[str] = ()) -> list[StoredParameter]:
         """Every stored copy of parameter ``name``. Raises CcaError where there is none."""
@@ -92,7 +145,7 @@ class Layout:
         direct = [self.checkpoint.tensors[alias] for alias in aliases if alias in self.checkpoint.tensors]
         copies = [_single(tensor.name, tensor) for tensor in direct if tensor.shape == wanted]
         if not copies:
-            converted = [self.parameters()[alias] for alias in aliases if alias in self.parameters()]
+            converted = [self.parameters[alias] for alias in aliases if alias in self.parameters]
             copies = [stored for stored in converted if stored.shape == wanted]
         if not copies:
             found = f"got {list(direct[0].shape)}" if direct else "it has no such tensor that could be read in place"
@@ -106,13 +159,9 @@ class Layout:
         """
         if self._model is None:
             return None
-        groups: dict[int, list[str]] = {}
-        state = self._model.state_dict(keep_vars=True)
-        for name, tensor in [*self._model.named_parameters(remove_duplicate=False), *state.items()]:
-            names = groups.setdefault(id(tensor), [])
-            if name not in names:
-                names.append(name)
-        return {names[0]: names[1:] for names in groups.values()}
+        state = self._model.state_dict(keep_vars=True).items()
+        groups = tied_names([*self._model.named_parameters(remove_duplicate=False), *state])
+        return {names[0]: names[1:] for names in groups}
 
     def buffers(self) -> set[str]:
         return set() if self._model is None else {name for name, _ in self._model.named_buffers()}
@@ -123,11 +172,10 @@ class Layout:
         config = self.checkpoint.config
         return None if config is None or not known(config) else empty_model(config)
 
+    @cached_property
     def parameters(self) -> dict[str, StoredParameter]:
         """Every stored tensor under the name and shape its parameter has in the loaded model."""
-        if self._converted is None:
-            self._converted = _convert(self.checkpoint, self._model)
-        return self._converted
+        return _convert(self.checkpoint, self._model)
 
 
 def known(config: dict[str, Any]) -> bool:

@@ -15,9 +15,9 @@ The file format lives in `cca.patches.patch_file`, checkpoints on disk in `cca.p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -58,6 +58,13 @@ class TensorEdit:
             for mine, theirs in ((self.indices, other.indices), (self.before, other.before), (self.after, other.after))
         )
 
+    def changes(self) -> TensorEdit | None:
+        """Without the rows that do not change; None if none does."""
+        rows = (bits(self.before) != bits(self.after)).any(dim=1)
+        if not rows.any():
+            return None
+        return replace(self, indices=self.indices[rows], before=self.before[rows], after=self.after[rows])
+
 
 @dataclass(frozen=True)
 class Patch:
@@ -97,30 +104,24 @@ class Patch:
             _parameter(model, edit.parameter, base_model)
             grouped.setdefault(names[edit.parameter][0], []).append(edit)
         joined: list[TensorEdit] = []
-        hashes: dict[str, str] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
-        tied: dict[str, list[str]] = {}
         for name in sorted(grouped):
             parameter = _parameter(model, name, base_model)
-            edit = join_edits(name, grouped[name], parameter)
+            edit = _joined(name, grouped[name], parameter)
             if edit is None:
                 continue
             if not same_bits(get_rows(parameter, edit.axis, edit.indices), edit.before):
                 raise CcaError(f"{name}: the 'before' rows are not what the model holds; build a patch on its base")
             joined.append(edit)
-            hashes[name] = tensor_hash(whole(parameter.detach()))
-            shapes[name] = tuple(parameter.shape)
-            if len(names[name]) > 1:
-                tied[name] = names[name][1:]
+        touched = {edit.parameter: model.get_parameter(edit.parameter) for edit in joined}
         return cls(
             tuple(joined),
             base_model,
             base_revision,
-            hashes,
-            shapes,
+            {name: tensor_hash(whole(parameter.detach())) for name, parameter in touched.items()},
+            {name: tuple(parameter.shape) for name, parameter in touched.items()},
             list(circuit),
             as_json("made_by", made_by or {}),
-            tied,
+            {name: names[name][1:] for name in touched if len(names[name]) > 1},
         )
 
     @property
@@ -190,7 +191,16 @@ class Patch:
         return tensor_hash(tensor) == self.base_hashes[edit.parameter]
 
 
-def join_edits(name: str, edits: list[TensorEdit], parameter: Tensor) -> TensorEdit | None:
+def joined_rows(edits: Sequence[TensorEdit]) -> TensorEdit:
+    """All rows of ``edits``, which are of one parameter along one axis, sorted."""
+    indices, before, after = (
+        torch.cat([getattr(edit, part).detach().cpu() for edit in edits]) for part in ("indices", "before", "after")
+    )
+    indices, order = torch.sort(indices)
+    return TensorEdit(edits[0].parameter, edits[0].axis, indices, before[order], after[order])
+
+
+def _joined(name: str, edits: list[TensorEdit], parameter: Tensor) -> TensorEdit | None:
     """One sorted edit out of several of a parameter, without rows that do not change; None if none does."""
     axis = edits[0].axis
     for edit in edits:
@@ -200,18 +210,11 @@ def join_edits(name: str, edits: list[TensorEdit], parameter: Tensor) -> TensorE
         for what, rows in (("before", edit.before), ("after", edit.after)):
             if rows.dtype != parameter.dtype:
                 raise CcaError(f"{name}: {what!r} is {dtype_name(rows)}, the model {dtype_name(parameter)}; cast it")
-    indices = torch.cat([edit.indices.detach().cpu() for edit in edits])
-    before = torch.cat([edit.before.detach().cpu() for edit in edits])
-    after = torch.cat([edit.after.detach().cpu() for edit in edits])
-    indices, order = torch.sort(indices)
-    repeated = torch.nonzero(indices[1:] == indices[:-1])
+    joined = replace(joined_rows(edits), parameter=name)
+    repeated = torch.nonzero(joined.indices[1:] == joined.indices[:-1])
     if repeated.numel():
-        raise CcaError(f"{name}: row {int(indices[repeated[0]])} is edited twice; edits must not collide")
-    before, after = before[order], after[order]
-    changed = (bits(before) != bits(after)).any(dim=1)
-    if not changed.any():
-        return None
-    return TensorEdit(name, axis, indices[changed].clone(), before[changed].clone(), after[changed].clone())
+        raise CcaError(f"{name}: row {int(joined.indices[repeated[0]])} is edited twice; edits must not collide")
+    return joined.changes()
 
 
 def _write(model: nn.Module, patch: Patch, side: str) -> None:
@@ -237,11 +240,15 @@ def _parameter(model: nn.Module, name: str, base_model: str) -> nn.Parameter:
     return parameter
 
 
+def tied_names(tensors: Iterable[tuple[str, Tensor]]) -> list[list[str]]:
+    """The names of each distinct tensor, in the order given; a shared module comes by its name twice."""
+    groups: dict[int, dict[str, None]] = {}
+    for name, tensor in tensors:
+        groups.setdefault(id(tensor), {})[name] = None
+    return [list(names) for names in groups.values()]
+
+
 def _names(model: nn.Module) -> dict[str, list[str]]:
     """Every parameter name -> all names of that parameter, the canonical one first."""
-    by_identity: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names = by_identity.setdefault(id(parameter), [])
-        if name not in names:  # a module that is itself shared comes by its name twice
-            names.append(name)
-    return {name: names for names in by_identity.values() for name in names}
+    groups = tied_names(model.named_parameters(remove_duplicate=False))
+    return {name: names for names in groups for name in names}

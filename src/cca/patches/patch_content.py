@@ -10,31 +10,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 
 from cca.errors import CcaError
 from cca.files import check_version
-from cca.models.checkpoint import ShardFile, StoredTensor, add_tensors, check_range, check_row_shapes
+from cca.models.checkpoint import FLOATS, check_range, check_row_shapes
 
 FORMAT = "cca.patch"
 VERSION = 1
 PARTS = ("indices", "before", "after")
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
+DTYPES = {**FLOATS, "I64": "int64"}
 """Name of a dtype in the file -> its name in the digest and in torch."""
 MOST_DIGITS = 20
 """Digits of a whole number in the header: none that means anything has more, and Python refuses to print 4,300."""
 LONGEST_NAME = 500
-_INTEGERS = {"F64": "<u8", "F32": "<u4", "F16": "<u2", "BF16": "<u2", "I64": "<i8"}
-_EXPONENTS = {"F64": 0x7FF0 << 48, "F32": 0x7F80 << 16, "F16": 0x7C00, "BF16": 0x7F80}
+EXPONENTS = {
+    "float64": ("<u8", 0x7FF0 << 48), "float32": ("<u4", 0x7F80 << 16), "float16": ("<u2", 0x7C00),
+    "bfloat16": ("<u2", 0x7F80),
+}  # fmt: skip
+"""Dtype -> the unsigned integer of its size, and the bits of its exponent, all set in infinities and NaN."""
 _LAYER = re.compile(r"\.(\d{1,6})\.", re.ASCII)
 
 
@@ -53,7 +55,6 @@ class PatchContent:
 
     header: dict[str, Any]
     tensors: dict[str, RawTensor]
-    made_by: dict[str, Any]
 
     @property
     def base(self) -> str:
@@ -89,23 +90,17 @@ class PatchContent:
 def load_content(path: Path | str) -> PatchContent:
     """Read and check a patch file. Raises CcaError, in one line, for any fault."""
     path = Path(path)
-    stored: dict[str, StoredTensor] = {}
     try:
-        with safe_open(path, framework="numpy") as library:  # which refuses holes, overlaps and what is cut off
-            metadata = library.metadata() or {}
-        file = ShardFile(path)
-        try:
-            add_tensors(stored, str(path), path.name, file)
-            data = memoryview(mmap.mmap(file.descriptor, 0, access=mmap.ACCESS_READ))
-        finally:
-            file.close()
+        with safe_open(path, framework="numpy") as file:  # which refuses holes, overlaps and what is cut off
+            metadata = file.metadata() or {}
+        stored = deserialize(path.read_bytes())
     except FileNotFoundError as error:
         raise CcaError(f"{path}: no such patch file") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CcaError(f"{path}: expected a patch file, got an unreadable or truncated one ({error})") from error
     tensors = {
-        name: RawTensor(DTYPES.get(held.dtype, held.dtype), held.shape, data[held.start : held.start + held.size])
-        for name, held in stored.items()
+        name: RawTensor(str(DTYPES.get(held["dtype"], held["dtype"])), tuple(held["shape"]), memoryview(held["data"]))
+        for name, held in stored
     }
     return check_content(path, metadata, tensors)
 
@@ -114,10 +109,10 @@ def check_content(path: Path, metadata: Mapping[str, str], tensors: dict[str, Ra
     """The content with this metadata, checked. Raises CcaError naming ``path`` and the first fault."""
     header = _parse(path, metadata)
     check_version(str(path), header.get("version"), VERSION)
-    _Header(path, header).check(tensors)
+    _check_header(path, header, tensors)
     if content_digest(header, tensors) != header["sha256"]:
         raise CcaError(f"{path}: its content does not have the digest in its header; fetch the file again")
-    return PatchContent(header, tensors, header["made_by"])
+    return PatchContent(header, tensors)
 
 
 def content_digest(header: Mapping[str, Any], tensors: Mapping[str, RawTensor]) -> str:
@@ -150,8 +145,8 @@ def kind_of(parameter: str) -> str:
 
 
 def _not_finite(tensor: RawTensor) -> int:
-    short = {name: code for code, name in DTYPES.items()}[tensor.dtype]
-    numbers, exponent = np.frombuffer(tensor.data, _INTEGERS[short]), _EXPONENTS[short]
+    integer, exponent = EXPONENTS[tensor.dtype]
+    numbers = np.frombuffer(tensor.data, integer)
     return int(np.count_nonzero((numbers & numbers.dtype.type(exponent)) == exponent))
 
 
@@ -175,59 +170,54 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
-class _Header:
-    """A parsed but untrusted header of version 1."""
+FIELDS = ("base_model", "base_revision", "circuit", "edits", "format", "made_by", "sha256", "version")
+EDIT_FIELDS = ("axis", "parameter", "sha256", "shape", "tied")
 
-    FIELDS = ("base_model", "base_revision", "circuit", "edits", "format", "made_by", "sha256", "version")
-    EDIT_FIELDS = ("axis", "parameter", "sha256", "shape", "tied")
 
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        self.path, self.header = path, header
+def _check_header(path: Path, header: dict[str, Any], tensors: Mapping[str, RawTensor]) -> None:
+    """Raise CcaError for the first fault of a parsed but untrusted header of version 1, and of the tensors' shapes."""
 
-    def check(self, tensors: Mapping[str, RawTensor]) -> None:
-        header = self.header
-        self._expect(tuple(sorted(header)) == self.FIELDS, f"the fields {', '.join(self.FIELDS)}", sorted(header))
-        self._expect(_text(header["base_model"]), "'base_model' to be a text", header["base_model"])
-        revision = header["base_revision"]
-        self._expect(revision is None or _text(revision), "'base_revision' to be a text or null", revision)
-        self._expect(_texts(header["circuit"]), "'circuit' to be a list of texts", header["circuit"])
-        self._expect(isinstance(header["made_by"], dict), "'made_by' to be an object", header["made_by"])
-        self._expect(isinstance(header["edits"], list), "'edits' to be a list", header["edits"])
-        for entry in header["edits"]:
-            self._check_entry(entry)
-        names = [entry["parameter"] for entry in header["edits"]]
-        self._expect(names == sorted(set(names)), "each parameter once, in order", names)
-        expected = {f"{name}:{part}" for name in names for part in PARTS}
-        self._expect(set(tensors) == expected, f"the tensors of {len(names)} edits", sorted(set(tensors) ^ expected))
-        for entry in header["edits"]:
-            self._check_rows(entry, tensors)
+    def expect(fine: bool, what: str, found: Any) -> None:
+        if not fine:
+            raise CcaError(f"{path}: expected {what}, got {str(found)[:80]!r}")
 
-    def _check_entry(self, entry: Any) -> None:
-        self._expect(isinstance(entry, dict), "each edit to be an object", entry)
-        self._expect(tuple(sorted(entry)) == self.EDIT_FIELDS, f"fields {', '.join(self.EDIT_FIELDS)}", entry)
-        name, axis, shape = entry["parameter"], entry["axis"], entry["shape"]
-        self._expect(_text(name) and 0 < len(name) <= LONGEST_NAME, "'parameter' to be a name", name)
-        self._expect(type(axis) is int, "'axis' to be an integer", axis)
-        good = isinstance(shape, list) and 1 <= len(shape) <= 3 and all(type(n) is int and 0 < n < 2**40 for n in shape)
-        self._expect(good, "'shape' to be 1 to 3 sizes", shape)
-        self._expect(_is_hash(entry["sha256"]), "'sha256' to be 64 hex digits", entry["sha256"])
-        self._expect(_texts(entry["tied"]), "'tied' to be a list of names", entry["tied"])
-
-    def _check_rows(self, entry: dict[str, Any], tensors: Mapping[str, RawTensor]) -> None:
+    expect(tuple(sorted(header)) == FIELDS, f"the fields {', '.join(FIELDS)}", sorted(header))
+    expect(_text(header["base_model"]), "'base_model' to be a text", header["base_model"])
+    revision = header["base_revision"]
+    expect(revision is None or _text(revision), "'base_revision' to be a text or null", revision)
+    expect(_texts(header["circuit"]), "'circuit' to be a list of texts", header["circuit"])
+    expect(isinstance(header["made_by"], dict), "'made_by' to be an object", header["made_by"])
+    expect(isinstance(header["edits"], list), "'edits' to be a list", header["edits"])
+    for entry in header["edits"]:
+        _check_entry(entry, expect)
+    names = [entry["parameter"] for entry in header["edits"]]
+    expect(names == sorted(set(names)), "each parameter once, in order", names)
+    wanted = {f"{name}:{part}" for name in names for part in PARTS}
+    expect(set(tensors) == wanted, f"the tensors of {len(names)} edits", sorted(set(tensors) ^ wanted))
+    for entry in header["edits"]:
         name, shape, axis = entry["parameter"], entry["shape"], entry["axis"]
         parts = [tensors[f"{name}:{part}"] for part in PARTS]
         try:
             check_row_shapes(name, shape, axis, *[(tensor.dtype, tensor.shape) for tensor in parts])
             indices = np.frombuffer(parts[0].data, "<i8")
             ascending = len(indices) > 0 and bool((indices[1:] > indices[:-1]).all())
-            self._expect(ascending, f"ascending row indices of {name}", indices[:5].tolist())
+            expect(ascending, f"ascending row indices of {name}", indices[:5].tolist())
             check_range(name, shape, axis, int(indices[0]), int(indices[-1]))
         except CcaError as error:
-            raise CcaError(f"{self.path}: {str(error).removeprefix(f'{self.path}: ')}") from error
+            raise CcaError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
-    def _expect(self, fine: bool, what: str, found: Any) -> None:
-        if not fine:
-            raise CcaError(f"{self.path}: expected {what}, got {str(found)[:80]!r}")
+
+def _check_entry(entry: Any, expect: Callable[[bool, str, Any], None]) -> None:
+    expect(isinstance(entry, dict), "each edit to be an object", entry)
+    expect(tuple(sorted(entry)) == EDIT_FIELDS, f"fields {', '.join(EDIT_FIELDS)}", entry)
+    name, axis, shape = entry["parameter"], entry["axis"], entry["shape"]
+    expect(_text(name) and 0 < len(name) <= LONGEST_NAME, "'parameter' to be a name", name)
+    expect(type(axis) is int, "'axis' to be an integer", axis)
+    good = isinstance(shape, list) and 1 <= len(shape) <= 3 and all(type(n) is int and 0 < n < 2**40 for n in shape)
+    expect(good, "'shape' to be 1 to 3 sizes", shape)
+    is_hash = isinstance(entry["sha256"], str) and re.fullmatch("[0-9a-f]{64}", entry["sha256"])
+    expect(bool(is_hash), "'sha256' to be 64 hex digits", entry["sha256"])
+    expect(_texts(entry["tied"]), "'tied' to be a list of names", entry["tied"])
 
 
 def _text(value: Any) -> bool:
@@ -237,7 +227,3 @@ def _text(value: Any) -> bool:
 
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(_text(item) for item in value)
-
-
-def _is_hash(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")

@@ -27,6 +27,7 @@ from torch import Tensor
 from cca.errors import CcaError
 from cca.files import write_bytes, write_json
 from cca.patches.algebra import exact_delta
+from cca.patches.apply import check_new_folder
 from cca.patches.layout import empty_model
 from cca.patches.patch import Patch, TensorEdit
 
@@ -127,14 +128,9 @@ def export_lora(patch: Patch, out: Path, config: dict[str, Any], pad_ranks: bool
         tensors[f"{PREFIX}{delta.module}.lora_A.weight"] = a
         tensors[f"{PREFIX}{delta.module}.lora_B.weight"] = b
     settings = {
-        "r": largest,
-        "lora_alpha": largest,
-        "rank_pattern": pattern,
-        "alpha_pattern": pattern,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "init_lora_weights": True,
-    }
+        "r": largest, "lora_alpha": largest, "rank_pattern": pattern, "alpha_pattern": pattern, "lora_dropout": 0.0,
+        "bias": "none", "init_lora_weights": True,
+    }  # fmt: skip
     _write(out, "LORA", patch, deltas, tensors, settings, model)
     return largest
 
@@ -179,29 +175,20 @@ def _factors(delta: Delta, rank: int) -> tuple[Tensor, Tensor]:
 
 def _scattered(delta: Delta, size: int) -> tuple[Tensor, Tensor]:
     """(places (2, size) int32, values (size,)): the touched weights, then untouched ones with value 0."""
-    full = torch.zeros(delta.d_out, delta.d_in)
-    touched = torch.zeros(delta.d_out, delta.d_in, dtype=torch.bool)
-    if delta.by_output:
-        full[delta.indices], touched[delta.indices] = delta.rows, True
-    else:
-        full[:, delta.indices], touched[:, delta.indices] = delta.rows.T, True
+    axis, rows = (0, delta.rows) if delta.by_output else (1, delta.rows.T)
+    full = torch.zeros(delta.d_out, delta.d_in).index_copy_(axis, delta.indices, rows)
+    touched = torch.zeros(delta.d_out, delta.d_in, dtype=torch.bool).index_fill_(axis, delta.indices, True)
     order = torch.argsort(touched.view(-1), descending=True, stable=True)[:size]
     places = torch.stack([order // delta.d_in, order % delta.d_in]).to(torch.int32)
     return places, full.view(-1)[order]
 
 
 def _write(
-    out: Path,
-    kind: str,
-    patch: Patch,
-    deltas: list[Delta],
-    tensors: dict[str, Tensor],
-    settings: dict[str, Any],
+    out: Path, kind: str, patch: Patch, deltas: list[Delta], tensors: dict[str, Tensor], settings: dict[str, Any],
     model: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Write the adapter under a hidden name, load it as anyone would, and only then give it its name."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CcaError(f"{out}: expected a new folder, found one in use; name another")
+    check_new_folder(out)
     if not deltas:
         raise CcaError("the patch has no edits: there is nothing to export; use the base model")
     config = {

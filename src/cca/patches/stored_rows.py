@@ -108,8 +108,8 @@ def write_rows(stored: StoredParameter, edit: TensorEdit, rows: Tensor, files: M
         cuts = list(_cuts(stored, edit, first, last))
         if cuts:
             block = stored.read(files, first, last)
-            for cut in cuts:
-                block[cut.rows, cut.columns] = new[cut.part, cut.along].T
+            for part, along, height, columns in cuts:
+                block[height, columns] = new[part, along].T
             stored.write(files, first, block)
 
 
@@ -125,9 +125,9 @@ def scan(stored: StoredParameter, edit: TensorEdit, files: Mapping[str, ShardFil
             held[low:high] = block[places]
             block[places] = before[low:high]
         else:
-            for cut in _cuts(stored, edit, first, last):
-                held[cut.part, cut.along] = block[cut.rows, cut.columns].T
-                block[cut.rows, cut.columns] = before[cut.part, cut.along].T
+            for part, along, height, columns in _cuts(stored, edit, first, last):
+                held[part, along] = block[height, columns].T
+                block[height, columns] = before[part, along].T
         state.update(block.data)
     return torch.from_numpy(held).view(DTYPES[stored.dtype]), state.hexdigest()
 
@@ -154,17 +154,13 @@ def _runs(edit: TensorEdit) -> Iterator[tuple[int, int, int]]:
         yield int(indices[at]), int(end - at), int(at)
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """Where a block of the array meets the touched columns of one expert (of the only one, for a matrix)."""
+def _cuts(
+    stored: StoredParameter, edit: TensorEdit, first: int, last: int
+) -> Iterator[tuple[slice, slice, slice, Numbers]]:
+    """Where a block of the array meets the touched columns of each expert (of the only one, for a matrix).
 
-    part: slice  # of the edit's rows: this expert's
-    along: slice  # of each of them: what lies in the block
-    rows: slice  # of the block: this expert's
-    columns: Numbers
-
-
-def _cuts(stored: StoredParameter, edit: TensorEdit, first: int, last: int) -> Iterator[_Cut]:
+    Yields (this expert's part of the edit's rows, what of each lies in the block, its rows in the block, its columns).
+    """
     indices, width = edit.indices.numpy(), stored.width
     tall = stored.shape[-2]  # rows of one expert
     for expert in range(first // tall, (last - 1) // tall + 1):
@@ -173,4 +169,4 @@ def _cuts(stored: StoredParameter, edit: TensorEdit, first: int, last: int) -> I
             top = expert * tall
             begin, end = max(first, top), min(last, top + tall)
             columns = indices[low:high] - expert * width
-            yield _Cut(slice(low, high), slice(begin - top, end - top), slice(begin - first, end - first), columns)
+            yield slice(low, high), slice(begin - top, end - top), slice(begin - first, end - first), columns

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from cca.errors import CcaError
 from cca.models.anatomy.components import KINDS, Component
 from cca.reports import formats
-from cca.reports.svg import element, figure, joined
+from cca.reports.plots import element, figure
 
 MOST_CELLS = {"q": 64, "k": 64, "v": 64, "neuron": 192}
 HEADINGS = {"q": "Q heads", "k": "K heads", "v": "V heads", "neuron": "MLP neurons"}
@@ -57,22 +57,14 @@ def circuit_picture(
     columns = _columns(sizes)
     pitch = next((height for most, height in PITCHES if len(sizes) <= most), SMALLEST_PITCH)
     height = len(sizes) * pitch
-    parts = [_headings(columns), _layer_names(len(sizes), pitch)]
     drawn = [*_strips(sizes, columns, pitch), *_chosen(_cells(sizes, components), columns, scores, len(sizes), pitch)]
-    parts.append(
-        element(
-            "svg",
-            *drawn,
-            x=f"{LEFT}%",
-            y=HEAD_ROOM,
-            width=f"{100 - LEFT}%",
-            height=height,
-            viewBox=f"0 0 {WIDTH} {height}",
-            preserveAspectRatio="none",
-        )
-    )
+    picture = element(
+        "svg", *drawn, x=f"{LEFT}%", y=HEAD_ROOM, width=f"{100 - LEFT}%", height=height,
+        viewBox=f"0 0 {WIDTH} {height}", preserveAspectRatio="none",
+    )  # fmt: skip
     title = f"The circuit: {formats.counted(len(components), 'component')} in {formats.counted(len(sizes), 'layer')}"
-    return figure(title, HEAD_ROOM + height + 2, *parts, kind="plot circuit")
+    names = [*_headings(columns), *_layer_names(len(sizes), pitch)]
+    return figure(title, HEAD_ROOM + height + 2, *names, picture, kind="plot circuit")
 
 
 def level(score: float | None, highest: float) -> int:
@@ -104,13 +96,13 @@ def _cells(sizes: Sequence[Mapping[str, int]], components: Sequence[Component]) 
         count = sizes[component.layer].get(component.kind, 0) if component.layer < len(sizes) else 0
         if component.index >= count:
             raise CcaError(f"circuit: {component} is not in the model of this run; make the report's circuit again")
-        cells = min(count, MOST_CELLS[component.kind])
-        chosen.setdefault((component.layer, component.kind, component.index * cells // count), []).append(component)
+        index = component.index * min(count, MOST_CELLS[component.kind]) // count
+        chosen.setdefault((component.layer, component.kind, index), []).append(component)
     made = []
     for (layer, kind, index), own in sorted(chosen.items()):
         count = sizes[layer][kind]
         cells = min(count, MOST_CELLS[kind])
-        first, after = -(-index * count // cells), -(-(index + 1) * count // cells)
+        first, after = (-(-place * count // cells) for place in (index, index + 1))
         made.append(Cell(layer, kind, index, cells, tuple(own), first, after - 1))
     return made
 
@@ -148,17 +140,8 @@ def _chosen(
         if len(cells) > MOST_TITLED:
             paths.setdefault(shade, []).append(f"M{x:.1f} {y}h{width:.1f}v{_bar(pitch)}h-{width:.1f}z")
         else:
-            titled.append(
-                element(
-                    "rect",
-                    element("title", _words(cell, known)),
-                    x=x,
-                    y=y,
-                    width=width,
-                    height=_bar(pitch),
-                    class_=f"chosen level{shade}",
-                )
-            )
+            title, kind = element("title", _words(cell, known)), f"chosen level{shade}"
+            titled.append(element("rect", title, x=x, y=y, width=width, height=_bar(pitch), class_=kind))
     merged = [element("path", d="".join(own), class_=f"chosen level{shade}") for shade, own in sorted(paths.items())]
     return [*titled, *merged]
 
@@ -171,22 +154,21 @@ def _words(cell: Cell, known: Sequence[float]) -> str:
     return where + (f", score {formats.significant(max(known, key=abs))}" if known else "")
 
 
-def _headings(columns: Sequence[Column]) -> Markup:
-    texts = []
-    for column in columns:
-        across = LEFT + (100 - LEFT) * column.start / WIDTH
-        words = HEADINGS if column.width > 220 else SHORT_HEADINGS
-        texts.append(element("text", words[column.kind], x=f"{across:.2f}%", y=14, class_="heading"))
-    return joined(texts)
+def _headings(columns: Sequence[Column]) -> list[Markup]:
+    return [
+        element("text", (HEADINGS if column.width > 220 else SHORT_HEADINGS)[column.kind],
+                x=f"{LEFT + (100 - LEFT) * column.start / WIDTH:.2f}%", y=14, class_="heading")
+        for column in columns
+    ]  # fmt: skip
 
 
-def _layer_names(layers: int, pitch: int) -> Markup:
+def _layer_names(layers: int, pitch: int) -> list[Markup]:
     stride = 1 if pitch >= 14 else 4 if pitch > 8 else 10
     middle = HEAD_ROOM + _bar(pitch) / 2 + 4
-    return joined(
+    return [
         element("text", f"L{index}", x=f"{LEFT - 1.5}%", y=middle + _top(index, layers, pitch), text_anchor="end")
         for index in range(0, layers, stride)
-    )
+    ]
 
 
 def _top(layer: int, layers: int, pitch: int) -> int:

@@ -29,17 +29,14 @@ def visible(text: str) -> str:
 
 def label(text: str, longest: int = LONGEST_LABEL) -> str:
     """``text`` on one line, cut to ``longest`` characters."""
-    return clipped(visible(text[: 2 * longest]).translate(_BREAKS).strip(), longest) or "(empty)"
+    shown = visible(text[: 2 * longest]).translate(_BREAKS).strip() or "(empty)"
+    return shown if len(shown) <= longest else shown[: longest - 1].rstrip() + "…"
 
 
 def token(text: str) -> str:
     """One token's text with its blanks to be seen."""
     shown = visible(text).translate(_BREAKS)
     return shown.replace(" ", "␣") if not shown.strip() else ("␣" + shown[1:] if shown[0] == " " else shown)
-
-
-def clipped(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
 def percent(fraction: float | None) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError, model_validator
 
 from cca.errors import CcaError
 
@@ -25,9 +25,7 @@ class Part(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_missing(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        return {key: value for key, value in given.items() if value is not None}
+        return _without_nulls(given)
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any], name: str = "report") -> Self:
@@ -61,18 +59,11 @@ def _whole(value: Any) -> int:
 
 
 def _ends(value: Any) -> tuple[float, float]:
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
-        raise ValueError(f"expected [low, high], got {_shown(value)}")
-    low, high = map(_finite, value)
-    if low > high:
-        raise ValueError(f"expected [low, high], got {_shown(value)}")
-    return low, high
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"expected true or false, got {_shown(value)}")
-    return value
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        low, high = map(_finite, value)
+        if low <= high:
+            return low, high
+    raise ValueError(f"expected [low, high], got {_shown(value)}")
 
 
 def _without_nulls(value: Any) -> Any:
@@ -86,7 +77,7 @@ Nats = Annotated[float, BeforeValidator(_finite), Unit("nats per token")]
 Seconds = Annotated[float, BeforeValidator(_finite), Unit("seconds")]
 Count = Annotated[int, BeforeValidator(_whole), Unit("count")]
 Step = Annotated[int, BeforeValidator(_whole), Unit("step")]
-Flag = Annotated[bool, BeforeValidator(_flag), Unit("true, false")]
+Flag = Annotated[bool, Strict(), Unit("true, false")]
 FractionInterval = Annotated[tuple[float, float], BeforeValidator(_ends), Unit("fractions")]
 PointsInterval = Annotated[tuple[float, float], BeforeValidator(_ends), Unit("points")]
 NatsInterval = Annotated[tuple[float, float], BeforeValidator(_ends), Unit("nats per token")]
@@ -95,7 +86,8 @@ NO_NULLS = BeforeValidator(_without_nulls)
 
 EXPECTED = {
     "model_type": "an object", "model_attributes_type": "an object", "dict_type": "an object",
-    "list_type": "a list", "tuple_type": "a list", "string_type": "a text", "missing": "a value",
+    "list_type": "a list", "tuple_type": "a list", "string_type": "a text", "bool_type": "true or false",
+    "missing": "a value",
 }  # fmt: skip
 
 
@@ -177,6 +169,11 @@ class TemplateAccuracy(Part):
     """The patched model's."""
     seen: Flag | None = None
     """True when the training data has this template."""
+
+    @property
+    def points(self) -> float | None:
+        """The gain in percentage points."""
+        return None if self.base is None or self.patched is None else 100 * (self.patched - self.base)
 
 
 class Drift(Part):

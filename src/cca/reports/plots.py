@@ -1,23 +1,155 @@
-"""The plots of a report: an interval on a line, two accuracies on a line, a bar, and what amplify did step by step.
+"""SVG elements as escaped markup, the scales that place them, and the plots of a report.
 
-Every series has its own mark (filled, hollow, square, diamond, cross) beside its colour, and every plot a title
-in words.
+Plots take their page's width: horizontal places are percentages, vertical ones pixels, so that text and marks keep
+their size on a phone and no script measures anything. Colours and fonts are classes of the page's style sheet. Every
+series has its own mark (filled, hollow, square, diamond, cross) next to its colour, and every plot a title in words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from cca.reports import formats
-from cca.reports.report import Report
-from cca.reports.svg import Scale, element, figure
+from cca.reports.report import AmplifyStep, Report, TemplateAccuracy
+from cca.reports.results import ResultRow
 
 ROW = 26  # height in pixels of a plot that stands in a table's row
 PANEL, GAP, TOP, LEFT = 104, 42, 20, 13
 """Of a history: pixels of a panel, above it, above the first; percent left of its data."""
+CIRCLE = "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z"
+SHAPES = {
+    "task": CIRCLE, "patch": CIRCLE, "retention": "M-4 -4h8v8h-8z", "control": "M0 -6L6 0L0 6L-6 0z",
+    "cross": "M-4 -4L4 4M-4 4L4 -4", "best-mark": "M-6.5 0a6.5 6.5 0 1 0 13 0a6.5 6.5 0 1 0 -13 0z",
+}  # fmt: skip
+
+
+def element(name: str, *children: str | Markup, **attributes: object) -> Markup:
+    """One element; ``_`` in an attribute's name stands for ``-`` (``class_`` for class). None leaves it out."""
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    inside = "".join(str(escape(child)) for child in children)
+    return Markup(f"<{name}{written}>{inside}</{name}>" if inside else f"<{name}{written}/>")
+
+
+def figure(title: str, height: float, *children: str | Markup, kind: str = "plot") -> Markup:
+    """A whole plot, as wide as its place, ``height`` pixels high; ``title`` says what it shows to who cannot see it."""
+    named = element("title", formats.label(title, 400))
+    return element("svg", named, *children, role="img", class_=kind, width="100%", height=height)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps [low, high] onto [start, end] (percent or pixels), linearly or by logarithm."""
+
+    low: float
+    high: float
+    start: float = 0.0
+    end: float = 100.0
+    log: bool = False
+
+    def at(self, value: float) -> float:
+        """Where ``value`` is; what lies beyond an end is drawn at the end."""
+        low, high, here = (self._measure(v) for v in (self.low, self.high, value))
+        part = (here - low) / (high - low) if high > low else 0.5
+        return self.start + min(max(part, 0.0), 1.0) * (self.end - self.start)
+
+    def ticks(self, most: int = 5) -> list[float]:
+        """Round values within the scale."""
+        if self.log:
+            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+            stride = max(1, math.ceil((last - first + 1) / most))
+            return [10.0**power for power in range(first, last + 1, stride)]
+        span = self.high - self.low
+        if span <= 0:
+            return [self.low]
+        step = next(s for s in _round_steps(span) if span / s <= most)
+        first = math.ceil(self.low / step - 1e-9)
+        return [round(n * step, 12) for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+    def _measure(self, value: float) -> float:
+        return math.log10(max(value, self.low)) if self.log else value
+
+
+def _round_steps(span: float) -> Iterable[float]:
+    power = 10.0 ** (math.floor(math.log10(span)) - 1)
+    while True:
+        yield from (power, 2 * power, 5 * power)
+        power *= 10
+
+
+def _number(value: object) -> object:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
+
+
+def change_scale(rows: Sequence[ResultRow]) -> Scale:
+    """One scale for a table's changes, in points; zero is always on it."""
+    ends = [0.0, *(row.points for row in rows if row.points is not None)]
+    ends += [end for row in rows for end in row.interval or ()]
+    low, high = min(ends), max(ends)
+    room = max(0.06 * (high - low), 0.5)
+    return Scale(low - room, high + room)
+
+
+def change_axis(scale: Scale) -> Markup:
+    """The ticks of a table's changes, for its head."""
+    parts = []
+    for tick in scale.ticks(4):
+        parts.append(_upright(scale.at(tick), 18, 23, "tick"))
+        parts.append(_text(scale.at(tick), 13, formats.significant(tick), "middle"))
+    return figure("Scale: change in percentage points", 24, *parts)
+
+
+def interval_plot(row: ResultRow, scale: Scale) -> Markup:
+    """A change with its interval against the line of no change."""
+    title, middle = f"{formats.label(row.name)}: {formats.points(row.points)} points", ROW / 2
+    parts = [_upright(scale.at(0), 0, ROW, "zero")]
+    if row.interval:
+        title += f", 95 % interval {formats.interval(row.interval)}"
+        low, high = map(scale.at, row.interval)
+        parts.append(_line(low, middle, high, middle, f"whisker {row.group}"))
+        parts += [_upright(at, middle - 4, middle + 4, f"whisker {row.group}") for at in (low, high)]
+    if row.points is not None:
+        parts.append(_mark(scale.at(row.points), middle, row.group))
+    return figure(title, ROW, *parts)
+
+
+ACCURACIES = Scale(0, 1, 2, 98)
+
+
+def accuracy_axis() -> Markup:
+    """The ticks of `dumbbell`, for a table's head."""
+    ticks = ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
+    parts = [_text(ACCURACIES.at(tick), 15, f"{100 * tick:.0f} %", anchor) for tick, anchor in ticks]
+    return figure("Scale: accuracy from 0 to 100 %", 20, *parts)
+
+
+def dumbbell(row: TemplateAccuracy) -> Markup:
+    """Two accuracies of [0, 1]: a hollow mark for the base, a filled one for the patched model."""
+    base, patched, middle = row.base or 0.0, row.patched or 0.0, ROW / 2
+    left, right = ACCURACIES.at(base), ACCURACIES.at(patched)
+    return figure(
+        f"{formats.label(row.template)}: base {formats.percent(base)}, patched {formats.percent(patched)}",
+        ROW,
+        _line(2, middle, 98, middle, "rail"),
+        _line(left, middle, right, middle, "lost" if patched < base else "gained"),
+        element("circle", cx=f"{left:.2f}%", cy=middle, r=4.5, class_="mark hollow"),
+        element("circle", cx=f"{right:.2f}%", cy=middle, r=4.5, class_="mark task"),
+    )
+
+
+def bar(title: str, part: float) -> Markup:
+    """A share of [0, 1] as a bar."""
+    ends = (("100%", "track"), (f"{100 * part:.2f}%", "bar"))
+    return figure(
+        title, ROW, *(element("rect", x=0, y=9, width=end, height=8, rx=2, class_=kind) for end, kind in ends)
+    )
 
 
 @dataclass(frozen=True)
@@ -40,70 +172,32 @@ class Panel:
     limit: tuple[float, str] | None = None
 
 
-def change_scale(points: Sequence[float], intervals: Sequence[tuple[float, float]]) -> Scale:
-    """One scale for a table's changes, in points; zero is always on it."""
-    ends = [0.0, *points, *(end for interval in intervals for end in interval)]
-    low, high = min(ends), max(ends)
-    room = max(0.06 * (high - low), 0.5)
-    return Scale(low - room, high + room)
+def history_panels(report: Report) -> list[Panel]:
+    """Accuracy, logit gap and drift over the validated steps."""
+    steps, budget = report.amplify.history, report.drift_budget
+    guarded = bool(steps[0].validation.retention)  # without retention sets nobody measured drift
+
+    def points(value: Callable[[AmplifyStep], float | None]) -> list[Point]:
+        return [
+            Point(step.step, found, "out" if step.validation.in_budget is False else "in")
+            for step in steps
+            if (found := value(step)) is not None
+        ]
+
+    # a step's gap is measured on its way, before it moves the weights, unless even step 0 has one
+    shift = 1 if steps[0].logit_gap is None else 0
+    gaps = [Point(max(0, step.step - shift), step.logit_gap) for step in steps if step.logit_gap is not None]
+    return [
+        Panel("validation accuracy", points(lambda step: step.validation.accuracy), _whole_percent),
+        Panel("mean logit gap of the pivots, nats", gaps, formats.significant),
+        Panel("drift on other skills, nats per token", points(lambda step: step.validation.drift if guarded else None),
+              formats.nats, log=True, limit=(budget, f"budget {formats.nats(budget)}") if budget else None),
+    ]  # fmt: skip
 
 
-def interval_plot(
-    title: str, points: float | None, interval: tuple[float, float] | None, scale: Scale, mark: str
-) -> Markup:
-    """A change with its interval against the line of no change."""
-    middle = ROW / 2
-    parts = [_upright(scale.at(0), 0, ROW, "zero")]
-    if interval:
-        low, high = (scale.at(end) for end in interval)
-        parts.append(_line(low, middle, high, middle, f"whisker {mark}"))
-        parts += [_upright(at, middle - 4, middle + 4, f"whisker {mark}") for at in (low, high)]
-    if points is not None:
-        parts.append(_mark(scale.at(points), middle, mark))
-    return figure(title, ROW, *parts)
-
-
-def change_axis(scale: Scale) -> Markup:
-    """The ticks of a table's changes, for its head."""
-    parts = []
-    for tick in scale.ticks(4):
-        parts.append(_upright(scale.at(tick), 18, 23, "tick"))
-        parts.append(_text(scale.at(tick), 13, formats.significant(tick), "middle"))
-    return figure("Scale: change in percentage points", 24, *parts)
-
-
-def dumbbell(title: str, base: float, patched: float) -> Markup:
-    """Two accuracies of [0, 1]: a hollow mark for the base, a filled one for the patched model."""
-    scale, middle = Scale(0, 1, 2, 98), ROW / 2
-    ends = scale.at(base), scale.at(patched)
-    return figure(
-        title,
-        ROW,
-        _line(2, middle, 98, middle, "rail"),
-        _line(*(ends[0], middle, ends[1], middle), "lost" if patched < base else "gained"),
-        element("circle", cx=f"{ends[0]:.2f}%", cy=middle, r=4.5, class_="mark hollow"),
-        element("circle", cx=f"{ends[1]:.2f}%", cy=middle, r=4.5, class_="mark task"),
-    )
-
-
-def accuracy_axis() -> Markup:
-    """The ticks of `dumbbell`, for a table's head."""
-    scale = Scale(0, 1, 2, 98)
-    ends = {0.0: "start", 1.0: "end"}
-    parts = [_text(scale.at(tick), 15, f"{100 * tick:.0f} %", ends.get(tick, "middle")) for tick in (0.0, 0.5, 1.0)]
-    return figure("Scale: accuracy from 0 to 100 %", 20, *parts)
-
-
-def bar(title: str, part: float) -> Markup:
-    """A share of [0, 1] as a bar."""
-    whole = element("rect", x=0, y=9, width="100%", height=8, rx=2, class_="track")
-    return figure(
-        title, ROW, whole, element("rect", x=0, y=9, width=f"{100 * part:.2f}%", height=8, rx=2, class_="bar")
-    )
-
-
-def history_plot(title: str, panels: Sequence[Panel], best: int) -> Markup:
+def history_plot(report: Report) -> Markup:
     """Panels one under the other over the same steps, with a line down at the best step."""
+    panels, best = history_panels(report), report.amplify.best_step or 0
     last = max((point.step for panel in panels for point in panel.points), default=0)
     steps = Scale(0, max(last, 1), LEFT, 97)
     bottom = TOP + len(panels) * (PANEL + GAP)
@@ -116,6 +210,8 @@ def history_plot(title: str, panels: Sequence[Panel], best: int) -> Markup:
     side = "end" if steps.at(best) > 70 else "middle" if steps.at(best) > 20 else "start"
     parts.append(_text(steps.at(best), 12, f"best step: {best}", side, "best-label"))
     parts.append(_text(LEFT - 3, bottom + 16, "step", "end"))
+    last = report.amplify.history[-1].step
+    title = f"Validation accuracy, logit gap and drift over {last} steps; best step {best}"
     return figure(title, bottom + 24, *parts, kind="plot history")
 
 
@@ -170,26 +266,14 @@ def _dots(panel: Panel, steps: Scale, scale: Scale, best: int) -> list[Markup]:
     return dots
 
 
-SHAPES = {
-    "task": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z", "retention": "M-4 -4h8v8h-8z",
-    "patch": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z", "control": "M0 -6L6 0L0 6L-6 0z",
-    "cross": "M-4 -4L4 4M-4 4L4 -4", "best-mark": "M-6.5 0a6.5 6.5 0 1 0 13 0a6.5 6.5 0 1 0 -13 0z",
-}  # fmt: skip
-
-
 def _mark(x: float, y: float, kind: str, title: str | None = None) -> Markup:
-    shape = element("path", *_titled(title), d=SHAPES[kind], class_=f"mark {kind}")
+    titled = [element("title", title)] if title else []
+    shape = element("path", *titled, d=SHAPES[kind], class_=f"mark {kind}")
     return element("svg", shape, x=f"{x:.2f}%", y=float(y), overflow="visible")
 
 
-def _titled(title: str | None) -> list[Markup]:
-    return [element("title", title)] if title else []
-
-
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-    return element(
-        "line", x1=f"{x1:.2f}%", y1=float(y1), x2=f"{x2:.2f}%", y2=float(y2), class_=kind
-    )  # fmt: skip
+    return element("line", x1=f"{x1:.2f}%", y1=float(y1), x2=f"{x2:.2f}%", y2=float(y2), class_=kind)
 
 
 def _upright(x: float, y1: float, y2: float, kind: str) -> Markup:
@@ -198,85 +282,6 @@ def _upright(x: float, y1: float, y2: float, kind: str) -> Markup:
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str | None = None) -> Markup:
     return element("text", text, x=f"{x:.2f}%", y=float(y), text_anchor=anchor, class_=kind)
-
-
-@dataclass(frozen=True)
-class StepRow:
-    """One validated step. ``logit_gap`` and ``objective`` are of the model that the step left, not of its result."""
-
-    step: int
-    objective: float | None
-    logit_gap: float | None
-    accuracy: float | None
-    drift: float | None
-    retention: float | None
-    in_budget: bool | None
-    best: bool
-
-
-@dataclass(frozen=True)
-class History:
-    rows: tuple[StepRow, ...]
-    best_step: int
-    coefficient: float | None
-    drift_budget: float | None
-
-    @staticmethod
-    def of(report: Report) -> History | None:
-        """None where amplify has not run."""
-        records, best = report.amplify.history, report.amplify.best_step or 0
-        if not records:
-            return None
-        start = records[0].validation.retention
-        rows = tuple(
-            StepRow(
-                record.step,
-                record.objective,
-                record.logit_gap,
-                record.validation.accuracy,
-                record.validation.drift if start else None,  # without retention sets nobody measured it
-                _worst(start, record.validation.retention),
-                record.validation.in_budget,
-                record.step == best,
-            )
-            for record in records
-        )
-        return History(rows, best, report.amplify.coefficient, report.drift_budget)
-
-    @property
-    def best(self) -> StepRow | None:
-        return next((row for row in self.rows if row.best), None)
-
-    def panels(self) -> list[Panel]:
-        gaps = [
-            Point(at, row.logit_gap, "in")
-            for at, row in zip(self._gap_steps(), self.rows, strict=True)
-            if row.logit_gap is not None
-        ]
-        limit = (self.drift_budget, f"budget {formats.nats(self.drift_budget)}") if self.drift_budget else None
-        return [
-            Panel("validation accuracy", self._points(lambda row: row.accuracy), _whole_percent),
-            Panel("mean logit gap of the pivots, nats", gaps, formats.significant),
-            Panel("drift on other skills, nats per token", self._points(lambda row: row.drift), formats.nats,
-                  log=True, limit=limit),
-        ]  # fmt: skip
-
-    def _gap_steps(self) -> Sequence[int]:
-        """A step's gap is measured on its way, before it moves the weights, unless even step 0 has one."""
-        shift = 1 if self.rows[0].logit_gap is None else 0
-        return [max(0, row.step - shift) for row in self.rows]
-
-    def _points(self, value: Callable[[StepRow], float | None]) -> list[Point]:
-        return [
-            Point(row.step, found, "out" if row.in_budget is False else "in")
-            for row in self.rows
-            if (found := value(row)) is not None
-        ]
-
-
-def _worst(start: Mapping[str, float], now: Mapping[str, float]) -> float | None:
-    """The largest loss over the other skills since step 0, in points (negative: a loss)."""
-    return min((100 * (now[name] - before) for name, before in start.items() if name in now), default=None)
 
 
 def _whole_percent(fraction: float) -> str:

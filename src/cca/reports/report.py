@@ -191,10 +191,15 @@ class Report(Part):
     @staticmethod
     def read(path: Path) -> Report:
         """Load report.json. Raises CcaError for a file that is none."""
-        found = read_json(path)
-        if not isinstance(found, dict):
-            raise CcaError(f"{path}: expected a JSON object, got {type(found).__name__}; is the file damaged?")
-        return Report.from_json(found, "report")
+        return Report.from_json(read_object(path))
+
+
+def read_object(path: Path) -> Row:
+    """The object in a JSON file; empty where there is no file. Raises CcaError for another value."""
+    found = read_json(path) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise CcaError(f"{path}: expected a JSON object, got {type(found).__name__}; is the file damaged?")
+    return found
 
 
 def make_report(

@@ -7,10 +7,9 @@ rich's markup nor a terminal's escape codes act in them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -18,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cca.reports import formats
-from cca.reports.parts import Gain, Skill, TestPart
-from cca.reports.report import Control, Draw, Report
+from cca.reports.parts import Gain, Skill
+from cca.reports.report import AmplifyStep, Control, Draw, Report
 
 CONTROL_NAMES = {"random": "random circuit"}
 STYLES = {"task": "bold", "retention": "", "patch": "bold", "control": ""}
@@ -53,11 +52,8 @@ def task_rows(report: Report) -> list[ResultRow]:
         return []
     whole = _problems(report.base.problems, len(report.templates) or None)
     rows = [_compared("task", "all test problems", whole, report.gain, report.base.accuracy, report.patched.accuracy)]
-    parts: dict[str, TestPart | None] = {
-        "templates in training": report.seen_templates,
-        "templates never seen": report.unseen_templates,
-    }
-    for name, part in parts.items():
+    parts = (("templates in training", report.seen_templates), ("templates never seen", report.unseen_templates))
+    for name, part in parts:
         if part is not None:
             detail = _problems(part.problems, part.templates)
             rows.append(_compared("task", name, detail, part.gain, part.base, part.patched))
@@ -119,40 +115,20 @@ def reached_match(report: Report) -> int | None:
     return None if random is None or random.matched is None else random.matched.reached
 
 
-def timing_rows(report: Report) -> list[tuple[str, float | None, int | None]]:
-    """(stage, seconds, generated tokens), in the order the stages ran."""
-    return [(name, own.seconds, own.tokens) for name, own in report.timing.items()]
-
-
 def total_seconds(report: Report) -> float:
     return sum(cost.seconds or 0.0 for cost in report.timing.values())
 
 
 def shares(report: Report) -> list[tuple[str, float]]:
     """The edited share of the model, three ways and of all components."""
-    share = report.share
-    parts = {
-        "parameters": share.parameters,
-        "neurons": share.neurons,
-        "heads": share.heads,
-        "components": share.components,
-    }
-    return [(f"of {what}", part) for what, part in parts.items() if part is not None]
+    parts = [(what, getattr(report.share, what)) for what in ("parameters", "neurons", "heads", "components")]
+    return [(f"of {what}", part) for what, part in parts if part is not None]
 
 
-def pivot_facts(report: Report) -> list[tuple[str, str, str]]:
-    """(name, figure, meaning) of how well the pivots match the planted ones; empty where none were planted."""
-    planted = report.pivots.planted
-    if planted is None:
-        return []
-    return [
-        ("precision", formats.percent(planted.precision),
-         f"of {formats.count(planted.found)} pivots on problems with planted wrong moves, those that were planted"),
-        ("recall", formats.percent(planted.recall),
-         f"of {formats.count(planted.planted)} problems with planted wrong moves, those whose planted pivot was found"),
-        ("right place", formats.percent(planted.precision_of_place),
-         "pivots at a planted place, whatever their two tokens"),
-    ]  # fmt: skip
+def worst_loss(start: AmplifyStep, now: AmplifyStep) -> float | None:
+    """The largest loss over the other skills since step ``start``, in points (negative: a loss)."""
+    before, after = start.validation.retention, now.validation.retention
+    return min((100 * (after[name] - before[name]) for name in before if name in after), default=None)
 
 
 def control_summary(report: Report) -> tuple[int, float | None, float | None] | None:
@@ -189,19 +165,11 @@ def _problems(problems: int | None, templates: int | None = None) -> str:
     return f"{words} in {formats.counted(templates, 'template')}" if templates else words
 
 
-def summary_table(report: Report | Mapping[str, Any]) -> RenderableType:
-    """The results, their cost and their time. Raises CcaError for a report that is damaged."""
-    document = report if isinstance(report, Report) else Report.from_json(report, "report")
-    parts: list[RenderableType] = []
-    groups = [
-        task_rows(document),
-        retention_rows(document),
-        edit_rows(document)[1:],  # this patch is the first row already
-    ]
-    if any(groups):
-        parts += [_results(groups, document), ""]
-    parts.append(_facts(document))
-    return Group(*parts)
+def summary_table(report: Report) -> RenderableType:
+    """The results, their cost and their time."""
+    groups = [task_rows(report), retention_rows(report), edit_rows(report)[1:]]  # this patch is the first row already
+    table = [_results(groups, report), ""] if any(groups) else []
+    return Group(*table, _facts(report))
 
 
 def _results(groups: Sequence[Sequence[ResultRow]], report: Report) -> Table:
@@ -226,6 +194,7 @@ def _results(groups: Sequence[Sequence[ResultRow]], report: Report) -> Table:
 
 
 def _facts(report: Report) -> Table:
+    """Everything that is not an accuracy."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -235,7 +204,6 @@ def _facts(report: Report) -> Table:
 
 
 def facts(report: Report) -> list[tuple[str, str]]:
-    """(name, fact) pairs of everything that is not an accuracy."""
     found: list[tuple[str, str]] = []
     if edited := shares(report):
         found.append(("edited", ", ".join(f"{formats.share(part)} {what}" for what, part in edited)))
@@ -256,12 +224,16 @@ def facts(report: Report) -> list[tuple[str, str]]:
     elif (reached := reached_match(report)) is not None:
         found.append(("random circuit", f"{reached or 'none became'} as accurate as the patch"))
     if (pivots := report.pivots.count) is not None:
-        planted = ", ".join(f"{what} {figure}" for what, figure, _ in pivot_facts(report)[:2])
-        found.append(("pivots", formats.count(pivots) + (f"; {planted} of the planted ones" if planted else "")))
+        planted, known = report.pivots.planted, ""
+        if planted is not None:
+            precision, recall = formats.percent(planted.precision), formats.percent(planted.recall)
+            known = f"; precision {precision}, recall {recall} of the planted ones"
+        found.append(("pivots", formats.count(pivots) + known))
     if (step := report.amplify.best_step) is not None:
         found.append(("best step", f"{step}" if step else "0: no step beat the untouched model"))
-    if stages := timing_rows(report):
-        times = ", ".join(f"{formats.label(stage, 24)} {formats.duration(took)}" for stage, took, _ in stages)
+    if report.timing:
+        took = report.timing.items()
+        times = ", ".join(f"{formats.label(stage, 24)} {formats.duration(cost.seconds)}" for stage, cost in took)
         found.append(("time", f"{formats.duration(total_seconds(report))}: {times}"))
     found += [("note", formats.label(note, 400)) for note in report.notes]
     if report.fingerprint:

@@ -1,14 +1,16 @@
-"""report.html: one self-contained page from the files of a run.
+"""report.html: one self-contained page from the files of a run. A run that is not finished has some of them.
 
-It loads nothing from anywhere and runs no script (its content policy forbids both). Whatever comes from a file is
-escaped: by jinja2's autoescape in the template, by markupsafe in the plots.
+The page loads nothing from anywhere and runs no script (its content policy forbids both). Whatever comes from a file
+is escaped: by jinja2's autoescape in the template, by markupsafe in the plots. The texts of pivots come from
+``pivots_text.jsonl``, which the pivots stage writes, since a page loads no tokenizer.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,37 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cca.circuits.circuit import Circuit
+from cca.circuits.circuit import Circuit, load_circuit
 from cca.errors import CcaError
+from cca.files import read_rows
 from cca.models.anatomy.components import KINDS
+from cca.pivots.pivot import TEXTS_FORMAT as FORMAT
+from cca.pivots.pivot import VERSION, load_pivots
 from cca.reports import formats, plots, results
 from cca.reports.circuit_picture import LEVELS, circuit_picture
-from cca.reports.plots import History
-from cca.reports.report import Report
-from cca.reports.results import ResultRow
-from cca.reports.run_files import RunFiles
-from cca.reports.svg import Scale
+from cca.reports.parts import Flag, Part
+from cca.reports.report import Report, read_object
 
+STAGES = {
+    "traces": "traces.jsonl", "pivots": "pivots.jsonl", "circuit": "circuit.jsonl", "amplify": "amplify.json",
+    "evaluate": "evaluation.json",
+}  # fmt: skip
 TOP_COMPONENTS = 24
+SHOWN = 10  # pivots
+LAST_OF_PROMPT = 420  # characters: a few-shot prompt's end is the problem itself
+LAST_OF_PREFIX = 1200
+
+
+class PivotText(Part):
+    """A pivot to read: the text up to the fork, and the two tokens."""
+
+    problem: str | None = None
+    template: str | None = None
+    prompt_text: str | None = None
+    prefix_text: str | None = None
+    desired_text: str | None = None
+    undesired_text: str | None = None
+    greedy_right: Flag = False
 
 
 def render_page(folder: Path) -> str:
@@ -35,8 +56,7 @@ def render_page(folder: Path) -> str:
 
     Raises CcaError for a folder that is no run's, and for a damaged file.
     """
-    files = RunFiles.of(folder)
-    text = _environment().get_template("report.html").render(_contents(files))
+    text = _environment().get_template("report.html").render(_contents(folder))
     return text.encode("utf-8", "replace").decode()
 
 
@@ -48,46 +68,76 @@ def _environment() -> Environment:
     )  # fmt: skip
     filters = "percent points interval p_value count counted duration share label".split()
     environment.filters |= {name: getattr(formats, name) for name in filters}
-    environment.filters |= {"nats": _whole_number, "significant": _whole_number}
+    environment.filters |= {"nats": _kept_number, "significant": _kept_number, "ending": ending, "token": _token}
+    environment.globals |= {"plots": plots, "worst_loss": results.worst_loss}
+    environment.globals |= {"last_of_prompt": LAST_OF_PROMPT, "last_of_prefix": LAST_OF_PREFIX}
     return environment
 
 
-def _whole_number(value: float | None) -> Markup:
+def _kept_number(value: float | None) -> Markup:
     """A number with its exponent, which a line must not break."""
     written = formats.UNKNOWN if value is None else formats.significant(value)
     return Markup('<span class="kept">{}</span>').format(written)
 
 
-def _contents(files: RunFiles) -> dict[str, Any]:
-    report = files.report
-    history = History.of(report)
-    groups = [results.task_rows(report), results.retention_rows(report), results.edit_rows(report)]
+def ending(text: str, characters: int) -> str:
+    """The last ``characters`` of ``text``."""
+    return formats.visible(text if len(text) <= characters else "…" + text[-characters:])
+
+
+def _token(text: str) -> str:
+    return formats.token(text[:200]) or "(empty)"
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+    """The variables of the template."""
+    manifest, whole = read_object(folder / "manifest.json"), read_object(folder / "report.json")
+    if not manifest and not whole:
+        raise CcaError(f"{folder}: expected a run folder, with manifest.json or report.json; found neither")
+    report = Report.from_json(whole or _so_far(folder, manifest))
+    history, name = report.amplify.history, folder.resolve().name
+    groups = {
+        "The task": results.task_rows(report),
+        "Other skills": results.retention_rows(report),
+        "The edit and its controls": results.edit_rows(report),
+    }
+    rows = [row for group in groups.values() for row in group]
+    templates = [row for row in report.templates if row.points is not None]
     return {
-        "name": formats.label(files.name),
-        "created": files.created and formats.moment(files.created),
-        "missing": files.missing,
-        "notes": [formats.label(note, 400) for note in report.notes],
+        "report": report,
+        "name": formats.label(name),
+        "created": formats.moment(str(manifest["created"])) if manifest.get("created") else None,
+        "missing": () if whole else [stage for stage, file in STAGES.items() if not (folder / file).exists()],
         "model": _model_name(report),
         "task": _task_name(report),
-        "headline": groups[0][0] if groups[0] else None,
-        "drift": report.drift.kl,
+        "headline": rows[0] if groups["The task"] else None,
         "shares": results.shares(report),
         "worst": results.worst_retention(report),
-        "gain": report.gain,
-        "results": _result_table(groups),
+        "groups": {heading: group for heading, group in groups.items() if group},
+        "scale": plots.change_scale(rows),
         "matched": results.matched_drift(report),
         "matched_reached": results.reached_match(report),
         "random": results.control_summary(report),
-        "templates": _template_rows(report),
-        "accuracy_axis": plots.accuracy_axis(),
-        "circuit": _circuit(files),
-        "history": history,
-        "history_plot": _history_plot(history),
-        "pivots": _pivots(files),
-        "timing": _timing(report),
+        "templates": sorted(templates, key=lambda row: (-(row.points or 0.0), formats.label(row.template))),
+        "circuit": _circuit(folder / "circuit.jsonl", report),
+        "best_step": report.amplify.best_step or 0 if history else None,
+        "history_plot": plots.history_plot(report) if len(history) > 1 else None,
+        "pivots": _pivots(folder, report),
+        "longest": max((cost.seconds or 0.0 for cost in report.timing.values()), default=0.0) or 1.0,
         "total": results.total_seconds(report),
-        "reproduce": _reproduction(report, files.name),
-        "facts": _facts(files),
+        "reproduce": _reproduction(report, name),
+        "facts": _facts(report),
+    }
+
+
+def _so_far(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The part of report.json that the stages so far give."""
+    return {
+        **read_object(folder / "evaluation.json"),
+        "amplify": read_object(folder / "amplify.json"),
+        "timing": read_object(folder / "timing.json"),
+        **{key: manifest.get(key) for key in ("config", "versions", "hardware", "notes")},
+        "made_from": manifest.get("fingerprints"),
     }
 
 
@@ -106,100 +156,58 @@ def _task_name(report: Report) -> str:
     return formats.label(str(task)) if task else "unknown task"
 
 
-def _result_table(groups: list[list[ResultRow]]) -> dict[str, Any] | None:
-    rows = [row for group in groups for row in group]
-    if not rows:
-        return None
-    changes = [row.points for row in rows if row.points is not None]
-    scale = plots.change_scale(changes, [row.interval for row in rows if row.interval])
-    headings = ("The task", "Other skills", "The edit and its controls")
-    return {
-        "axis": plots.change_axis(scale),
-        "groups": [
-            (heading, [(row, _interval_plot(row, scale)) for row in group])
-            for heading, group in zip(headings, groups, strict=True)
-            if group
-        ],
-    }
-
-
-def _interval_plot(row: ResultRow, scale: Scale) -> Markup:
-    title = f"{formats.label(row.name)}: {formats.points(row.points)} points"
-    if row.interval:
-        title += f", 95 % interval {formats.interval(row.interval)}"
-    return plots.interval_plot(title, row.points, row.interval, scale, row.group)
-
-
-def _template_rows(report: Report) -> list[dict[str, Any]]:
-    """Templates by gain, the largest first."""
-    rows = []
-    for row in report.templates:
-        base, patched, name = row.base, row.patched, formats.label(row.template)
-        if base is None or patched is None:
-            continue
-        title = f"{name}: base {formats.percent(base)}, patched {formats.percent(patched)}"
-        rows.append(
-            {
-                "name": name, "problems": row.problems, "base": base, "patched": patched,
-                "points": 100 * (patched - base), "plot": plots.dumbbell(title, base, patched),
-                "unseen": row.seen is False,
-            }
-        )  # fmt: skip
-    return sorted(rows, key=lambda row: (-row["points"], row["name"]))
-
-
-def _circuit(files: RunFiles) -> dict[str, Any] | None:
-    circuit = files.circuit
+def _circuit(path: Path, report: Report) -> dict[str, Any] | None:
+    circuit = load_circuit(path) if path.exists() else None
     if circuit is None or not len(circuit):
         return None
-    sizes = [{kind: getattr(layer, kind) for kind in KINDS} for layer in files.report.anatomy.layers]
+    sizes = [{kind: getattr(layer, kind) for kind in KINDS} for layer in report.anatomy.layers]
     layers = Counter((component.layer, component.kind) for component in circuit.components)
     numbers = range(len(sizes)) if sizes else sorted({layer for layer, _ in layers})
-    ranked = sorted(circuit.scores.items(), key=lambda item: -abs(item[1]))
     return {
         "components": len(circuit),
-        "method": formats.label(circuit.method),
+        "method": circuit.method,
         "kinds": [(kind, n) for kind in KINDS if (n := circuit.count(kind))],
         "picture": circuit_picture(sizes, circuit.components, circuit.scores) if sizes else None,
         "levels": range(1, LEVELS + 1) if circuit.scores else (),
         "layers": [(number, [layers[number, kind] for kind in KINDS]) for number in numbers],
-        "ranked": [(str(component), score) for component, score in ranked[:TOP_COMPONENTS]] or _names(circuit),
+        "ranked": _ranked(circuit)[:TOP_COMPONENTS],
     }
 
 
-def _names(circuit: Circuit) -> list[tuple[str, float | None]]:
-    return [(str(component), None) for component in circuit.components[:TOP_COMPONENTS]]
+def _ranked(circuit: Circuit) -> list[tuple[str, float | None]]:
+    """Components with their scores, the highest first; without scores all, as they stand."""
+    ranked = sorted(circuit.scores.items(), key=lambda item: -abs(item[1]))
+    return [(str(component), score) for component, score in ranked] or [(str(one), None) for one in circuit.components]
 
 
-def _history_plot(history: History | None) -> Markup | None:
-    if history is None or len(history.rows) < 2:
+def _pivots(folder: Path, report: Report) -> dict[str, Any] | None:
+    path, count = folder / "pivots.jsonl", report.pivots.count
+    pivots = load_pivots(path) if path.exists() else []
+    cards = read_cards(folder / "pivots_text.jsonl")
+    if not path.exists() and count is None:
         return None
-    last, best = history.rows[-1].step, history.best_step
-    title = f"Validation accuracy, logit gap and drift over {last} steps; best step {best}"
-    return plots.history_plot(title, history.panels(), history.best_step)
-
-
-def _pivots(files: RunFiles) -> dict[str, Any] | None:
-    pivots, count = files.pivots, files.report.pivots.count
-    if pivots is None and count is None:
-        return None
-    known = pivots or ()
     return {
-        "count": len(known) or count, "greedy_right": sum(pivot.greedy_right for pivot in known),
-        "known": bool(known), "templates": len({pivot.template for pivot in known}),
-        "methods": sorted({formats.label(pivot.method) for pivot in known}),
-        "planted": results.pivot_facts(files.report), "cards": files.cards,
+        "count": len(pivots) or count, "greedy_right": sum(pivot.greedy_right for pivot in pivots),
+        "known": bool(pivots), "templates": len({pivot.template for pivot in pivots}),
+        "methods": sorted({formats.label(pivot.method) for pivot in pivots}),
+        "cards": cards,
     }  # fmt: skip
 
 
-def _timing(report: Report) -> list[tuple[str, float | None, int | None, Markup]]:
-    rows = results.timing_rows(report)
-    longest = max((seconds or 0.0 for _, seconds, _ in rows), default=0.0) or 1.0
-    return [
-        (name := formats.label(stage, 40), seconds, tokens,
-         plots.bar(f"{name}: {formats.duration(seconds)}", max(0.0, (seconds or 0.0) / longest)))
-        for stage, seconds, tokens in rows
-    ]  # fmt: skip
+def read_cards(path: Path) -> list[PivotText]:
+    """Up to `SHOWN` pivots with texts, as many templates as there are; none where the file is not there.
+
+    Raises CcaError for a file that is something else, naming its row.
+    """
+    by_template: dict[str | None, list[PivotText]] = {}
+    for index, row in enumerate(read_rows(path, FORMAT, VERSION)[1] if path.exists() else (), start=1):
+        found = PivotText.from_json(row, f"{path}, row {index}")
+        for key, value in found:
+            if value is None:
+                raise CcaError(f"{path}, row {index}: expected {key!r}, got none; delete the file and report again")
+        by_template.setdefault(found.template, []).append(found)
+    turns: Iterable[PivotText | None] = chain.from_iterable(zip_longest(*by_template.values()))
+    return list(islice((card for card in turns if card is not None), SHOWN))
 
 
 def _reproduction(report: Report, name: str) -> str | None:
@@ -209,8 +217,7 @@ def _reproduction(report: Report, name: str) -> str | None:
     return yaml.safe_dump({**report.config, "out": f"runs/{name}-again"}, sort_keys=False, width=100)
 
 
-def _facts(files: RunFiles) -> list[tuple[str, str]]:
-    report = files.report
+def _facts(report: Report) -> list[tuple[str, str]]:
     facts = [("report fingerprint", report.fingerprint)]
     facts += [(f"{what} fingerprint", found) for what, found in report.made_from.items()]
     facts += list(report.versions.items())
