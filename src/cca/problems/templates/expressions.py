@@ -13,25 +13,23 @@ import difflib
 import operator
 import warnings
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from cca.problems.templates.exact_numbers import (
+    LARGEST,
     LONGEST,
     ExpressionError,
+    Number,
     Worded,
-    add,
     bounded,
     brief,
-    divide,
+    bulk,
     exact,
-    floor_divide,
-    multiply,
     number,
-    power,
-    remainder,
     shown,
-    subtract,
 )
 from cca.problems.templates.vocabulary import FUNCTIONS, LISTS, Function
 
@@ -44,42 +42,90 @@ MAXIMUM_NODES = 1_500
 MAXIMUM_COST = 50_000
 
 SAMPLES = ("sample", "sample_sequential")
-"""Functions that only the sampler can call (`sampling.Draw`)."""
+"""Functions that only the sampler can call (`draws.Draw`)."""
 
 # Typographic and mathematical signs that writers of templates paste in.
 _SPELLINGS = str.maketrans({
     "“": '"', "”": '"', "‘": "'", "’": "'", "×": "*", "÷": "/", "−": "-", "–": "-", "≤": "<=", "≥": ">=", "≠": "!=",
 })  # fmt: skip
+_REPEATED = frozenset((str, list, tuple))
+
+
+def _joined(one: Any, other: Any) -> Any:
+    if type(one) is not type(other):
+        return number(one, "a sum") + number(other, "a sum")  # raises: one of them is no number
+    return bounded(one + other)
+
+
+def _repeated(one: Any, other: Any) -> Any:
+    items, count = (one, other) if type(one) in _REPEATED else (other, one)
+    times = number(count, "a repetition")
+    if not isinstance(times, int) or max(bulk(items), 1) * times > LONGEST:
+        raise ExpressionError(f"expected at most {LONGEST} items or characters, got a repetition of {shown(count)}")
+    return items * times
+
+
+def _divided(one: Number, other: Number) -> Number:
+    whole = isinstance(one, int) and isinstance(other, int) and one % other == 0
+    return one // other if whole else Fraction(one, other)
+
+
+def _power(base: Number, exponent: Number) -> Number:
+    digits = max(abs(base.numerator).bit_length(), base.denominator.bit_length()) - 1
+    if not isinstance(exponent, int) or abs(exponent) > 64 or digits * abs(exponent) > LARGEST.bit_length():
+        raise ExpressionError(f"expected a whole exponent and at most 1e18, got {shown(base)} ** {shown(exponent)}")
+    return Fraction(base) ** exponent
+
+
+def _arithmetic(
+    what: str, operate: Callable[[Any, Any], Any], sequences: Callable[[Any, Any], Any] | None = None
+) -> Callable[[Any, Any], Any]:
+    """``operate`` on the numbers in two values, with an exact result; ``sequences`` is for lists and texts."""
+
+    def compute(one: Any, other: Any) -> Any:
+        if type(one) is not int or type(other) is not int:
+            if sequences is not None and (type(one) in _REPEATED or type(other) in _REPEATED):
+                return sequences(one, other)
+            one, other = number(one, what), number(other, what)
+        result = operate(one, other)
+        return result if type(result) is int and -LARGEST <= result <= LARGEST else exact(result)
+
+    return compute
+
+
+def _within(item: Any, items: Any) -> bool:
+    """``item in items``; Python would go through a range for what is no ``int``."""
+    if not isinstance(items, range):
+        return item in items
+    item = item.value if isinstance(item, Worded) else item
+    return isinstance(item, int) and item in items
+
+
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: add,
-    ast.Sub: subtract,
-    ast.Mult: multiply,
-    ast.Div: divide,
-    ast.FloorDiv: floor_divide,
-    ast.Mod: remainder,
-    ast.Pow: power,
+    ast.Add: _arithmetic("a sum", operator.add, _joined),
+    ast.Sub: _arithmetic("a difference", operator.sub),
+    ast.Mult: _arithmetic("a product", operator.mul, _repeated),
+    ast.Div: _arithmetic("a division", _divided),
+    ast.FloorDiv: _arithmetic("a division", operator.floordiv),
+    ast.Mod: _arithmetic("a remainder", operator.mod),
+    ast.Pow: _arithmetic("a power", _power),
 }
-
-
-def _ordered(order: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    def compare(one: Any, other: Any) -> bool:
-        one = one.value if type(one) is Worded else one
-        return order(one, other.value if type(other) is Worded else other)
-
-    return compare
-
-
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Is: operator.eq,  # "n is 3": what its writer means
     ast.IsNot: operator.ne,
-    ast.Lt: _ordered(operator.lt),
-    ast.LtE: _ordered(operator.le),
-    ast.Gt: _ordered(operator.gt),
-    ast.GtE: _ordered(operator.ge),
-    ast.In: lambda left, right: left in right,
-    ast.NotIn: lambda left, right: left not in right,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: _within,
+    ast.NotIn: lambda left, right: not _within(left, right),
+}
+_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
+    ast.USub: lambda value: -number(value, "a minus sign"),
+    ast.UAdd: lambda value: value,
+    ast.Not: operator.not_,
 }
 
 
@@ -185,22 +231,12 @@ class _Compiler:
 
     def _binop(self, node: ast.BinOp, depth: int) -> Closure:
         left, right = self.compile(node.left, depth), self.compile(node.right, depth)
-        operate = _ARITHMETIC.get(type(node.op))
-        if operate is None:
-            raise ExpressionError(f"operator {type(node.op).__name__} is not allowed in a template")
-        self.cost += 12 if isinstance(node.op, ast.Div) else 1  # a fraction takes longer than a whole number
+        operate = _allowed(_ARITHMETIC, node.op)
         return lambda values: operate(left(values), right(values))
 
     def _unaryop(self, node: ast.UnaryOp, depth: int) -> Closure:
-        operand = self.compile(node.operand, depth)
-        match node.op:
-            case ast.USub():
-                return lambda values: -number(operand(values), "a minus sign")
-            case ast.UAdd():
-                return operand
-            case ast.Not():
-                return lambda values: not operand(values)
-        raise ExpressionError(f"operator {type(node.op).__name__} is not allowed in a template")
+        operand, operate = self.compile(node.operand, depth), _allowed(_UNARY, node.op)
+        return lambda values: operate(operand(values))
 
     def _boolop(self, node: ast.BoolOp, depth: int) -> Closure:
         parts = [self.compile(part, depth) for part in node.values]
@@ -217,7 +253,7 @@ class _Compiler:
 
         def chain(values: Any) -> bool:
             found = [side(values) for side in sides]
-            return all(test(found[place], found[place + 1]) for place, test in enumerate(tests))
+            return all(test(*pair) for test, pair in zip(tests, pairwise(found), strict=True))
 
         return chain
 
@@ -255,6 +291,8 @@ class _Compiler:
 
     def _call(self, node: ast.Call, depth: int) -> Closure:
         name = dotted(node.func)
+        if not name:
+            raise ExpressionError(f"expected a call of a known function, got a call of {_described(node.func)}")
         if name not in self.functions:
             raise ExpressionError(self._unknown(name))
         if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
@@ -275,12 +313,18 @@ class _Compiler:
 
 
 def dotted(node: ast.expr) -> str:
-    """``np.random.randint`` as one name. Raises ExpressionError when a call is of anything but a name."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return f"{dotted(node.value)}.{node.attr}"
-    raise ExpressionError(f"expected a call of a known function, got a call of {_described(node)}")
+    """``np.random.randint`` as one name; empty for anything but a name."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
+
+
+def _allowed(table: Mapping[type, Callable[..., Any]], sign: ast.operator | ast.unaryop) -> Callable[..., Any]:
+    if type(sign) not in table:
+        raise ExpressionError(f"operator {type(sign).__name__} is not allowed in a template")
+    return table[type(sign)]
 
 
 def _described(node: ast.AST) -> str:

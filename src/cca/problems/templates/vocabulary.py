@@ -22,7 +22,6 @@ from cca.problems.templates.exact_numbers import (
     Number,
     Steps,
     Worded,
-    divide,
     exact,
     number,
     parsed_number,
@@ -55,7 +54,7 @@ def whole(value: Any) -> int:
 
 def fraction(value: Any, bottom: Any = 1) -> Number:
     """``float()`` and ``Fraction()``: the exact number; a text must spell a number."""
-    return divide(_read(value, "Fraction"), _read(bottom, "Fraction"))
+    return exact(Fraction(_read(value, "Fraction"), _read(bottom, "Fraction")))
 
 
 def nearest(value: Any, digits: Any = 0) -> Number:
