@@ -122,7 +122,9 @@ def local_rows(path: Path, config: str | None, split: str) -> list[Row]:
     if not path.exists():
         raise CcaError(f"{path}: no such file or folder; task.path is a local copy of the dataset's files")
     files = [path] if path.is_file() else _files(path, config, split)
-    return [row for file in files for row in _read(file)]
+    if files[0].suffix not in READERS:
+        raise CcaError(f"{path}: expected a file of {', '.join(READERS)}, got {path.suffix!r}")
+    return [row for file in files for row in READERS[file.suffix](file)]
 
 
 def _files(folder: Path, config: str | None, split: str) -> list[Path]:
@@ -130,7 +132,8 @@ def _files(folder: Path, config: str | None, split: str) -> list[Path]:
     by_split = [base / split, folder / split / (config or "")]  # every file of such a folder is of the split
     for place in (base, base / "data", *by_split):
         files = [file for file in sorted(place.glob("*")) if file.suffix in READERS and file.is_file()]
-        found = files if place in by_split else [file for file in files if _is_of(split, file)]
+        # Of the split test are test.jsonl, test-00000-of-00001.parquet and gsm_test.jsonl.
+        found = [file for file in files if place in by_split or split in re.split(r"[-_.]", file.name)]
         formats = {file.suffix for file in found}
         if len(formats) > 1:
             raise CcaError(f"{place}: {split!r} is there as {' and as '.join(sorted(formats))}; name the file")
@@ -140,17 +143,6 @@ def _files(folder: Path, config: str | None, split: str) -> list[Path]:
     raise CcaError(
         f"{folder}: expected files of {wanted} ({', '.join(f'*{suffix}' for suffix in READERS)}), found none"
     )
-
-
-def _is_of(split: str, file: Path) -> bool:
-    """``test.jsonl``, ``test-00000-of-00001.parquet`` and ``gsm_test.jsonl`` are of the split test."""
-    return split in re.split(r"[-_.]", file.name)
-
-
-def _read(file: Path) -> list[Row]:
-    if file.suffix not in READERS:
-        raise CcaError(f"{file}: expected a file of {', '.join(READERS)}, got {file.suffix!r}")
-    return READERS[file.suffix](file)
 
 
 def _json_lines(file: Path) -> list[Row]:
@@ -190,18 +182,23 @@ def _parquet(file: Path) -> list[Row]:
         raise CcaError(f"{file}: expected a Parquet file, got {' '.join(str(error).split())[:200]}") from error
 
 
-READERS: dict[str, Callable[[Path], list[Row]]] = dict(
-    zip((".jsonl", ".json", ".csv", ".parquet"), (_json_lines, _json, _csv, _parquet), strict=True)
-)
+READERS: dict[str, Callable[[Path], list[Row]]] = {
+    ".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet,
+}  # fmt: skip
 
 
-def check_fields(fields: Mapping[str, str]) -> None:
-    """Raise CcaError for a mapping that no problem can be made with."""
+def hub_variant(hub: str, config: str | None, fields: Mapping[str, str], splits: Mapping[str, str] | None) -> Variant:
+    """A hub dataset by a field mapping of the user's. Raises CcaError when no problem can be made with it."""
+    fields = fields or {"question": "question", "answer": "answer"}
     unknown = sorted(set(fields) - set(TARGETS))
     if unknown:
         raise CcaError(f"task.fields: unknown field {unknown[0]!r}; expected {', '.join(TARGETS)}")
     if "answer" not in fields or ("question" in fields) == ("prompt" in fields):
         raise CcaError("task.fields: expected 'answer' and either 'question' or 'prompt', got " + str(sorted(fields)))
+    made = {**TRAIN_AND_TEST, **(splits or {})}
+    if splits and "validation" not in splits:
+        made["validation"] = made["train"]
+    return Variant(hub, (config,), fields, made)
 
 
 def map_row(row: Row, fields: Mapping[str, str], where: str) -> Row:
