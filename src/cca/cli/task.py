@@ -112,7 +112,7 @@ def _task_lines() -> Iterator[str]:
     """Lines that name every source, prompt style and judge."""
     from cca.problems.datasets import NAMED
     from cca.problems.judges import JUDGES
-    from cca.problems.prompts import STYLES
+    from cca.problems.problem import STYLES
     from cca.problems.sources import BUILT_IN
 
     yield "tasks:"

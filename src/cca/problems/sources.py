@@ -32,8 +32,7 @@ from cca.problems.datasets import (
 )  # fmt: skip
 from cca.problems.judges import FunctionJudge, import_function
 from cca.problems.judges.judge import Judge
-from cca.problems.problem import Problem, problems_of, read_problems
-from cca.problems.prompts import Prompts, make_prompts
+from cca.problems.problem import Problem, Prompts, make_prompts, problems_of, read_problems
 from cca.problems.task import Division, Task, divide, draw_some
 from cca.problems.task_config import SPLITS, PromptSpec, TaskFiles, TaskSource
 
