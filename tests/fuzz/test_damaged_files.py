@@ -28,7 +28,7 @@ from cca.pivots.pivot import load_pivots
 from cca.pivots.traces import FORMAT as TRACES
 from cca.pivots.traces import VERSION as TRACES_VERSION
 from cca.problems.problem import read_problems
-from cca.problems.templates.template import Template
+from cca.problems.templates.template import read_template
 from cca.reports.page import render_page
 from cca.runs.config.config import load_config
 from cca.runs.folder.measurements import Measurements
@@ -82,7 +82,7 @@ def _original(path: Path) -> Path:
 def _sampled(path: Path) -> list[str]:
     import numpy as np
 
-    template, generator = Template.load(path), np.random.default_rng(0)
+    template, generator = read_template("damaged", path), np.random.default_rng(0)
     return [template.sample(generator).question for _ in range(3)]
 
 

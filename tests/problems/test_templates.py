@@ -195,7 +195,6 @@ def test_a_folder_of_templates(tmp_path: Path) -> None:
         content = {"question_annotated": QUESTION, "answer_annotated": ANSWER}
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     assert [one.name for one in load_templates(tmp_path)] == ["a", "b", "inner/a"]
-    assert Template.load(tmp_path / "inner" / "a.json").name == "a"
     (tmp_path / "b.json").write_text('{"question_annotated": "Q", "answer_annotated": "1"}', encoding="utf-8")
     with pytest.raises(CcaError, match=r"b\.json: expected one '#answer:'"):
         load_templates(tmp_path)
