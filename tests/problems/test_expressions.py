@@ -153,10 +153,10 @@ def test_hostile_or_broken_expressions_are_refused_at_once(expression: str) -> N
         ("n + 'apples'", "expected a number for a sum, got 'apples'"),
         ("'apples' / 2", "expected a number for a division"),
         ("[1, 2][7]", "out of range"),
-        ("iz_int(3)", "did you mean is_int()"),
+        ("iz_int(3)", "did you mean 'is_int'"),
         ("[i for i in [n]]", "a comprehension is not allowed in a template"),
         ("f'{n}'", "an f-string is not allowed in a template"),
-        ("day.lower()", "unknown function day.lower()"),
+        ("day.lower()", "unknown function 'day.lower'"),
         ("sample([n])", "sample() is only allowed in #init lines"),
     ],
 )

@@ -87,7 +87,7 @@ def test_keys_of_ours_are_kept_and_rendered_with_the_same_values() -> None:
             {"init": "name_1 = range(3)", "answer": "1", "question": "Q", "worked": "{name1} 1"},
             "did you mean 'name_1'?",
         ),
-        ({"init": "x = rnge(3)"}, "unknown function rnge(); did you mean range()?"),
+        ({"init": "x = rnge(3)"}, "unknown function 'rnge'; did you mean 'range'?"),
         ({"init": "x = range(3"}, "cannot read 'range(3'"),
         ({"init": "x = range(3)", "worked": "{x + }"}, "cannot read 'x +'"),
         ({"init": "x = sample(names_male)", "answer": "x"}, "expected a number for #answer"),

@@ -55,32 +55,24 @@ class NamedDataset:
     judge: str | None = None
 
 
-def _gsm_symbolic(config: str) -> Variant:
-    fields = {"id": "{id}-{instance}", "template": "{id}", "question": "question"}
-    fields |= {"answer": "answer", "solution": "answer"}
-    return Variant("apple/GSM-Symbolic", (config,), fields, TEST_ONLY)
-
-
-def _gsm8k(config: str) -> Variant:
-    fields = {"question": "question", "answer": "answer", "solution": "answer"}
-    return Variant("openai/gsm8k", (config,), fields, TRAIN_AND_TEST)
-
-
-def _math(*configs: str) -> Variant:
-    fields = {"question": "problem", "answer": "solution", "solution": "solution"}
-    return Variant("EleutherAI/hendrycks_math", configs, fields, TRAIN_AND_TEST)
-
-
+_INSTANCE = {"id": "{id}-{instance}", "template": "{id}", "question": "question"}
+_GSM = {"question": "question", "answer": "answer", "solution": "answer"}
 _SVAMP = {"id": "ID", "question": "{Body} {Question}", "answer": "Answer"}
+_MATH = {"question": "problem", "answer": "solution", "solution": "solution"}
 _MATH_500 = {"id": "unique_id", "question": "problem", "answer": "answer", "solution": "solution"}
+_MATH_HUB = "EleutherAI/hendrycks_math"
 
 NAMED: dict[str, NamedDataset] = {
     "gsm-symbolic": NamedDataset(
         "grade-school word problems made from templates, 50 instances each (arXiv 2410.05229)",
-        {name: _gsm_symbolic(name) for name in ("main", "p1", "p2")},
+        {
+            name: Variant("apple/GSM-Symbolic", (name,), {**_INSTANCE, **_GSM}, TEST_ONLY)
+            for name in ("main", "p1", "p2")
+        },
     ),
     "gsm8k": NamedDataset(
-        "grade-school word problems (arXiv 2110.14168)", {name: _gsm8k(name) for name in ("main", "socratic")}
+        "grade-school word problems (arXiv 2110.14168)",
+        {name: Variant("openai/gsm8k", (name,), _GSM, TRAIN_AND_TEST) for name in ("main", "socratic")},
     ),
     "svamp": NamedDataset(
         "word problems varied to catch shortcuts (arXiv 2103.07191)",
@@ -89,8 +81,8 @@ NAMED: dict[str, NamedDataset] = {
     "math": NamedDataset(
         "competition mathematics (arXiv 2103.03874); 500 is the test subset MATH-500",
         {
-            "all": _math(*SUBJECTS),
-            **{subject: _math(subject) for subject in SUBJECTS},
+            "all": Variant(_MATH_HUB, SUBJECTS, _MATH, TRAIN_AND_TEST),
+            **{subject: Variant(_MATH_HUB, (subject,), _MATH, TRAIN_AND_TEST) for subject in SUBJECTS},
             "500": Variant("HuggingFaceH4/MATH-500", (None,), _MATH_500, TEST_ONLY),
         },
         prompt=BOXED,

@@ -19,7 +19,6 @@ organisms only): they tell where the true pivot is. The styles:
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -30,7 +29,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from cca.errors import CcaError
+from cca.errors import CcaError, suggestion
 from cca.files import Row, fingerprint, read_jsonl, write_text
 from cca.problems.judges.reading import open_thought
 
@@ -117,7 +116,7 @@ def make_prompts(
         raise CcaError(f"prompt {style!r}: {option!r} is an option of 'chat' alone; write it into the prompt")
     chosen = NEXT_QUESTION if stop is None else tuple(stop)
     if style == "few-shot-8":
-        return Prompts(style, few_shot(EXEMPLARS), chosen)
+        return Prompts(style, few_shot, chosen)
     if style == "zero-shot":
         return Prompts(style, lambda question: f"Q: {question}\nA:", chosen)
     given = () if stop is None else tuple(stop)
@@ -127,19 +126,16 @@ def make_prompts(
         return _chat(tokenizer, system, thinking, given, today or date.today())
     if SLOT in style:
         return Prompts(style, lambda question: style.replace(SLOT, question), given)
-    near = difflib.get_close_matches(style, STYLES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise CcaError(f"prompt: expected {', '.join(STYLES)} or a text with {SLOT} in it, got {style!r}{hint}")
+    known = f"{', '.join(STYLES)} or a text with {SLOT} in it"
+    raise CcaError(f"prompt: expected {known}, got {style!r}{suggestion(style, STYLES)}")
 
 
-def few_shot(exemplars: Sequence[Sequence[str]]) -> Callable[[str], str]:
-    """Prompts after ``exemplars`` of (question, worked solution, answer)."""
+def few_shot(question: str) -> str:
+    """``question`` after the eight worked examples."""
     shots = [
-        f"Q: {question}\nA: {STEPS} {solution} The final answer is {answer}."
-        for question, solution, answer in exemplars
+        f"Q: {asked}\nA: {STEPS} {solution} The final answer is {answer}." for asked, solution, answer in EXEMPLARS
     ]
-    begin = "\n\n".join([PREAMBLE, *shots])
-    return lambda question: f"{begin}\n\nQ: {question}\nA: {STEPS}"
+    return "\n\n".join([PREAMBLE, *shots, f"Q: {question}\nA: {STEPS}"])
 
 
 def _chat(tokenizer: Any, system: str | None, thinking: bool | None, stop: tuple[str, ...], today: date) -> Prompts:

@@ -7,7 +7,6 @@ one line in `_open_source`.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -18,7 +17,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from cca.errors import CcaError
+from cca.errors import CcaError, suggestion
 from cca.files import Row
 from cca.problems.datasets import (
     NAMED,
@@ -98,11 +97,9 @@ def _open_source(spec: TaskSource, seed: int, ask: Ask, allow_code: bool) -> Tas
     if _FUNCTION.fullmatch(source):
         return _function(spec, seed, ask("zero-shot"), allow_code)
     known = [*BUILT_IN, *NAMED]
-    near = difflib.get_close_matches(source, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     raise CcaError(
         f"task: expected {', '.join(known)}, hf:OWNER/DATASET, a problem file, a folder of templates or "
-        f"package.module:function, got {source!r}{hint}"
+        f"package.module:function, got {source!r}{suggestion(source, known)}"
     )
 
 

@@ -9,7 +9,6 @@ and sizes are bounded, so no expression takes long.
 from __future__ import annotations
 
 import ast
-import difflib
 import operator
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+from cca.errors import suggestion
 from cca.problems.templates.exact_numbers import (
     LARGEST,
     LONGEST,
@@ -247,7 +247,9 @@ class Expression:
         if not name:
             raise ExpressionError(f"expected a call of a known function, got a call of {_described(node.func)}")
         if name not in self._functions:
-            raise ExpressionError(self._unknown(name))
+            sampled = f"{name}() is only allowed in #init lines, and there once in a line"
+            unknown = f"unknown function {brief(name)!r}{suggestion(name, self._functions)}"
+            raise ExpressionError(sampled if name in SAMPLES else unknown)
         if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
             raise ExpressionError(f"expected plain arguments for {name}(), got named or starred ones")
         function, price = self._functions[name]
@@ -257,12 +259,6 @@ class Expression:
             (only,) = arguments
             return lambda values: function(only(values))
         return lambda values: function(*[argument(values) for argument in arguments])
-
-    def _unknown(self, name: str) -> str:
-        if name in SAMPLES:
-            return f"{name}() is only allowed in #init lines, and there once in a line"
-        near = difflib.get_close_matches(name, self._functions, n=1)
-        return f"unknown function {brief(name)}()" + (f"; did you mean {near[0]}()?" if near else "")
 
 
 def evaluate(expression: str, values: Values) -> Any:

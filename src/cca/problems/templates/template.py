@@ -23,7 +23,6 @@ The worked answer holds expressions in its slots and ends with ``#### {n-k}``. O
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from cca.errors import CcaError
+from cca.errors import CcaError, suggestion
 from cca.files import read_json
 from cca.problems.templates.draws import Draw, parse_draws
 from cca.problems.templates.exact_numbers import ExpressionError, brief, number, written
@@ -246,6 +245,5 @@ def _check_names(readers: Sequence[tuple[frozenset[str], str]], draws: Sequence[
     known = {target for draw in draws for target in draw.targets}.union(LISTS)
     for names, where in readers:
         for unknown in sorted(names - known):
-            near = difflib.get_close_matches(unknown, sorted(known), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = suggestion(unknown, sorted(known))
             raise ExpressionError(f"{where} reads {unknown!r}, which #init does not define{hint}")
