@@ -165,22 +165,20 @@ DOMAINS: dict[str, Function] = {**FUNCTIONS, "np.random.randint": (random_intege
 _PARTS = {
     2: "half", 3: "third", 4: "fourth", 5: "fifth", 6: "sixth", 7: "seventh", 8: "eighth", 9: "ninth", 10: "tenth",
 }  # fmt: skip
+_SIZES = ((10**6, "million"), (1000, "thousand"), (100, "hundred"))
 
 
 def number_words(value: int) -> str:
-    """English words for a whole number below a million: 42 is "forty-two"."""
+    """English words for a whole number below a billion: 42 is "forty-two"."""
     if value < 0:
         return f"minus {number_words(-value)}"
     if value < 20:
         return UNITS[value]
     if value < 100:
-        tens, units = divmod(value, 10)
-        return TENS[tens - 2] + (f"-{UNITS[units]}" if units else "")
-    size, name = (100, "hundred") if value < 1000 else (1000, "thousand")
-    if value >= 1_000_000:
-        return str(value)
+        return TENS[value // 10 - 2] + (f"-{UNITS[value % 10]}" if value % 10 else "")
+    size, name = next((size, name) for size, name in _SIZES if value >= size)
     count, rest = divmod(value, size)
-    joint = " and " if name == "hundred" or rest < 100 else " "
+    joint = " and " if rest < 100 else " "
     return f"{number_words(count)} {name}" + (f"{joint}{number_words(rest)}" if rest else "")
 
 
