@@ -179,7 +179,7 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
 }  # fmt: skip
 
 
-def hub_variant(hub: str, config: str | None, fields: Mapping[str, str], splits: Mapping[str, str] | None) -> Variant:
+def hub_variant(hub: str, config: str | None, fields: Mapping[str, str], splits: Mapping[str, str]) -> Variant:
     """A hub dataset by a field mapping of the user's. Raises CcaError when no problem can be made with it."""
     fields = fields or {"question": "question", "answer": "answer"}
     unknown = sorted(set(fields) - set(TARGETS))
@@ -187,10 +187,8 @@ def hub_variant(hub: str, config: str | None, fields: Mapping[str, str], splits:
         raise CcaError(f"task.fields: unknown field {unknown[0]!r}; expected {', '.join(TARGETS)}")
     if "answer" not in fields or ("question" in fields) == ("prompt" in fields):
         raise CcaError("task.fields: expected 'answer' and either 'question' or 'prompt', got " + str(sorted(fields)))
-    made = {**TRAIN_AND_TEST, **(splits or {})}
-    if splits and "validation" not in splits:
-        made["validation"] = made["train"]
-    return Variant(hub, (config,), fields, made)
+    made = {**TRAIN_AND_TEST, **splits}
+    return Variant(hub, (config,), fields, {**made, "validation": splits.get("validation", made["train"])})
 
 
 def map_row(row: Row, fields: Mapping[str, str], where: str) -> Row:

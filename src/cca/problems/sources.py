@@ -115,7 +115,11 @@ def _dataset(spec: TaskSource, seed: int, ask: Ask) -> Task:
     if dataset is None:
         _check_keys(spec, keys | {"fields", "splits"})
         title = spec.source.removeprefix(HUB)
-        variant, known, dataset = hub_variant(title, spec.variant, spec.fields, spec.splits), {}, NamedDataset("")
+        variant, known, dataset = (
+            hub_variant(title, spec.variant, spec.fields, {**(spec.splits or {})}),
+            {},
+            NamedDataset(""),
+        )
         prompts = ask("zero-shot")
     else:
         _check_keys(spec, keys)
@@ -126,7 +130,7 @@ def _dataset(spec: TaskSource, seed: int, ask: Ask) -> Task:
         known = {"hub": variant.hub, "variant": name}
     # A local copy of one file is one split, divided between ours; read as several it would be in each.
     one_file = spec.path is not None and spec.path.expanduser().is_file()
-    splits = dict.fromkeys(SPLITS, variant.splits["test"]) if one_file else variant.splits
+    splits: Mapping[str, str] = dict.fromkeys(SPLITS, variant.splits["test"]) if one_file else variant.splits
     sets = {
         split: problems_of(_rows(spec, variant, split), f"{spec.path or variant.hub}, {split}", prompts)
         for split in dict.fromkeys(splits.values())

@@ -136,9 +136,7 @@ class Text:
         return source, writer
 
 
-@lru_cache(maxsize=4096)
-def parsed_text(annotated: str) -> Text:
-    return Text(annotated)
+parsed_text = lru_cache(maxsize=4096)(Text)
 
 
 def _slots(annotated: str) -> list[tuple[int, int]]:
