@@ -179,7 +179,7 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
 }  # fmt: skip
 
 
-def hub_variant(hub: str, config: str | None, fields: Mapping[str, str], splits: Mapping[str, str]) -> Variant:
+def hub_variant(hub: str, config: str | None, fields: Mapping[str, str], splits: Mapping[Any, str]) -> Variant:
     """A hub dataset by a field mapping of the user's. Raises CcaError when no problem can be made with it."""
     fields = fields or {"question": "question", "answer": "answer"}
     unknown = sorted(set(fields) - set(TARGETS))

@@ -116,7 +116,7 @@ def _dataset(spec: TaskSource, seed: int, ask: Ask) -> Task:
         _check_keys(spec, keys | {"fields", "splits"})
         title = spec.source.removeprefix(HUB)
         variant, known, dataset = (
-            hub_variant(title, spec.variant, spec.fields, {**(spec.splits or {})}),
+            hub_variant(title, spec.variant, spec.fields, spec.splits or {}),
             {},
             NamedDataset(""),
         )

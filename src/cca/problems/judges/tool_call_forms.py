@@ -17,6 +17,7 @@ from typing import Any
 from cca.files import refuse_constant
 
 _OPENING = re.compile(r"[{\[]")
+_LONGEST_NUMBER = 300
 _TRIES = 64
 """How many opening brackets of a text are tried as the start of a call."""
 _LONGEST_BLOCK = 20_000
@@ -46,7 +47,13 @@ ATTEMPT = re.compile(
 )
 
 
-DECODER = json.JSONDecoder(parse_constant=refuse_constant)
+def _integer(digits: str) -> int:
+    if len(digits) > _LONGEST_NUMBER:  # which no float of a schema could be compared with
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=refuse_constant)
 
 
 class Raw(str):
