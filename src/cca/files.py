@@ -180,7 +180,8 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> Row:
     return made
 
 
-def _no_constant(name: str) -> float:
+def refuse_constant(name: str) -> float:
+    """``parse_constant`` of a JSON reader that takes no NaN and no infinity."""
     raise ValueError(f"{name}, which is not JSON")
 
 
@@ -188,7 +189,9 @@ def _parsed(text: str, by_hand: bool = False) -> Any:
     """The JSON value in ``text``. Raises ValueError also for half a surrogate pair, which JSON can spell and no text,
     tokenizer or file can hold."""
     value = (
-        json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_no_constant) if by_hand else json.loads(text)
+        json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=refuse_constant)
+        if by_hand
+        else json.loads(text)
     )
     if "\\u" in text:  # as an escape is the only way in
         try:

@@ -54,8 +54,10 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     made = dict(under)
     for key, value in over.items():
         old = made.get(key)
-        sections = isinstance(old, Mapping) and isinstance(value, Mapping | None)
-        made[key] = merged(old, value or {}) if sections else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping | None):
+            made[key] = merged(old, value or {})
+        else:
+            made[key] = value
     return made
 
 

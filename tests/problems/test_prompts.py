@@ -15,8 +15,7 @@ from cca.pivots.traces import Grader
 from cca.problems.judges import make_judge
 from cca.problems.judges.judge import StoppingJudge, Verdict
 from cca.problems.judges.reading import open_thought
-from cca.problems.problem import problems_of
-from cca.problems.prompts import EXEMPLARS, make_prompts
+from cca.problems.problem import EXEMPLARS, make_prompts, problems_of
 
 
 def test_the_few_shot_prompt_is_the_papers() -> None:

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cca.problems.templates import sampling
 from cca.problems.templates.draws import parse_draws
 from cca.problems.templates.exact_numbers import ExpressionError, Worded
 from cca.problems.templates.expressions import compiled
@@ -116,40 +115,47 @@ def test_an_equation_is_solved_for_the_variable_that_stands_alone() -> None:
     values = [found.sample(np.random.default_rng(seed)) for seed in range(20)]
     for one in values:
         assert one["total"] == one["a"] * one["b"] - one["c"] * one["d"] + int(one["w"].value * one["a"])
-    assert found._groups[0].left > 0.9 * sampling.GUESSING
 
 
 def test_an_impossible_template_is_proven_so() -> None:
     with pytest.raises(Unsatisfiable, match="a < b; b < a") as failure:
-        samples(["a = range(2, 200)", "b = range(2, 200)"], ["a < b", "b < a"])
+        samples(["a = range(2, 100)", "b = range(2, 100)"], ["a < b", "b < a"])
     assert failure.value.proven
     with pytest.raises(Unsatisfiable, match="2 > 3") as failure:
         samples(["a = range(5)"], ["2 > 3"])
     assert failure.value.proven
 
 
-def test_a_search_that_gives_up_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "BUDGET", 200_000)
-    init = [f"{name} = range(1, 3000)" for name in "abcde"]
-    with pytest.raises(Unsatisfiable, match="a long search found no combination of a, b, c, d, e") as failure:
-        samples(init, ["is_int((a * b * c * d * e + 0.5) / 3)"])
-    assert not failure.value.proven
+MILLION = [f"${name} = range(1, 10 ** 6)" for name in "abc"]
+HOSTILE = {
+    "equation": (MILLION, ["3 * a == 1"]),
+    "equation of several": (MILLION, ["2 * a + 4 * b + 6 * c == 1"]),
+    "nested": (MILLION, ["a < b", "b < c", "c < a"]),
+    "solved in a circle": (MILLION, ["2 * a == b", "2 * b == c", "c == a"]),
+    "solved out of range": (MILLION, ["a == b / 3", "b == c * 7", "c == 2 * a + 1"]),
+    "fractions": (MILLION, ["a / 7 + b / 11 + c / 13 == 1 / 17"]),
+    "powers": (MILLION, ["a > 0 and a ** 2 == 2 * b ** 2"]),
+    "each alone": ([f"$x{n} = range(1, 10 ** 6)" for n in range(30)], [f"3 * x{n} == 1" for n in range(30)]),
+    "a long chain": ([f"$x{n} = range(1, 10 ** 6)" for n in range(90)], [f"2 * x{n} == x{n + 1}" for n in range(89)]),
+    "members of a range": (MILLION, ["(a + 0.5) in range(10 ** 6)"]),
+    "repeated lists": (MILLION, ["[a] * 9999 == b"]),
+    "dependent lists": (["n = range(9000, 9999)", "k = sample(list(range(1, n)))"], ["k < 0"]),
+    "mapped lists": (["n = range(900, 999)", "k = sample(list(range(1, n))) * n"], ["k < 0"]),
+    "long lists": ([f"{name} = numbers_within(1, 9999)" for name in "abc"], ["a + b + c < 0"]),
+    "lists of fractions": ([f"{name} = np.arange(0, 100, 0.01)" for name in "abc"], ["a + b + c == 0.005"]),
+    "more lists": ([f"x{n} = numbers_within(1, 9999)" for n in range(90)], ["x1 < 0"]),
+    "more conditions": (MILLION, [" < ".join("abc" * 100)] * 90),
+    "worded": ([f"{name} = sample(fractions)" for name in "abcdefg"], ["is_int(a * b * c * d * e * f * g * 1.37)"]),
+}
 
 
-@pytest.mark.parametrize(
-    ("init", "condition"),
-    [
-        (["n = range(9000, 9999)", "k = sample(list(range(1, n)))"], "k < 0"),
-        (["n = range(900, 999)", "k = sample(list(range(1, n))) * n"], "k < 0"),
-        ([f"{name} = sample(fractions)" for name in "abcdefg"], "is_int(a * b * c * d * e * f * g * 1.37)"),
-        ([f"{name} = range(1, 3000)" for name in "abcde"], "a + b + c + d + e < 0"),
-    ],
-)
-def test_no_search_takes_long(init: list[str], condition: str) -> None:
+@pytest.mark.parametrize(("init", "conditions"), HOSTILE.values(), ids=HOSTILE)
+def test_impossible_conditions_are_refused_within_a_second(init: list[str], conditions: list[str]) -> None:
     started = time.process_time()
-    with pytest.raises(Unsatisfiable, match="meets the conditions"):
-        samples(init, [condition])
-    assert time.process_time() - started < 6  # measured: 0.1 to 2.5 s on a busy core
+    with pytest.raises(ExpressionError, match=r"meets? the conditions \(|expected at most") as failure:
+        samples(init, conditions)
+    assert time.process_time() - started < 1
+    assert not getattr(failure.value, "proven", False)
 
 
 def test_a_condition_that_cannot_be_reckoned_is_named() -> None:

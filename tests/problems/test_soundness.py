@@ -31,25 +31,13 @@ def test_last_number() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "3 * 4 = 12",
-        "He has 5 bags and 3 * 4 = 12 eggs.",
-        "3 bags * 4 eggs/bag = 12 eggs = 1 dozen",
-        "200 total students - 7 play music - 30 like hockey = 163",
-        "$2.50 + $1.25 = $3.75",
-        "1 / 3 = 0.33 and 2 / 3 = 0.667",
-        "12 ÷ 1/2 = 24",
-        "9 / 10 = 90%",
-        "50% * 50% = 25%",
-        "4 hours = 4 * 60 = 240 minutes",
-        "17 - 0.75 = 16 1/4",
-        "1,000 x 2 = 2,000",
-        "2 * (3 + 4) = 14",
-        "T = 40 - 3 = 37",
-        "2x + 3 = 7 so x = 2",
-        "in 3 + 4 = 7 days, 5 more: 7 + 5 = 12",
-        "#### 12",
+        "3 * 4 = 12", "He has 5 bags and 3 * 4 = 12 eggs.", "3 bags * 4 eggs/bag = 12 eggs = 1 dozen",
+        "200 total students - 7 play music - 30 like hockey = 163", "$2.50 + $1.25 = $3.75",
+        "1 / 3 = 0.33 and 2 / 3 = 0.667", "12 ÷ 1/2 = 24", "9 / 10 = 90%", "50% * 50% = 25%",
+        "4 hours = 4 * 60 = 240 minutes", "17 - 0.75 = 16 1/4", "1,000 x 2 = 2,000", "2 * (3 + 4) = 14",
+        "T = 40 - 3 = 37", "2x + 3 = 7 so x = 2", "in 3 + 4 = 7 days, 5 more: 7 + 5 = 12", "#### 12",
     ],
-)
+)  # fmt: skip
 def test_sound_steps(line: str) -> None:
     assert wrong_step(line) == ""
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cca.errors import CcaError
+from cca.problems.templates import check_file, check_template, distinct_instances, template_generator
 from cca.problems.templates.template import Template, load_templates
 
 QUESTION = """{name,Jerry} has {n,5} {fruit,pear}s and eats {frac,half} of them on {day,Monday}. How many are left?
@@ -87,7 +88,7 @@ def test_keys_of_ours_are_kept_and_rendered_with_the_same_values() -> None:
             {"init": "name_1 = range(3)", "answer": "1", "question": "Q", "worked": "{name1} 1"},
             "did you mean 'name_1'?",
         ),
-        ({"init": "x = rnge(3)"}, "unknown function rnge(); did you mean range()?"),
+        ({"init": "x = rnge(3)"}, "unknown function 'rnge'; did you mean 'range'?"),
         ({"init": "x = range(3"}, "cannot read 'range(3'"),
         ({"init": "x = range(3)", "worked": "{x + }"}, "cannot read 'x +'"),
         ({"init": "x = sample(names_male)", "answer": "x"}, "expected a number for #answer"),
@@ -195,7 +196,6 @@ def test_a_folder_of_templates(tmp_path: Path) -> None:
         content = {"question_annotated": QUESTION, "answer_annotated": ANSWER}
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     assert [one.name for one in load_templates(tmp_path)] == ["a", "b", "inner/a"]
-    assert Template.load(tmp_path / "inner" / "a.json").name == "a"
     (tmp_path / "b.json").write_text('{"question_annotated": "Q", "answer_annotated": "1"}', encoding="utf-8")
     with pytest.raises(CcaError, match=r"b\.json: expected one '#answer:'"):
         load_templates(tmp_path)
@@ -227,3 +227,51 @@ def test_no_worked_solution_takes_long_to_judge(worked: str) -> None:
     started = time.process_time()
     assert short("x = range(5)", worked=f"{worked}\n#### {{x}}").sample(np.random.default_rng(0)).answer in "01234"
     assert time.process_time() - started < 0.9
+
+
+def test_a_sound_template() -> None:
+    found = check_template(short("x = range(50)"))
+    assert (found.sound, found.fault, found.notes, found.distinct) == (True, "", (), 20)
+
+
+def test_faults_in_a_check() -> None:
+    few = check_template(short("x = range(3, 8)"))
+    assert (few.sound, few.distinct) == (False, 5)
+    assert few.fault == "only 5 distinct instances found, 20 asked for"
+    assert check_template(short("x = range(3, 8)"), wanted=5).sound
+    never = check_template(short("x = range(3, 80)", conditions="- x < 0"))
+    assert never.fault == "no combination of x meets the conditions (x < 0)"
+    wrong = check_template(short("x = range(3, 80)", answer="x + 1"))
+    assert "but the worked solution ends with" in wrong.fault
+
+
+def test_notes_of_a_check() -> None:
+    found = check_template(short("x = range(3, 80)\n- k = range(2)", answer="x + k"))
+    assert found.sound
+    untold, sometimes = found.notes
+    assert untold == "the answer depends on 'k', which the question does not tell"
+    assert "left out of samples" in sometimes
+    same = check_template(short("x = range(3, 80)", answer="7", worked="{x}\n#### 7"))
+    assert same.notes == ("the answer is always 7",)
+    unknown = check_template(short("x = range(3, 80)\n- y = range(9)\n- x2 = y", conditions="- x2 < 5"))
+    assert unknown.sound
+
+
+def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text("{", encoding="utf-8")
+    assert check_file("bad", path).fault.startswith("expected JSON")
+    path.write_text(json.dumps({"question_annotated": "Q"}), encoding="utf-8")
+    assert check_file("bad", path).fault.startswith("expected 'answer_annotated'")
+
+
+def test_distinct_instances_end_when_nothing_is_new() -> None:
+    found = short("x = range(30)")
+    assert len(list(distinct_instances(found, np.random.default_rng(0)))) == 30
+
+
+def test_a_generator_belongs_to_a_template_and_a_seed() -> None:
+    one, other = (Template.parse(name, {"question_annotated": QUESTION, "answer_annotated": ANSWER}) for name in "ab")
+    first = [template_generator(*key).random() for key in ((one, 1), (other, 1), (one, 2), (one, 1))]
+    assert first[0] == first[3]
+    assert len(set(first)) == 3

@@ -32,7 +32,7 @@ def list_tasks() -> None:
     """List every task, prompt style and judge that run.yaml can name."""
     from cca.problems.datasets import NAMED
     from cca.problems.judges import JUDGES
-    from cca.problems.prompts import STYLES
+    from cca.problems.problem import STYLES
     from cca.problems.sources import BUILT_IN
 
     lines = ["tasks:"]

@@ -55,32 +55,24 @@ class NamedDataset:
     judge: str | None = None
 
 
-def _gsm_symbolic(config: str) -> Variant:
-    fields = {"id": "{id}-{instance}", "template": "{id}", "question": "question"}
-    fields |= {"answer": "answer", "solution": "answer"}
-    return Variant("apple/GSM-Symbolic", (config,), fields, TEST_ONLY)
-
-
-def _gsm8k(config: str) -> Variant:
-    fields = {"question": "question", "answer": "answer", "solution": "answer"}
-    return Variant("openai/gsm8k", (config,), fields, TRAIN_AND_TEST)
-
-
-def _math(*configs: str) -> Variant:
-    fields = {"question": "problem", "answer": "solution", "solution": "solution"}
-    return Variant("EleutherAI/hendrycks_math", configs, fields, TRAIN_AND_TEST)
-
-
+_INSTANCE = {"id": "{id}-{instance}", "template": "{id}", "question": "question"}
+_GSM = {"question": "question", "answer": "answer", "solution": "answer"}
 _SVAMP = {"id": "ID", "question": "{Body} {Question}", "answer": "Answer"}
+_MATH = {"question": "problem", "answer": "solution", "solution": "solution"}
 _MATH_500 = {"id": "unique_id", "question": "problem", "answer": "answer", "solution": "solution"}
+_MATH_HUB = "EleutherAI/hendrycks_math"
 
 NAMED: dict[str, NamedDataset] = {
     "gsm-symbolic": NamedDataset(
         "grade-school word problems made from templates, 50 instances each (arXiv 2410.05229)",
-        {name: _gsm_symbolic(name) for name in ("main", "p1", "p2")},
+        {
+            name: Variant("apple/GSM-Symbolic", (name,), {**_INSTANCE, **_GSM}, TEST_ONLY)
+            for name in ("main", "p1", "p2")
+        },
     ),
     "gsm8k": NamedDataset(
-        "grade-school word problems (arXiv 2110.14168)", {name: _gsm8k(name) for name in ("main", "socratic")}
+        "grade-school word problems (arXiv 2110.14168)",
+        {name: Variant("openai/gsm8k", (name,), _GSM, TRAIN_AND_TEST) for name in ("main", "socratic")},
     ),
     "svamp": NamedDataset(
         "word problems varied to catch shortcuts (arXiv 2103.07191)",
@@ -89,8 +81,8 @@ NAMED: dict[str, NamedDataset] = {
     "math": NamedDataset(
         "competition mathematics (arXiv 2103.03874); 500 is the test subset MATH-500",
         {
-            "all": _math(*SUBJECTS),
-            **{subject: _math(subject) for subject in SUBJECTS},
+            "all": Variant(_MATH_HUB, SUBJECTS, _MATH, TRAIN_AND_TEST),
+            **{subject: Variant(_MATH_HUB, (subject,), _MATH, TRAIN_AND_TEST) for subject in SUBJECTS},
             "500": Variant("HuggingFaceH4/MATH-500", (None,), _MATH_500, TEST_ONLY),
         },
         prompt=BOXED,
@@ -122,7 +114,9 @@ def local_rows(path: Path, config: str | None, split: str) -> list[Row]:
     if not path.exists():
         raise CcaError(f"{path}: no such file or folder; task.path is a local copy of the dataset's files")
     files = [path] if path.is_file() else _files(path, config, split)
-    return [row for file in files for row in _read(file)]
+    if files[0].suffix not in READERS:
+        raise CcaError(f"{path}: expected a file of {', '.join(READERS)}, got {path.suffix!r}")
+    return [row for file in files for row in READERS[file.suffix](file)]
 
 
 def _files(folder: Path, config: str | None, split: str) -> list[Path]:
@@ -130,7 +124,8 @@ def _files(folder: Path, config: str | None, split: str) -> list[Path]:
     by_split = [base / split, folder / split / (config or "")]  # every file of such a folder is of the split
     for place in (base, base / "data", *by_split):
         files = [file for file in sorted(place.glob("*")) if file.suffix in READERS and file.is_file()]
-        found = files if place in by_split else [file for file in files if _is_of(split, file)]
+        # Of the split test are test.jsonl, test-00000-of-00001.parquet and gsm_test.jsonl.
+        found = [file for file in files if place in by_split or split in re.split(r"[-_.]", file.name)]
         formats = {file.suffix for file in found}
         if len(formats) > 1:
             raise CcaError(f"{place}: {split!r} is there as {' and as '.join(sorted(formats))}; name the file")
@@ -140,17 +135,6 @@ def _files(folder: Path, config: str | None, split: str) -> list[Path]:
     raise CcaError(
         f"{folder}: expected files of {wanted} ({', '.join(f'*{suffix}' for suffix in READERS)}), found none"
     )
-
-
-def _is_of(split: str, file: Path) -> bool:
-    """``test.jsonl``, ``test-00000-of-00001.parquet`` and ``gsm_test.jsonl`` are of the split test."""
-    return split in re.split(r"[-_.]", file.name)
-
-
-def _read(file: Path) -> list[Row]:
-    if file.suffix not in READERS:
-        raise CcaError(f"{file}: expected a file of {', '.join(READERS)}, got {file.suffix!r}")
-    return READERS[file.suffix](file)
 
 
 def _json_lines(file: Path) -> list[Row]:
@@ -190,18 +174,21 @@ def _parquet(file: Path) -> list[Row]:
         raise CcaError(f"{file}: expected a Parquet file, got {' '.join(str(error).split())[:200]}") from error
 
 
-READERS: dict[str, Callable[[Path], list[Row]]] = dict(
-    zip((".jsonl", ".json", ".csv", ".parquet"), (_json_lines, _json, _csv, _parquet), strict=True)
-)
+READERS: dict[str, Callable[[Path], list[Row]]] = {
+    ".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet,
+}  # fmt: skip
 
 
-def check_fields(fields: Mapping[str, str]) -> None:
-    """Raise CcaError for a mapping that no problem can be made with."""
+def hub_variant(hub: str, config: str | None, fields: Mapping[str, str], splits: Mapping[Any, str]) -> Variant:
+    """A hub dataset by a field mapping of the user's. Raises CcaError when no problem can be made with it."""
+    fields = fields or {"question": "question", "answer": "answer"}
     unknown = sorted(set(fields) - set(TARGETS))
     if unknown:
         raise CcaError(f"task.fields: unknown field {unknown[0]!r}; expected {', '.join(TARGETS)}")
     if "answer" not in fields or ("question" in fields) == ("prompt" in fields):
         raise CcaError("task.fields: expected 'answer' and either 'question' or 'prompt', got " + str(sorted(fields)))
+    made = {**TRAIN_AND_TEST, **splits}
+    return Variant(hub, (config,), fields, {**made, "validation": splits.get("validation", made["train"])})
 
 
 def map_row(row: Row, fields: Mapping[str, str], where: str) -> Row:

@@ -7,22 +7,31 @@ one line in `_open_source`.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from cca.errors import CcaError
-from cca.problems.datasets import NAMED, TRAIN_AND_TEST, check_fields, hub_rows, local_rows, map_row, strip_calculator
+from cca.errors import CcaError, suggestion
+from cca.files import Row
+from cca.problems.datasets import (
+    NAMED,
+    NamedDataset,
+    Variant,
+    hub_rows,
+    hub_variant,
+    local_rows,
+    map_row,
+    strip_calculator,
+)  # fmt: skip
 from cca.problems.judges import FunctionJudge, import_function
 from cca.problems.judges.judge import Judge
-from cca.problems.problem import Problem, problems_of, read_problems
-from cca.problems.prompts import Prompts, make_prompts
+from cca.problems.problem import Problem, Prompts, make_prompts, problems_of, read_problems
 from cca.problems.task import Division, Task, divide, draw_some
 from cca.problems.task_config import SPLITS, PromptSpec, TaskFiles, TaskSource
 
@@ -33,6 +42,9 @@ DIVIDING = frozenset({"split", "shares", "unseen", "limit"})
 """Keys of the sources that are divided into splits."""
 
 USER_KEYS = ("problems", *SPLITS, "judge", "retention")
+
+Ask = Callable[[str], Prompts]
+"""The prompts that a task asks for, given the style that suits its source."""
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -52,113 +64,91 @@ def open_task(
     malformed, and for a user's function that was not allowed.
     """
     spec = TaskSource(source=wanted) if isinstance(wanted, str) else wanted
-    chat = _Chat(tokenizer, today)
-    if isinstance(spec, TaskFiles):
-        task = _files(spec, _prompts(spec, "zero-shot", chat))
-    else:
-        task = _open_source(spec, seed, chat, allow_code)
+    ask = partial(_prompts, spec, tokenizer, today)
+    task = _files(spec, ask) if isinstance(spec, TaskFiles) else _open_source(spec, seed, ask, allow_code)
     sizes = {split: len(getattr(task, split)) for split in SPLITS}
     given = spec.model_dump(mode="json", exclude_unset=True)
     return replace(task, origin={"task": given, **task.origin, "problems": sizes, "prompt": task.prompts.described()})
 
 
-class _Chat(NamedTuple):
-    """What a chat template needs next to the question."""
-
-    tokenizer: Any
-    today: date | None
-
-
 def whole_file(spec: TaskSource, tokenizer: Any = None) -> Task:
     """All problems of a problem file as a test split, for measuring only."""
     _check_keys(spec, frozenset())
-    prompts = _prompts(spec, "zero-shot", _Chat(tokenizer, None))
+    prompts = _prompts(spec, tokenizer, None, "zero-shot")
     problems = tuple(read_problems(Path(spec.source), prompts))
     origin = {"task": spec.model_dump(mode="json", exclude_unset=True), "prompt": prompts.described()}
     return Task(Path(spec.source).stem, (), (), problems, prompts=prompts, origin=origin)
 
 
-def _open_source(spec: TaskSource, seed: int, chat: _Chat, allow_code: bool) -> Task:
+def _open_source(spec: TaskSource, seed: int, ask: Ask, allow_code: bool) -> Task:
     source = spec.source
     if source in BUILT_IN:
         _check_keys(spec, frozenset(), prompts=False)
         load: Callable[[int], Task] = import_module(BUILT_IN[source]).load
         return load(seed)
-    if source in NAMED:
-        return _named(spec, seed, chat)
-    if source.startswith(HUB):
-        return _hub(spec, seed, chat)
+    if source in NAMED or source.startswith(HUB):
+        return _dataset(spec, seed, ask)
     if Path(source).is_dir():
-        return _templates(spec, seed, _prompts(spec, "few-shot-8", chat))
+        return _templates(spec, seed, ask("few-shot-8"))
     if Path(source).is_file():
         _check_keys(spec, DIVIDING)
-        prompts = _prompts(spec, "zero-shot", chat)
+        prompts = ask("zero-shot")
         return _divided(Path(source).stem, {"all": read_problems(Path(source), prompts)}, spec, seed, prompts)
     if _FUNCTION.fullmatch(source):
-        return _function(spec, seed, _prompts(spec, "zero-shot", chat), allow_code)
+        return _function(spec, seed, ask("zero-shot"), allow_code)
     known = [*BUILT_IN, *NAMED]
-    near = difflib.get_close_matches(source, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     raise CcaError(
         f"task: expected {', '.join(known)}, hf:OWNER/DATASET, a problem file, a folder of templates or "
-        f"package.module:function, got {source!r}{hint}"
+        f"package.module:function, got {source!r}{suggestion(source, known)}"
     )
 
 
-def _files(spec: TaskFiles, prompts: Prompts) -> Task:
+def _files(spec: TaskFiles, ask: Ask) -> Task:
+    prompts = ask("zero-shot")
     train, validation, test = (tuple(read_problems(path, prompts)) for path in (spec.train, spec.validation, spec.test))
     return Task("files", train, validation, test, prompts=prompts)
 
 
-def _named(spec: TaskSource, seed: int, chat: _Chat) -> Task:
-    _check_keys(spec, DIVIDING | {"variant", "path", "revision"})
-    dataset = NAMED[spec.source]
-    name = spec.variant or next(iter(dataset.variants))
-    if name not in dataset.variants:
-        raise CcaError(f"task.variant: {spec.source} has {', '.join(dataset.variants)}, got {name!r}")
-    variant = dataset.variants[name]
-    prompts, splits = _prompts(spec, dataset.prompt, chat), _splits_there(spec, variant.splits)
+def _dataset(spec: TaskSource, seed: int, ask: Ask) -> Task:
+    keys = DIVIDING | {"variant", "path", "revision"}
+    dataset = NAMED.get(spec.source)
+    if dataset is None:
+        _check_keys(spec, keys | {"fields", "splits"})
+        title = spec.source.removeprefix(HUB)
+        variant, known, dataset = (
+            hub_variant(title, spec.variant, spec.fields, spec.splits or {}),
+            {},
+            NamedDataset(""),
+        )
+        prompts = ask("zero-shot")
+    else:
+        _check_keys(spec, keys)
+        name = spec.variant or next(iter(dataset.variants))
+        if name not in dataset.variants:
+            raise CcaError(f"task.variant: {spec.source} has {', '.join(dataset.variants)}, got {name!r}")
+        title, variant, prompts = f"{spec.source} {name}", dataset.variants[name], ask(dataset.prompt)
+        known = {"hub": variant.hub, "variant": name}
+    # A local copy of one file is one split, divided between ours; read as several it would be in each.
+    one_file = spec.path is not None and spec.path.expanduser().is_file()
+    splits: Mapping[str, str] = dict.fromkeys(SPLITS, variant.splits["test"]) if one_file else variant.splits
     sets = {
-        split: _dataset(spec, variant.hub, variant.configs, split, variant.fields, prompts)
+        split: problems_of(_rows(spec, variant, split), f"{spec.path or variant.hub}, {split}", prompts)
         for split in dict.fromkeys(splits.values())
     }
-    task = _divided(f"{spec.source} {name}", sets, spec, seed, prompts, splits)
-    return replace(task, judge=dataset.judge, origin={**task.origin, "hub": variant.hub, "variant": name})
+    task = _divided(title, sets, spec, seed, prompts, splits)
+    return replace(task, judge=dataset.judge, origin={**task.origin, **known})
 
 
-def _hub(spec: TaskSource, seed: int, chat: _Chat) -> Task:
-    _check_keys(spec, DIVIDING | {"variant", "path", "revision", "fields", "splits"})
-    hub = spec.source.removeprefix(HUB)
-    fields = spec.fields or {"question": "question", "answer": "answer"}
-    check_fields(fields)
-    splits = {**TRAIN_AND_TEST, **(spec.splits or {})}
-    if spec.splits and "validation" not in spec.splits:
-        splits["validation"] = splits["train"]
-    splits = _splits_there(spec, splits)
-    prompts = _prompts(spec, "zero-shot", chat)
-    sets = {
-        split: _dataset(spec, hub, (spec.variant,), split, fields, prompts) for split in dict.fromkeys(splits.values())
-    }
-    return _divided(hub, sets, spec, seed, prompts, splits)
-
-
-def _splits_there(spec: TaskSource, splits: Mapping[str, str]) -> Mapping[str, str]:
-    """A local copy of one file is one split, divided between ours; read as several it would be in each."""
-    one_file = spec.path is not None and spec.path.expanduser().is_file()
-    return dict.fromkeys(SPLITS, splits["test"]) if one_file else splits
-
-
-def _dataset(
-    spec: TaskSource, hub: str, configs: Sequence[str | None], split: str, fields: Mapping[str, str], prompts: Prompts
-) -> list[Problem]:
-    rows = []
-    for config in configs:
-        found = local_rows(spec.path, config, split) if spec.path else hub_rows(hub, config, split, spec.revision)
-        prefix = f"{config}-" if len(configs) > 1 else ""
+def _rows(spec: TaskSource, variant: Variant, split: str) -> Iterator[tuple[str, Row]]:
+    """(where it stands, problem row) of each row of one split of a dataset."""
+    for config in variant.configs:
+        found = (
+            local_rows(spec.path, config, split) if spec.path else hub_rows(variant.hub, config, split, spec.revision)
+        )
+        prefix = f"{config}-" if len(variant.configs) > 1 else ""
         for number, row in enumerate(found):
-            where = f"{spec.path or hub}, {prefix}{split}, row {number}"
-            rows.append((where, {"id": f"{prefix}{split}-{number}", **map_row(row, fields, where)}))
-    return problems_of(rows, f"{spec.path or hub}, {split}", prompts)
+            where = f"{spec.path or variant.hub}, {prefix}{split}, row {number}"
+            yield where, {"id": f"{prefix}{split}-{number}", **map_row(row, variant.fields, where)}
 
 
 def _templates(spec: TaskSource, seed: int, prompts: Prompts) -> Task:
@@ -192,10 +182,9 @@ def _divided(
     spec: TaskSource,
     seed: int,
     prompts: Prompts,
-    splits: Mapping[str, str] | None = None,
+    splits: Mapping[str, str] = dict.fromkeys(SPLITS, "all"),
 ) -> Task:
-    """``splits`` tells which of ``sets`` each split is made of; one that several share is divided between them."""
-    splits = splits or dict.fromkeys(SPLITS, "all")
+    """``splits`` names the one of ``sets`` that a split is made of; one that several share is divided between them."""
     shares: dict[str, float] = dict(zip(SPLITS, spec.shares, strict=True))
     made: dict[str, tuple[Problem, ...]] = {}
     for name_of_set, problems in sets.items():
@@ -211,11 +200,9 @@ def _divided(
     return Task(name, made["train"], made["validation"], made["test"], prompts=prompts, origin={"split": rule})
 
 
-def _prompts(spec: PromptSpec, default: str, chat: _Chat) -> Prompts:
+def _prompts(spec: PromptSpec, tokenizer: Any, today: date | None, default: str) -> Prompts:
     style = spec.prompt or default
-    return make_prompts(
-        style, chat.tokenizer, system=spec.system, thinking=spec.thinking, stop=spec.stop, today=chat.today
-    )
+    return make_prompts(style, tokenizer, system=spec.system, thinking=spec.thinking, stop=spec.stop, today=today)
 
 
 def _check_keys(spec: TaskSource, allowed: frozenset[str], prompts: bool = True) -> None:
@@ -245,17 +232,13 @@ def load_user_task(name: str, allow_code: bool, seed: int, prompts: Prompts) -> 
     missing = [split for split in SPLITS if "problems" not in given and split not in given]
     if missing:
         raise CcaError(f"task {name!r}: {missing[0]!r} is missing in what it gave")
-    made: dict[str, Any] = {
-        key: _user_problems(f"task {name!r}, {key}", given[key], prompts)
-        for key in ("problems", *SPLITS)
-        if key in given
-    }
-    made["judge"] = _user_judge(name, given.get("judge"))
-    made["retention"] = {
+    sets = {key: given[key] for key in ("problems", *SPLITS) if key in given}
+    made = {key: _user_problems(f"task {name!r}, {key}", rows, prompts) for key, rows in sets.items()}
+    retention = {
         str(key): tuple(_user_problems(f"task {name!r}, retention {key}", rows, prompts))
         for key, rows in dict(given.get("retention") or {}).items()
     }
-    return made
+    return {**made, "judge": _user_judge(name, given.get("judge")), "retention": retention}
 
 
 def _user_problems(where: str, rows: Any, prompts: Prompts) -> list[Problem]:

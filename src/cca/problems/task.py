@@ -20,8 +20,7 @@ from cca.errors import CcaError
 from cca.files import fingerprint
 from cca.problems.judges import make_judge
 from cca.problems.judges.judge import Judge, StoppingJudge
-from cca.problems.problem import Problem, problems_fingerprint, read_problems
-from cca.problems.prompts import PLAIN, Prompts
+from cca.problems.problem import PLAIN, Problem, Prompts, problems_fingerprint, read_problems
 
 T = TypeVar("T")
 Item = TypeVar("Item", bound=Hashable)

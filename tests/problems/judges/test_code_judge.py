@@ -48,16 +48,13 @@ def test_right_code_in_every_wrapping(judge: CodeJudge, text: str) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "def add(a, b):\n    return a - b",
-        "import sys\ndef add(a, b): ...\nsys.exit(0)",
-        "import os\ndef add(a, b): ...\nos._exit(0)",
-        "def add(a, b):\n    raise SystemExit(0)",
-        "def add(a, b):\n    while True: pass",
-        "x = [0] * 10**9\ndef add(a, b): return a + b",
+        "def add(a, b):\n    return a - b", "import sys\ndef add(a, b): ...\nsys.exit(0)",
+        "import os\ndef add(a, b): ...\nos._exit(0)", "def add(a, b):\n    raise SystemExit(0)",
+        "def add(a, b):\n    while True: pass", "x = [0] * 10**9\ndef add(a, b): return a + b",
         "def add(a, b):\n    open('f', 'w').write('x' * 10**8)\n    return a + b",
         "def add(a, b):\n    return input()",
     ],
-)
+)  # fmt: skip
 def test_wrong_code_within_its_limits(judge: CodeJudge, code: str) -> None:
     before = time.monotonic()
     assert judge(f"```python\n{code}\n```", TESTS).verdict is WRONG

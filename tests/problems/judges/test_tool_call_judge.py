@@ -42,20 +42,17 @@ GOLD = '{"name": "weather", "arguments": {"city": "Paris", "days": 2}}'
         '{"function": {"name": "weather", "arguments": "{\\"days\\": 2, \\"city\\": \\"Paris\\"}"}}',
         '<think>{"name": "other"}</think>{"name": "weather", "arguments": {"city": "Paris ", "days": 2}}',
         "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n2\n</parameter>\n"
-        "</function>\n</tool_call>",
-        '[TOOL_CALLS]weather[ARGS]{"city": "Paris", "days": 2}',
+        "</function>\n</tool_call>", '[TOOL_CALLS]weather[ARGS]{"city": "Paris", "days": 2}',
         f'{{"tool_calls": [{{"type": "function", "function": {GOLD}}}]}}',
         "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n<arg_key>days</arg_key>\n"
-        "<arg_value>2</arg_value>\n</tool_call>",
-        '<function=weather>{"city": "Paris", "days": 2}</function>',
+        "<arg_value>2</arg_value>\n</tool_call>", '<function=weather>{"city": "Paris", "days": 2}</function>',
         '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Paris", "days": 2}<|call|>',
         '<invoke name="weather"><parameter name="city">Paris</parameter><parameter name="days">2</parameter></invoke>',
-        '[weather(city="Paris", days=2)]',
-        "```tool_code\nweather(city='Paris', days=2)\n```",
+        '[weather(city="Paris", days=2)]', "```tool_code\nweather(city='Paris', days=2)\n```",
         'I use {weather}: {"name": "weather", "arguments": {"city": "Paris", "days": 2}}',
         '{"name": "weather", "arguments": {"city": "Paris", "days": 2}}\n\nQ: and Rome?\n{"name": "other"}',
     ],
-)
+)  # fmt: skip
 def test_right_calls_in_every_wrapping(text: str) -> None:
     assert make_judge("tool-call")(text, GOLD).verdict is RIGHT
     assert make_judge("tool-call", tools=[WEATHER])(text, GOLD).verdict is RIGHT
@@ -136,14 +133,11 @@ def test_faulty_golds_and_tools_are_refused() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '<tool_call>{"name": "weather", "argum',
-        "<function=weather>\n<parameter=city>Par",
-        '[TOOL_CALLS]weather[ARGS]{"city": ',
-        '{"name": "weather", "arguments": {"city": ',
-        "<|python_tag|>weather.call(city)",
-        "```tool_code\nweather('Paris')\n```",
+        '<tool_call>{"name": "weather", "argum', "<function=weather>\n<parameter=city>Par",
+        '[TOOL_CALLS]weather[ARGS]{"city": ', '{"name": "weather", "arguments": {"city": ',
+        "<|python_tag|>weather.call(city)", "```tool_code\nweather('Paris')\n```",
     ],
-)
+)  # fmt: skip
 def test_a_call_that_cannot_be_read_is_not_no_call(text: str) -> None:
     assert make_judge("tool-call")(text, "[]").verdict is UNREADABLE
     assert make_judge("tool-call")(text, GOLD).verdict is UNREADABLE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -10,7 +9,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from cca.errors import CcaError
+from cca.errors import CcaError, suggestion
 from cca.problems.judges.judge import UNREADABLE, Judge, Judgement, Verdict, judgement
 from cca.section import load_entry
 
@@ -36,11 +35,14 @@ def make_judge(name: str, *, allow_code: bool = False, **options: Any) -> Judge:
     Raises CcaError for an unknown name or option, and for code that was not allowed.
     """
     if ":" in name:
-        return _user_judge(name, allow_code, options)
+        if not allow_code:
+            raise CcaError(
+                f"judge {name!r} is a function of yours: allow it explicitly (allow_code) to import and run it"
+            )
+        return _construct(name, lambda: FunctionJudge(name), options)
     if name not in JUDGES:
-        near = difflib.get_close_matches(name, JUDGES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise CcaError(f"judge: expected {', '.join(JUDGES)} or package.module:function, got {name!r}{hint}")
+        known = f"{', '.join(JUDGES)} or package.module:function"
+        raise CcaError(f"judge: expected {known}, got {name!r}{suggestion(name, JUDGES)}")
     if name == "code" and not allow_code:
         raise CcaError("judge 'code' runs code that a model wrote: allow it explicitly (allow_code) or take another")
     return _construct(name, load_entry(JUDGES[name]), options)
@@ -53,12 +55,6 @@ def _construct(name: str, factory: Callable[..., Judge], options: dict[str, Any]
             expected = ", ".join(known) or "none"
             raise CcaError(f"judge {name!r}: unknown option {option!r}; its options: {expected}")
     return factory(**options)
-
-
-def _user_judge(name: str, allow_code: bool, options: dict[str, Any]) -> Judge:
-    if not allow_code:
-        raise CcaError(f"judge {name!r} is a function of yours: allow it explicitly (allow_code) to import and run it")
-    return _construct(name, lambda: FunctionJudge(name), options)
 
 
 class FunctionJudge:
@@ -84,10 +80,8 @@ class FunctionJudge:
             return result
         if result is None or result is Verdict.UNREADABLE:
             return UNREADABLE
-        if isinstance(result, Verdict):
-            return judgement(text.strip(), result is Verdict.RIGHT)
-        if isinstance(result, bool):
-            return judgement(text.strip(), result)
+        if isinstance(result, Verdict | bool):
+            return judgement(text.strip(), result in (Verdict.RIGHT, True))
         raise CcaError(f"judge {self.name!r}: expected a bool, a Verdict, a Judgement or None, got {result!r}")
 
     def finished(self, text: str) -> bool:

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 
@@ -31,7 +31,13 @@ from cca.errors import CcaError
 from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
 from cca.problems.judges.reading import WholeReader
 
-ISOLATIONS = ("auto", "bubblewrap", "namespaces", "none")
+_WRAPPINGS = {
+    "bubblewrap": "bwrap --ro-bind / / --dev /dev --proc /proc --size {size} --tmpfs {folder} --chdir {folder} "
+    "--unshare-all --die-with-parent --cap-drop ALL",
+    "namespaces": "unshare --user --map-root-user --mount --pid --net --ipc --uts --fork --kill-child --mount-proc",
+    "none": "",
+}
+"""What a program is run by in each isolation, the strongest first."""
 _FOLDER_BYTES = 64 << 20
 _PROCESSES = 128
 _TOKEN_BYTES = 32
@@ -107,31 +113,17 @@ class CodeJudge(WholeReader):
 @cache
 def _isolation(wanted: str) -> str:
     """The isolation to use: ``wanted``, or the strongest that works here. Raises CcaError when there is none."""
-    if wanted not in ISOLATIONS:
-        raise CcaError(f"judge 'code': expected isolation {', '.join(ISOLATIONS)}, got {wanted!r}")
+    if wanted not in ("auto", *_WRAPPINGS):
+        raise CcaError(f"judge 'code': expected isolation auto, {', '.join(_WRAPPINGS)}, got {wanted!r}")
     if wanted == "none":
         return wanted
     for name in ("bubblewrap", "namespaces") if wanted == "auto" else (wanted,):
-        if shutil.which(_PROGRAMS[name]) and _run("", name, 10, 512):
+        if shutil.which(_WRAPPINGS[name].split()[0]) and _run("", name, 10, 512):
             return name
     raise CcaError(
         f"judge 'code': expected a way to isolate programs ({wanted}), got a machine without; install bubblewrap, or "
         "set isolation: none where nothing is at stake (a container of your own)"
     )
-
-
-_PROGRAMS = {"bubblewrap": "bwrap", "namespaces": "unshare"}
-
-
-def _wrapping(isolation: str, folder: str) -> Sequence[str]:
-    if isolation == "bubblewrap":
-        own = f"--dev /dev --proc /proc --size {_FOLDER_BYTES} --tmpfs".split()
-        rest = "--unshare-all --die-with-parent --cap-drop ALL".split()
-        return ["bwrap", *"--ro-bind / /".split(), *own, folder, "--chdir", folder, *rest]
-    if isolation == "namespaces":
-        spaces = "--user --map-root-user --mount --pid --net --ipc --uts"
-        return f"unshare {spaces} --fork --kill-child --mount-proc".split()
-    return []
 
 
 def _run(program: str, isolation: str, seconds: int, megabytes: int) -> bool:
@@ -141,15 +133,15 @@ def _run(program: str, isolation: str, seconds: int, megabytes: int) -> bool:
     limits |= {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 64}
     if isolation != "none":  # elsewhere the limit counts what else the user runs, and threads fail by chance
         limits["RLIMIT_NPROC"] = _PROCESSES
-    order: dict[str, object] = {"program": program, "limits": limits, "folder": _FOLDER_BYTES}
-    order["shut_in"] = isolation == "namespaces"
+    order = {"program": program, "limits": limits, "folder": _FOLDER_BYTES, "shut_in": isolation == "namespaces"}
     receiving, sending = os.pipe()
     source, feeding = os.pipe()
     try:
         with tempfile.TemporaryDirectory(prefix="cca-code-") as folder:
+            wrapping = [part.format(size=_FOLDER_BYTES, folder=folder) for part in _WRAPPINGS[isolation].split()]
             runner = [sys.executable, "-I", "-c", _RUNNER, str(source), str(sending)]
             process = subprocess.Popen(
-                [*_wrapping(isolation, folder), *runner],
+                [*wrapping, *runner],
                 cwd=folder,
                 env={"PATH": os.defpath, "HOME": folder, "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"},
                 **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL),

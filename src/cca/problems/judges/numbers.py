@@ -17,7 +17,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from cca.errors import CcaError
-from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
+from cca.problems.judges.judge import Judgement, judgement
 from cca.problems.judges.quantities import Found, Quantity, find_quantities, last_quantity, read_number_words
 from cca.problems.judges.reading import UNCLEAR, Reader, Unclear
 from cca.problems.judges.statements import Statement
@@ -87,15 +87,11 @@ class NumberJudge(Reader[Quantity]):
         if self.tolerance < 0:
             raise CcaError(f"judge 'number': expected a tolerance of at least 0, got {tolerance!r}")
 
-    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
-        wanted = _gold(gold)
-        answer = self.read(text, cut_off)
-        if answer is None:
-            return UNREADABLE
-        return judgement(str(answer), answer.matches(wanted, self.tolerance))
+    def read_gold(self, gold: str) -> Quantity:
+        return _gold(gold)
 
-    def check_gold(self, gold: str) -> None:
-        _gold(gold)
+    def compare(self, answer: Quantity, wanted: Quantity) -> Judgement:
+        return judgement(str(answer), answer.matches(wanted, self.tolerance))
 
     def prepare(self, text: str) -> str:
         return plain(text)

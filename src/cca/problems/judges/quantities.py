@@ -228,10 +228,13 @@ _RUN = re.compile(
 _PRONOUN = re.compile(r"[ ]{1,3}(?:of|that|who|which|another|way|by|thing|possible|could|can|has)\b", re.IGNORECASE)
 
 
-def read_number_words(text: str) -> Fraction | None:
-    """The first number spelt out in ``text``, or None. "One of ..." and the like is no number."""
+def read_number_words(text: str, whole: bool = False) -> Fraction | None:
+    """The first number spelt out in ``text``, or None; ``whole``: the text is nothing else.
+
+    "One of ..." and the like is no number.
+    """
     for run in _RUN.finditer(text):
-        if run[0].lower() == "one" and _PRONOUN.match(text, run.end()):
+        if (whole and run[0] != text) or (run[0].lower() == "one" and _PRONOUN.match(text, run.end())):
             continue
         value = _word_value(run[0].lower())
         if value is not None:

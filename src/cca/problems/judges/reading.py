@@ -19,8 +19,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from cca.problems.judges.judge import UNREADABLE, Judgement, judgement
 from cca.problems.judges.statements import Statement, final_statements, stated_answers
 
 _THOUGHT = r"(?:[a-z]{1,12}[:_])?(?:think|thinking|thoughts?|reasoning)"
@@ -176,6 +177,21 @@ class Reader(Generic[Answer]):
     def __init__(self, *, thinking: bool = False, final: bool = True) -> None:
         self.thinking = thinking
         self.final = final
+
+    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
+        wanted = self.read_gold(gold)
+        answer = self.read(text, cut_off)
+        return UNREADABLE if answer is None else self.compare(answer, wanted)
+
+    def check_gold(self, gold: str) -> None:
+        self.read_gold(gold)
+
+    def read_gold(self, gold: str) -> Any:
+        """The gold answer as ``compare`` takes it. Raises CcaError for one that cannot be read."""
+        raise NotImplementedError
+
+    def compare(self, answer: Answer, wanted: Any) -> Judgement:
+        return judgement(str(answer), answer == wanted)
 
     def read_statement(self, statement: Statement) -> Answer | Unclear | None:
         """The answer that a statement gives; None when it gives none."""

@@ -100,12 +100,9 @@ def stated_answers(text: str, closed: bool = False) -> Iterator[Statement]:
     for marker in _STATED.finditer(lower):
         said = marker["verb"] or (marker["other"] or ":")[0] not in ":\uff1a=" or marker["eastern"]
         found.append((marker.end(), "stated" if said else "label", marker.start()))
-    if "box" in lower:
-        found += [(marker.end(), "box", marker.start()) for marker in _BOX.finditer(lower)]
-    if "####" in lower:
-        found += [(match.end(), "hashes", match.start()) for match in re.finditer("####", lower)]
-    if "<answer>" in lower:
-        found += [(match.end(), "tag", match.start()) for match in re.finditer("<answer>", lower)]
+    for kind, sign, pattern in (("box", "box", _BOX), ("hashes", "####", "####"), ("tag", "<answer>", "<answer>")):
+        if sign in lower:
+            found += [(marker.end(), kind, marker.start()) for marker in re.finditer(pattern, lower)]
     for start, kind, marker_start in sorted(found, reverse=True)[:_TRIES]:
         statement = _statement(text, lower, start, kind, marker_start, closed)
         if statement is not None:

@@ -56,16 +56,12 @@ class TextJudge(Reader[tuple[str, ...]]):
 
     name = "text"
 
-    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
-        wanted = _gold(gold)
-        readings = self.read(text, cut_off)
-        if readings is None:
-            return UNREADABLE
-        right = next((reading for reading in readings if same_text(reading, wanted)), None)
-        return judgement(right or readings[0], right is not None)
+    def read_gold(self, gold: str) -> str:
+        return _gold(gold)
 
-    def check_gold(self, gold: str) -> None:
-        _gold(gold)
+    def compare(self, answer: tuple[str, ...], wanted: str) -> Judgement:
+        right = next((reading for reading in answer if same_text(reading, wanted)), None)
+        return judgement(right or answer[0], right is not None)
 
     def read_statement(self, statement: Statement) -> tuple[str, ...] | None:
         return _readings(statement.text)
@@ -183,14 +179,6 @@ class ChoiceJudge(Reader[str]):
         )
         self._single = re.compile(rf"(?<![\w'’.-])({one})(?![\w'’#+]|\.\w){article}")
 
-    def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
-        wanted = self._gold(gold)
-        answer = self.read(text, cut_off)
-        return UNREADABLE if answer is None else judgement(answer, answer == wanted)
-
-    def check_gold(self, gold: str) -> None:
-        self._gold(gold)
-
     def prepare(self, text: str) -> str:
         return plain(text).translate(FULL_WIDTH)
 
@@ -234,7 +222,7 @@ class ChoiceJudge(Reader[str]):
         }
         return letters.pop() if len(letters) == 1 else None
 
-    def _gold(self, gold: str) -> str:
+    def read_gold(self, gold: str) -> str:
         match = _LETTER_GOLD.match(gold)
         if match is None or match[1].upper() not in self.letters:
             raise CcaError(f"judge 'choice': expected a gold answer of one of {self.letters}, got {gold!r}")

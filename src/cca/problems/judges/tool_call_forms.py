@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from cca.files import refuse_constant
+
 _OPENING = re.compile(r"[{\[]")
 _LONGEST_NUMBER = 300
 _TRIES = 64
@@ -46,16 +48,12 @@ ATTEMPT = re.compile(
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > _LONGEST_NUMBER:
+    if len(digits) > _LONGEST_NUMBER:  # which no float of a schema could be compared with
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
 
 
-def _constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=_constant)
+DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=refuse_constant)
 
 
 class Raw(str):
@@ -167,10 +165,7 @@ def _json_calls(text: str, bare: bool = False) -> Iterator[Call]:
         value, position = _decode(text, opening.start())
         if isinstance(value, dict) and isinstance(value.get("tool_calls"), list):
             value = value["tool_calls"]
-        for item in value if isinstance(value, list) else [value]:
-            call = as_call(item, bare)
-            if call is not None:
-                yield call
+        yield from filter(None, (as_call(item, bare) for item in (value if isinstance(value, list) else [value])))
 
 
 def _decode(text: str, start: int) -> tuple[Any, int]:

@@ -60,14 +60,15 @@ class ToolCallJudge(WholeReader):
 
     def _typed(self, call: Call) -> Call:
         """``call`` with arguments of open type as the tool's schema has them."""
-        properties = self.schemas.get(call.name, {}).get("properties", {})
-        arguments = {
-            key: value.value()
-            if isinstance(value, Raw) and properties.get(key, {}).get("type", "string") != "string"
-            else value
-            for key, value in call.arguments.items()
-        }
-        return Call(call.name, arguments)
+
+        def typed(key: str, value: Any) -> Any:
+            is_open = isinstance(value, Raw) and self._property(call, key).get("type", "string") != "string"
+            return value.value() if is_open else value
+
+        return Call(call.name, {key: typed(key, value) for key, value in call.arguments.items()})
+
+    def _property(self, call: Call, key: str) -> Mapping[str, Any]:
+        return self.schemas.get(call.name, {}).get("properties", {}).get(key, {})
 
     def _valid(self, calls: list[Call]) -> bool:
         own = self.validators
@@ -83,22 +84,16 @@ class ToolCallJudge(WholeReader):
         return not remaining
 
     def _matches(self, call: Call, expected: Call) -> bool:
-        if call.name != expected.name:
-            return False
-        properties = self.schemas.get(call.name, {}).get("properties", {})
-        for key in {*call.arguments, *expected.arguments}:
-            default = {"$optional": properties.get(key, {}).get("default", _MISSING)}
+        def same(key: str) -> bool:
+            default = {"$optional": self._property(call, key).get("default", _MISSING)}
             wanted = expected.arguments.get(key, default)
-            if not _equal(call.arguments.get(key, _MISSING), wanted, self.ignore_case):
-                return False
-        return True
+            return _equal(call.arguments.get(key, _MISSING), wanted, self.ignore_case)
+
+        return call.name == expected.name and all(map(same, {*call.arguments, *expected.arguments}))
 
 
-class _Missing:
-    """An argument that was left out; unequal to every JSON value."""
-
-
-_MISSING = _Missing()
+_MISSING = object()
+"""An argument that was left out; unequal to every JSON value."""
 
 
 def _equal(value: Any, wanted: Any, ignore_case: bool) -> bool:
@@ -113,9 +108,7 @@ def _equal(value: Any, wanted: Any, ignore_case: bool) -> bool:
         keys = {*value, *wanted}
         return all(_equal(value.get(key, _MISSING), wanted.get(key, _MISSING), ignore_case) for key in keys)
     if isinstance(value, list) and isinstance(wanted, list):
-        return len(value) == len(wanted) and all(
-            _equal(one, other, ignore_case) for one, other in zip(value, wanted, strict=True)
-        )
+        return len(value) == len(wanted) and all(_equal(*pair, ignore_case) for pair in zip(value, wanted, strict=True))
     if isinstance(value, str) and isinstance(wanted, str):
         value, wanted = value.strip(), wanted.strip()
         return value.casefold() == wanted.casefold() if ignore_case else value == wanted
@@ -129,7 +122,7 @@ def _gold(gold: str) -> tuple[Call, ...]:
     except (ValueError, RecursionError) as error:
         raise CcaError(f"judge 'tool-call': expected a gold answer of JSON calls, got {gold!r} ({error})") from error
     items = value if isinstance(value, list) else [value]
-    calls = tuple(call for call in map(as_call, items) if call is not None)
+    calls = tuple(filter(None, map(as_call, items)))
     if len(calls) != len(items):
         raise CcaError(f'judge \'tool-call\': expected calls {{"name": ..., "arguments": {{...}}}}, got {gold!r}')
     return calls

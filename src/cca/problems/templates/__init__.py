@@ -118,11 +118,10 @@ def remarks(template: Template) -> Iterator[str]:
     A value that an equation of the conditions ties to others counts as given.
     """
     yield from template.remarks
-    equations = [
-        condition
-        for condition in template.conditions
-        if any(isinstance(node, ast.Eq) for node in ast.walk(condition.tree))
-    ]
-    for name in sorted(template.answer.names & set(template.targets) - template.question.names):
-        if not any(name in condition.names for condition in equations):
-            yield f"the answer depends on {name!r}, which the question does not tell"
+    given = set(template.question.names)
+    for condition in template.conditions:
+        if any(isinstance(node, ast.Eq) for node in ast.walk(condition.tree)):
+            given |= condition.names
+    targets = {target for draw in template.draws for target in draw.targets}
+    for name in sorted(template.answer.names & targets - given):
+        yield f"the answer depends on {name!r}, which the question does not tell"

@@ -17,11 +17,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
 from typing import Any
 
 from cca.problems.templates.exact_numbers import ExpressionError, Worded, brief, shown, written
-from cca.problems.templates.expressions import MAXIMUM_COST, SAMPLES, Expression, parse
+from cca.problems.templates.expressions import MAXIMUM_COST, SAMPLES, Expression, dotted, parse
 from cca.problems.templates.vocabulary import CYCLES, DOMAINS, LISTS, PEOPLE, spelled
 
 _PICKED = "drawn_item"
@@ -45,15 +44,9 @@ class Draw:
         return frozenset(name for name in names if name not in LISTS)
 
     @property
-    def cost(self) -> int:
-        """Work of one call of ``items``."""
-        return self.source.cost + (MAXIMUM_COST if self.mapping else 20)
-
-    @property
     def is_list(self) -> bool:
         """True when the items are those of lists as they stand."""
-        calls = [node for node in ast.walk(self.source.tree) if isinstance(node, ast.Call)]
-        return self.mapping is None and not calls
+        return self.mapping is None and not any(isinstance(node, ast.Call) for node in ast.walk(self.source.tree))
 
     def fixed(self, texts: Sequence[str]) -> Draw:
         """This draw with one value for each target, read from its text ("half", "12", "apple")."""
@@ -88,15 +81,15 @@ class Draw:
 
     def choose(self, items: Sequence[Any], random: Callable[[], float], values: dict[str, Any]) -> None:
         """Give every target in ``values`` an item, each equally likely."""
+        index = int(random() * len(items))
         if self.kind == "distinct":
-            chosen: list[int] = []
+            chosen = [index]
             while len(chosen) < len(self.targets):
                 index = int(random() * len(items))
-                if index not in chosen:
-                    values[self.targets[len(chosen)]] = items[index]
-                    chosen.append(index)
+                chosen += [] if index in chosen else [index]
+            values.update((target, items[one]) for target, one in zip(self.targets, chosen, strict=True))
         else:
-            self.assign(items[int(random() * len(items))], values)
+            self.assign(items[index], values)
 
     def assign(self, item: Any, values: dict[str, Any]) -> None:
         """Give the targets in ``values`` one item; not for the kind "distinct"."""
@@ -122,17 +115,17 @@ def parse_draws(line: str) -> list[Draw]:
     tree = parse(right.strip().rstrip(",;"))
     if isinstance(tree, ast.Tuple) and len(tree.elts) == len(targets) > 1:
         return [_draw((target,), part, line) for target, part in zip(targets, tree.elts, strict=True)]
-    if isinstance(tree, ast.Call) and ast.unparse(tree.func) in _RANGES:
+    if isinstance(tree, ast.Call) and dotted(tree.func) in _RANGES:
         return [_draw((target,), tree, line) for target in targets]
     return [_draw(targets, tree, line)]
 
 
 def _draw(targets: tuple[str, ...], tree: ast.expr, line: str) -> Draw:
     kind = "each" if len(targets) == 1 else "rows"
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _sampler(node)]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and dotted(node.func) in SAMPLES]
     if not calls:
         return Draw(targets, kind, Expression(line, tree, DOMAINS), None, line)
-    call, name = calls[0], _sampler(calls[0])
+    call, name = calls[0], dotted(calls[0].func)
     if len(calls) > 1:
         raise ExpressionError(f"expected one sample() in a line, got {len(calls)} in '{brief(line)}'")
     if call.keywords or not 1 <= len(call.args) <= 2:
@@ -150,11 +143,6 @@ def _draw(targets: tuple[str, ...], tree: ast.expr, line: str) -> Draw:
         raise ExpressionError(f"expected nothing around a draw of several items, got '{brief(line)}'")
     kind = "run" if name == "sample_sequential" else ("each" if count == 1 else "distinct")
     return Draw(targets, kind, source, mapping, line)
-
-
-def _sampler(call: ast.Call) -> str:
-    """The name of a call that draws, or an empty text."""
-    return call.func.id if isinstance(call.func, ast.Name) and call.func.id in SAMPLES else ""
 
 
 class _Replaced(ast.NodeTransformer):
@@ -206,6 +194,7 @@ class Step:
         self.size = _UNKNOWN_SIZE if self.items is None else len(self.items)
         self.tests: list[Expression] = []
         self.solved: Expression | None = None
+        self._index: dict[Any, Any] | None = None
 
     @property
     def people(self) -> bool:
@@ -219,24 +208,27 @@ class Step:
             return False
         return isinstance(self.items, range) or len(set(self.items)) == len(self.items)
 
-    @cached_property
-    def cost(self) -> int:
-        """Work of one guess without its tests."""
-        return 8 + (self.draw.cost if self.items is None else 0) + (self.solved.cost if self.solved else 0)
-
-    @cached_property
-    def index(self) -> dict[Any, Any]:
-        return {item: item for item in self.items or ()}
-
     def choices(self, values: Mapping[str, Any]) -> Sequence[Any]:
         """The items that may be chosen after ``values``; none when they cannot be evaluated."""
         try:
             if self.solved is None:
                 return self.draw.items(values) if self.items is None else self.items
             value = self.solved.closure(values)
-            value = value.value if isinstance(value, Worded) else value
             if isinstance(self.items, range):  # "in" goes through a range for what is no int
+                value = value.value if isinstance(value, Worded) else value
                 return (value,) if isinstance(value, int) and value in self.items else ()
-            return (self.index[value],) if value in self.index else ()
+            self._index = self._index or {item: item for item in self.items or ()}
+            return (self._index[value],) if value in self._index else ()
         except FAILURES:
             return ()
+
+    def passes(self, values: Mapping[str, Any]) -> bool:
+        return all(holds(test, values) for test in self.tests)
+
+
+def holds(condition: Expression, values: Mapping[str, Any]) -> bool:
+    """True when the condition is met; it is not met by values for which it cannot be evaluated (a zero divisor)."""
+    try:
+        return bool(condition.closure(values))
+    except FAILURES:
+        return False

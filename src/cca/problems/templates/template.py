@@ -23,7 +23,6 @@ The worked answer holds expressions in its slots and ends with ``#### {n-k}``. O
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from cca.errors import CcaError
+from cca.errors import CcaError, suggestion
 from cca.files import read_json
 from cca.problems.templates.draws import Draw, parse_draws
 from cca.problems.templates.exact_numbers import ExpressionError, brief, number, written
@@ -88,11 +87,6 @@ class Template:
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path) -> Template:
-        """Read a template file; its name is the file's without ``.json``. Raises TemplateError naming the fault."""
-        return read_template(Path(path).stem, Path(path))
-
-    @classmethod
     def parse(cls, name: str, content: Any, where: str | None = None) -> Template:
         """The template in a JSON object. Raises TemplateError naming ``where`` and the fault."""
         where = where or f"template {name}"
@@ -116,20 +110,11 @@ class Template:
         if sum(condition.cost for condition in conditions) > MAXIMUM_COST:
             raise ExpressionError("expected less work in #conditions, got conditions that take too long")
         answer = compiled(sections.answer)
-        known = {target for draw in draws for target in draw.targets} | set(LISTS)
-        for draw in draws:
-            _known(draw.needs, known, f"'{brief(draw.line)}'")
-        for condition in conditions:
-            _known(condition.names, known, f"condition '{brief(condition.text)}'")
-        _known(answer.names, known, f"#answer '{brief(answer.text)}'")
-        _known(question.names, known, "the question")
-        _known(solution.names, known, "the worked answer")
+        readers = [(draw.needs, f"'{brief(draw.line)}'") for draw in draws]
+        readers += [(condition.names, f"condition '{brief(condition.text)}'") for condition in conditions]
+        readers += [(answer.names, f"#answer '{brief(answer.text)}'"), (question.names, "the question")]
+        _check_names([*readers, (solution.names, "the worked answer")], draws)
         return cls(name, question, solution, draws, conditions, answer, remarks, extra)
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """The names that #init defines."""
-        return tuple(target for draw in self.draws for target in draw.targets)
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -148,10 +133,10 @@ class Template:
     @cached_property
     def flaws(self) -> tuple[Flaw, ...]:
         """Checks of an instance whose solution ends with its answer; each returns one line on its flaw, or nothing."""
-        exact = untruncated(self.answer)
+        exact = untruncated(self.answer) or self.answer
 
         def truncated(instance: Instance) -> str:
-            value = instance.answer if exact is None else _digits(exact, instance.values)
+            value = _digits(exact, instance.values)
             return "" if value == instance.answer else f"the answer {instance.answer} is cut down from {value}"
 
         def below_zero(instance: Instance) -> str:
@@ -185,13 +170,8 @@ class Template:
         """One instance, even when its solution disagrees with its answer. Raises TemplateError."""
         try:
             values = self.sampler.sample(generator)
-            return Instance(
-                self.name,
-                values,
-                self.question.render(values).strip(),
-                self.solution.render(values).strip(),
-                _digits(self.answer, values),
-            )
+            question, solution = self.question.render(values).strip(), self.solution.render(values).strip()
+            return Instance(self.name, values, question, solution, _digits(self.answer, values))
         except ExpressionError as error:
             raise TemplateError(f"template {self.name}: {error}") from error
 
@@ -260,9 +240,10 @@ def _conditions(line: str) -> list[Expression]:
     return [Expression(line, part) for part in whole.tree.elts] if isinstance(whole.tree, ast.Tuple) else [whole]
 
 
-def _known(names: frozenset[str], known: set[str], where: str) -> None:
-    unknown = sorted(names - known)
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], sorted(known), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ExpressionError(f"{where} reads {unknown[0]!r}, which #init does not define{hint}")
+def _check_names(readers: Sequence[tuple[frozenset[str], str]], draws: Sequence[Draw]) -> None:
+    """Raise ExpressionError for the first of the (names, where they are read) that no draw and no list defines."""
+    known = {target for draw in draws for target in draw.targets}.union(LISTS)
+    for names, where in readers:
+        for unknown in sorted(names - known):
+            hint = suggestion(unknown, sorted(known))
+            raise ExpressionError(f"{where} reads {unknown!r}, which #init does not define{hint}")

@@ -13,11 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal, localcontext
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from cca.problems.templates.exact_numbers import ExpressionError, Worded, brief, number, rounded, written
+from cca.problems.templates.exact_numbers import ExpressionError, Worded, number, written
 from cca.problems.templates.expressions import Expression, compiled
 
 MAXIMUM_TEXT = 20_000
@@ -26,7 +27,7 @@ MAXIMUM_COST = 200_000
 
 _BRACE = re.compile(r"[{}]")
 _DOUBLED = re.compile(r"\s*\{([^{}]*)\}\s*")
-_FORMAT = re.compile(r"(.*):(0\d)?(,?)(?:\.(\d))?([fd%]?)", re.DOTALL)  # width, comma, places, kind
+_FORMAT = re.compile(r"(.*):((?:0\d)?,?(?:\.\d)?)([fd%]?)", re.DOTALL)  # width, comma and places; kind
 _OPENS_SENTENCE = re.compile(r"(?:\A|[.!?][\"”')]*\s|\n)\s*\Z")
 _OPERATOR_BEFORE = re.compile(r"(?:[*/+=÷×<>(^]|(?<=\s)[-–−x]|(?<=\d)-)\s*(?:[$€£])?\Z")
 _OPERATOR_AFTER = re.compile(r"\A\s*(?:[*/+=÷×<>^%]|[-–−x](?=\s)|-(?=\d))")
@@ -129,15 +130,13 @@ class Text:
                 shape = _FORMAT.fullmatch(source)
                 if shape is None:
                     raise
-                source, *groups = shape.groups()
+                source = shape[1]
                 self._expressions[source] = compiled(source)
-                return source, _formatter(*groups)
+                return source, _formatter(shape[2], shape[3])
         return source, writer
 
 
-@lru_cache(maxsize=4096)
-def parsed_text(annotated: str) -> Text:
-    return Text(annotated)
+parsed_text = lru_cache(maxsize=4096)(Text)
 
 
 def _slots(annotated: str) -> list[tuple[int, int]]:
@@ -190,21 +189,18 @@ def _literal(text: str) -> str:
 
 
 def _words(value: Any) -> str:
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case int() | str():
-            return str(value)
-        case Worded():
-            return value.text
-        case Fraction():
-            return written(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str | Worded):
+        return value if isinstance(value, str) else value.text
+    if isinstance(value, int | Fraction):
+        return written(value)
     raise ExpressionError(f"expected a number or a text in a slot, got {type(value).__name__}")
 
 
 def _digits(value: Any) -> str:
     if isinstance(value, Worded):
-        return f"{value.value.numerator}/{value.value.denominator}".removesuffix("/1")
+        return f"{value.numerator}/{value.denominator}".removesuffix("/1")
     return _words(value)
 
 
@@ -213,17 +209,15 @@ def _opening(value: Any) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _formatter(width: str | None, comma: str, places: str | None, kind: str) -> Writer:
+def _formatter(shape: str, kind: str) -> Writer:
     """The writer of a slot with a format: ``{price:.2f}``, ``{people:,}``, ``{minute:02d}``, ``{share:.0%}``."""
+    shape += ".0" if kind in ("f", "%") and "." not in shape else ""
+    shape += "%" if kind == "%" else "f" if "." in shape else ""
 
     def write(value: Any) -> str:
-        amount = number(value, "a formatted slot") * (100 if kind == "%" else 1)
-        text = rounded(amount, int(places or 0)) if places or kind in ("f", "%") else written(amount)
-        if comma:
-            units, point, cents = text.partition(".")
-            text = f"{int(units):,}{point}{cents}"
-        text = text.zfill(int(width)) if width else text
-        return text + ("%" if kind == "%" else "")
+        amount = number(value, "a formatted slot")
+        with localcontext(rounding=ROUND_HALF_UP):
+            return format(Decimal(amount.numerator) / amount.denominator, shape)
 
     return write
 
@@ -257,14 +251,11 @@ def _compared(condition: str) -> str:
 
 def _unwrapped(answer: str) -> str:
     whole = re.fullmatch(r"\{([^{}]*)\}", answer.strip())
-    answer = _plain(whole[1] if whole else answer)
-    if not answer:
-        raise ExpressionError("expected an expression after '#answer:', got none")
-    return answer
+    return _plain(whole[1] if whole else answer)
 
 
 def _plain(item: str) -> str:
     item = undollared(item).strip().rstrip(",;")
     if not item:
-        raise ExpressionError(f"expected an expression in every line, got '{brief(item)}'")
+        raise ExpressionError("expected an expression after '#answer:' and in every line of #conditions, got none")
     return item

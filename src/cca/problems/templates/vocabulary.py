@@ -14,7 +14,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from cca.problems.judges.quantities import TENS, UNITS
+from cca.problems.judges.quantities import TENS, UNITS, read_number_words
 from cca.problems.templates.exact_numbers import (
     LARGEST,
     LONGEST,
@@ -22,13 +22,11 @@ from cca.problems.templates.exact_numbers import (
     Number,
     Steps,
     Worded,
-    divide,
     exact,
     number,
     parsed_number,
     round_half_away,
     shown,
-    written,
 )
 
 WIDEST = 1_000_000
@@ -55,7 +53,7 @@ def whole(value: Any) -> int:
 
 def fraction(value: Any, bottom: Any = 1) -> Number:
     """``float()`` and ``Fraction()``: the exact number; a text must spell a number."""
-    return divide(_read(value, "Fraction"), _read(bottom, "Fraction"))
+    return exact(Fraction(_read(value, "Fraction"), _read(bottom, "Fraction")))
 
 
 def nearest(value: Any, digits: Any = 0) -> Number:
@@ -81,8 +79,7 @@ def exact_range(*bounds: Any) -> Steps:
     numbers = [Fraction(number(bound, "arange")) for bound in bounds]
     if not 1 <= len(numbers) <= 3:
         raise ExpressionError(f"expected arange() of one to three numbers, got {len(numbers)}")
-    start, stop = (Fraction(0), numbers[0]) if len(numbers) == 1 else numbers[:2]
-    step = numbers[2] if len(numbers) == 3 else Fraction(1)
+    start, stop, step = [*([Fraction(0)] if len(numbers) == 1 else []), *numbers, Fraction(1)][:3]
     if step == 0:
         raise ExpressionError("expected a step other than zero, got 0")
     count = max(0, math.ceil((stop - start) / step))
@@ -121,11 +118,8 @@ def rounded_items(value: Any, digits: Any = 2) -> Any:
 def mixed_number(value: Any) -> str:
     """``format_frac``: 7/4 as "1 3/4"."""
     value = number(value, "format_frac")
-    size, sign = abs(value), "-" if value < 0 else ""
-    if isinstance(size, int):
-        return written(value)
-    units, rest = divmod(size.numerator, size.denominator)
-    return f"{sign}{units} {rest}/{size.denominator}" if units else f"{sign}{rest}/{size.denominator}"
+    parts = [str(part) for part in divmod(abs(value), 1) if part]
+    return ("-" if value < 0 else "") + (" ".join(parts) or "0")
 
 
 def _read(value: Any, what: str) -> Number:
@@ -171,22 +165,20 @@ DOMAINS: dict[str, Function] = {**FUNCTIONS, "np.random.randint": (random_intege
 _PARTS = {
     2: "half", 3: "third", 4: "fourth", 5: "fifth", 6: "sixth", 7: "seventh", 8: "eighth", 9: "ninth", 10: "tenth",
 }  # fmt: skip
+_SIZES = ((10**6, "million"), (1000, "thousand"), (100, "hundred"))
 
 
 def number_words(value: int) -> str:
-    """English words for a whole number below a million: 42 is "forty-two"."""
+    """English words for a whole number below a billion: 42 is "forty-two"."""
     if value < 0:
         return f"minus {number_words(-value)}"
     if value < 20:
         return UNITS[value]
     if value < 100:
-        tens, units = divmod(value, 10)
-        return TENS[tens - 2] + (f"-{UNITS[units]}" if units else "")
-    size, name = (100, "hundred") if value < 1000 else (1000, "thousand")
-    if value >= 1_000_000:
-        return str(value)
+        return TENS[value // 10 - 2] + (f"-{UNITS[value % 10]}" if value % 10 else "")
+    size, name = next((size, name) for size, name in _SIZES if value >= size)
     count, rest = divmod(value, size)
-    joint = " and " if name == "hundred" or rest < 100 else " "
+    joint = " and " if rest < 100 else " "
     return f"{number_words(count)} {name}" + (f"{joint}{number_words(rest)}" if rest else "")
 
 
@@ -209,6 +201,7 @@ _TIMES = (Worded("twice", 2), *(Worded(f"{number_words(count)} times", count) fo
 _ICE = (Worded("twice", 2), Worded("thrice", 3))
 _MULTIPLE = tuple(Worded(text, value) for text, value in (("double", 2), ("triple", 3), ("quadruple", 4)))
 
+# Each list with its names; later lines of an entry are indented.
 _PLAIN = """
 names_male: James, Robert, John, Michael, David, William, Richard, Joseph, Thomas, Charles, Daniel, Matthew, Anthony,
   Mark, Steven, Paul, Andrew, Joshua, Kenneth, Kevin, Brian, George, Timothy, Edward, Jason, Jeffrey, Jacob, Gary,
@@ -240,67 +233,51 @@ jobs: teacher, nurse, baker, carpenter, plumber, painter, lawyer, farmer, doctor
 vehicles: car, truck, van, motorcycle, scooter, bicycle
 drinks: coffee, tea, juice, lemonade, water, soda, milk
 desserts: cookie, brownie, muffin, cupcake, donut, pie, cake
-currencies: dollar, euro, pound, peso, rupee, franc
-currencies_sym: $, €, £
-weights_sm: ounce, gram
-weights_med: pound, kilogram
-weights_lg: ton, tonne
-length_sm: centimeter, millimeter
-length_med: meter, yard
-length_lg: mile, kilometer
-volume_sm: milliliter, fluid ounce, teaspoon, tablespoon
-volume_med: cup, pint, quart, liter
-volume_lg: gallon, liter, barrel
-time_sm: second, minute
-time_med: hour, day
-time_lg: week, month, year
+currencies currency: dollar, euro, pound, peso, rupee, franc
+currencies_sym currency_sym: $, €, £
+weights_sm weight_sm: ounce, gram
+weights_med weight_med: pound, kilogram
+weights_lg weight_lg: ton, tonne
+length_sm lengths_sm distance_sm distances_sm: centimeter, millimeter
+length_med lengths_med distance_med distances_med: meter, yard
+length_lg lengths_lg distance_lg distances_lg: mile, kilometer
+volume_sm volumes_sm: milliliter, fluid ounce, teaspoon, tablespoon
+volume_med volumes_med: cup, pint, quart, liter
+volume_lg volumes_lg: gallon, liter, barrel
+time_sm times_sm: second, minute
+time_med times_med: hour, day
+time_lg times_lg: week, month, year
 """
+_NUMBERS = {
+    "fractions fraction_alnum": _FRACTION_WORDS + _FRACTION_DIGITS,
+    "fraction_alph fraction_alpha fraction_words": _FRACTION_WORDS,
+    "fraction_nums fraction_num": _FRACTION_DIGITS,
+    "fraction_decimals fraction_decimal decimals": _DECIMALS,
+    "multiple multiples": _MULTIPLE,
+    "multiple_ice multi_ice": _ICE,
+    "multi_times multiple_times": _TIMES,
+}
+_ENTRIES = [entry.split(": ") for entry in re.split(r"\n(?! )", _PLAIN.strip())]
+_WORDS = {names: tuple(item.strip() for item in items.split(",")) for names, items in _ENTRIES}
 LISTS: dict[str, tuple[Any, ...]] = {
-    name: tuple(item.strip() for item in items.split(","))
-    for name, items in (entry.split(": ") for entry in re.split(r"\n(?! )", _PLAIN.strip()))
+    name: items for names, items in (_WORDS | _NUMBERS).items() for name in names.split()
 }
-LISTS |= {
-    "names": LISTS["names_male"] + LISTS["names_female"],
-    "fractions": _FRACTION_WORDS + _FRACTION_DIGITS,
-    "fraction_alph": _FRACTION_WORDS,
-    "fraction_nums": _FRACTION_DIGITS,
-    "fraction_decimals": _DECIMALS,
-    "multiple": _MULTIPLE,
-    "multiple_ice": _ICE,
-    "multi_times": _TIMES,
-}
+LISTS["names"] = LISTS["names_male"] + LISTS["names_female"]
 PEOPLE = frozenset(LISTS["names"])
 CYCLES = (LISTS["weekdays"], LISTS["months"], LISTS["seasons"])
 """Lists whose last item is followed by the first: Saturday, Sunday, Monday is a run of days."""
 
-_ALIASES = {
-    "currencies": "currency", "currencies_sym": "currency_sym", "fractions": "fraction_alnum",
-    "fraction_alph": "fraction_alpha fraction_words", "fraction_nums": "fraction_num",
-    "fraction_decimals": "fraction_decimal decimals", "multiple": "multiples", "multiple_ice": "multi_ice",
-    "multi_times": "multiple_times",
-}  # fmt: skip
-for _size in ("sm", "med", "lg"):
-    _ALIASES |= {
-        f"weights_{_size}": f"weight_{_size}", f"length_{_size}": f"lengths_{_size} distance_{_size} distances_{_size}",
-        f"volume_{_size}": f"volumes_{_size}", f"time_{_size}": f"times_{_size}",
-    }  # fmt: skip
-for _name, _others in _ALIASES.items():
-    LISTS |= dict.fromkeys(_others.split(), LISTS[_name])
-
-_SPELLED = {item.text: item for items in LISTS.values() for item in items if isinstance(item, Worded)}
-for _value in _COMMON:  # "one-fourth", "one fourth", "a fourth", "a quarter", "three quarters"
-    _text = f"{number_words(_value.numerator)} {fraction_words(_value).rpartition('-')[2]}"
-    for _same in (_text, _text.replace("fourth", "quarter")):
-        for _variant in (_same, _same.replace(" ", "-"), _same.replace("one ", "a ")):
-            _SPELLED.setdefault(_variant, Worded(_variant, _value))
-_SPELLED |= {text: Worded(text, value) for text, value in (("once", 1), ("dozen", 12), ("a dozen", 12))}
-_SPELLED |= {number_words(value): Worded(number_words(value), value) for value in range(101)}
+_LISTED = {item.text: item for items in LISTS.values() for item in items if isinstance(item, Worded)}
+_LISTED["once"] = Worded("once", 1)
 
 
 def spelled(text: str) -> Any:
     """The value that a slot's default spells: a number ("12"), a worded number ("half", "25%"), or the text."""
-    value = parsed_number(text)
+    value, words = parsed_number(text), text.lower()
     share = parsed_number(text[:-1]) if text.endswith("%") else None
     if share is not None:
-        return Worded(text, exact(Fraction(share) / 100))
-    return _SPELLED.get(text.lower(), text) if value is None else value
+        return Worded(text, Fraction(share) / 100)
+    if value is not None or words in _LISTED:
+        return _LISTED[words] if value is None else value
+    value = read_number_words(words, whole=True)
+    return text if value is None else Worded(words, value)
