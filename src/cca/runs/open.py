@@ -252,11 +252,7 @@ def open_run(config: Config, progress: RunProgress, fork_of: Path | None = None)
         else:
             forked = {} if fork_of is None else {"forked_from": str(fork_of)}
             folder.begin(
-                config,
-                run.fingerprints,
-                run.device,
-                **facts_of(run.task, run.grader, run.model, config.model),
-                **forked,
+                config, run.fingerprints, run.device, **facts_of(run.task, run.grader, run.loaded.commit), **forked
             )
             source = run.loaded.folder
             if source is not None and (reason := merge_objection(source, run.model)):

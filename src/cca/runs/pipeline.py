@@ -23,7 +23,6 @@ from cca.problems.problem import Problem
 from cca.reports.page import render_page
 from cca.reports.report import make_report
 from cca.runs.config.config import Config
-from cca.runs.folder.provenance import model_commit
 from cca.runs.folder.run_folder import RunFolder, without_out
 from cca.runs.folder.stage_inputs import CONTROL, MASK, PATCH, PIVOTS_LOG, STEPS
 from cca.runs.open import OpenRun, open_run
@@ -131,7 +130,7 @@ def make_patch(run: OpenRun, pivots: Sequence[Pivot], circuit: Circuit) -> Patch
     """The patch of the best validated step on the circuit's rows."""
     files, config, task = run.files("amplify"), run.config, run.task
     if not files.done:
-        revision = model_commit(run.model, config.model) or config.revision
+        revision = run.loaded.commit or config.revision
         with files.timed():
             validator = Validator(
                 run.model, run.grader, run.answering, task.validation, task.retention, config.amplify.budget,
