@@ -103,7 +103,7 @@ UP = "model.layers.1.mlp.up_proj.weight"
         ),
         (lambda held: {name: held[name] for name in held if name != UP}, rf"has no {UP}; save all"),
         (lambda held: {name: held[name] for name in held if name != "lm_head.weight"}, "has no lm_head.weight; save"),
-        (lambda held: {**held, UP: held[UP][:-1].clone()}, "the model cannot be loaded"),
+        (lambda held: {**held, UP: held[UP][:-1].clone()}, r"the shape \[47, 32\] in the checkpoint, \[48, 32\] by"),
         (lambda held: {**held, UP: held[UP] / 0}, f"{UP} holds NaN or infinite"),
     ],
 )
@@ -136,7 +136,7 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
 def test_an_adapter_left_in_a_model_folder_is_refused(tmp_path: Path) -> None:
     folder = saved(tmp_path)
     adapted = get_peft_model(tiny_world.model(dtype=torch.float32), LoraConfig(r=2, target_modules=["q_proj"]))
-    adapted.save_pretrained(folder)
+    adapted.save_pretrained(str(folder))
     with pytest.raises(CcaError, match=r"holds an adapter \(adapter_config.json\)"):
         load_model(str(folder))
 

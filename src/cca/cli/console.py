@@ -7,6 +7,8 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,9 +16,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from cca.engines.engine import Progress as Tell
+from cca.errors import CcaError
 
 console = Console()
 errors = Console(stderr=True)
+Force = Annotated[bool, typer.Option("--force", help="Replace the file at --out.")]
+
+
+def check_new(out: Path, force: bool) -> None:
+    """Raise CcaError where ``out`` is there already, unless it is a file and ``force`` says to replace it."""
+    if out.is_dir() or (out.exists() and not force):
+        raise CcaError(f"{out}: expected a new file, found one; name another, or replace a file with --force")
 
 
 class ConsoleProgress:

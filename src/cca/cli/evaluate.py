@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cca.cli.arguments import NO_MODEL, model_path, parse_target
+from cca.cli.console import check_new
 from cca.engines.engine import Progress
 from cca.engines.hf import HFEngine, context_length
 from cca.errors import CcaError
@@ -143,6 +144,7 @@ class Asked:
     device: str | None = None
     overrides: tuple[str, ...] = ()
     out: Path = Path("results.json")
+    force: bool = False
 
 
 def evaluate(wanted: Asked, progress: RunProgress) -> Row:
@@ -150,6 +152,8 @@ def evaluate(wanted: Asked, progress: RunProgress) -> Row:
 
     Raises CcaError for what is missing, unknown, or cannot be loaded, asked or judged.
     """
+    for path in (wanted.out, _answers_file(wanted.out)):
+        check_new(path, wanted.force)
     config = _config(wanted)
     examination = _examination(wanted, config)
     patch = None if wanted.patch is None else load_patch(wanted.patch)
@@ -266,7 +270,7 @@ def _loaded(config: Config, model: str, place: str, progress: RunProgress) -> Lo
 def _about(loaded: LoadedModel) -> Row:
     return {
         "name": loaded.name,
-        "revision": loaded.revision,
+        "revision": loaded.commit or loaded.revision,
         "fingerprint": loaded.fingerprint,
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
     }
@@ -276,7 +280,11 @@ def _harness_folder(wanted: Asked, side: str) -> Path:
     return wanted.out.with_suffix(".lm_eval") / side
 
 
+def _answers_file(out: Path) -> Path:
+    return out.with_suffix(".answers.jsonl")
+
+
 def _write_answers(out: Path, answers: dict[str, Answers]) -> None:
     rows: Sequence[Row] = [row for side, own in answers.items() for row in own.rows(side)]
     if rows:
-        write_rows(out.with_suffix(".answers.jsonl"), "cca.answers", 1, rows)
+        write_rows(_answers_file(out), "cca.answers", 1, rows)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cca.cli.console import ConsoleProgress, console, fail, join, leads, say, speaks, stoppable
+from cca.cli.console import ConsoleProgress, Force, console, fail, join, leads, say, speaks, stoppable
 from cca.errors import CcaError
 
 app = typer.Typer(
@@ -106,6 +106,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Only the first so many documents of each lm-eval task.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Results of models measured without a run.")] = Path("results.json"),
+    force: Force = False,
     device: Annotated[str | None, typer.Option(help="cuda, cuda:1, mps or cpu; by default the first there is.")] = None,
     overrides: Set = None,
 ) -> None:
@@ -122,7 +123,7 @@ def evaluate(
 
     wanted = Asked(
         task, model, patch, against, split, numbers("--seeds", seeds), max_new_tokens, listed(lm_eval), include_path,
-        limit, device, tuple(overrides or ()), out,
+        limit, device, tuple(overrides or ()), out, force,
     )  # fmt: skip
     keep_freed_memory()
     row = measure(wanted, ConsoleProgress())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cca.cli.console import say
+from cca.cli.console import Force, check_new, say
 from cca.cli.patch_show import PatchFile, show
 from cca.errors import CcaError
 
@@ -25,7 +25,6 @@ Out = Annotated[Path | None, typer.Option(help="New folder for the written model
 InPlace = Annotated[bool, typer.Option("--in-place", help="Edit the folder itself; safe against a kill.")]
 Link = Annotated[bool, typer.Option("--link", help="Hard-link the files that do not change instead of copying them.")]
 NewPatch = Annotated[Path, typer.Option("--out", help="The patch file to write.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the file at --out.")]
 AllowSum = Annotated[bool, typer.Option("--allow-sum", help="Add the changes of rows that both patches edit.")]
 
 
@@ -110,7 +109,7 @@ def diff(
     force: Force = False,
 ) -> None:
     """Make a patch of two checkpoints of one model."""
-    _check_new(out, force)
+    check_new(out, force)
     from cca.patches.diff import diff as diff_folders
 
     made_by = {"derived": "diff", "from": [str(base), str(edited)]}
@@ -122,7 +121,7 @@ def compose(
     first: PatchFile, second: PatchFile, out: NewPatch, allow_sum: AllowSum = False, force: Force = False
 ) -> None:
     """Join two patches on one base; a row that both edit is named."""
-    _check_new(out, force)
+    check_new(out, force)
     from cca.patches.algebra import compose as compose_patches
     from cca.patches.patch_file import load_patch
 
@@ -137,7 +136,7 @@ def scale(
     force: Force = False,
 ) -> None:
     """Take a part, or up to twice, of the edit."""
-    _check_new(out, force)
+    check_new(out, force)
     from cca.patches.algebra import scale as scale_patch
     from cca.patches.patch_file import load_patch
 
@@ -154,7 +153,7 @@ def subset(
 ) -> None:
     """Keep only the edits of some layers or kinds of weights; `show` lists both."""
     numbers = _layers(layers)
-    _check_new(out, force)
+    check_new(out, force)
     from cca.patches.algebra import subset as subset_patch
     from cca.patches.patch_file import load_patch
 
@@ -248,11 +247,6 @@ def _write(
         say(f"left out, for the patch is not in them: {', '.join(written.other_weights)}")
     if written.outside:
         say(f"left out, for they are no files of the model folder itself: {', '.join(written.outside)}")
-
-
-def _check_new(out: Path, force: bool) -> None:
-    if out.is_dir() or (out.exists() and not force):
-        raise CcaError(f"{out}: expected a new file, found one; name another, or replace a file with --force")
 
 
 def _save(out: Path, patch: Patch) -> None:

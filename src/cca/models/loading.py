@@ -21,7 +21,7 @@ from cca import distributed
 from cca.errors import CcaError
 from cca.models.checkpoint import open_checkpoint, refuse_half_edited
 from cca.models.fingerprint import files_state, loaded_fingerprint
-from cca.models.refusals import refuse_other_files, refuse_other_weights
+from cca.models.refusals import refuse_other_files, refuse_other_shapes, refuse_other_weights
 from cca.problems.judges.judge import join_digits
 from cca.problems.judges.reading import ends_turn, is_mark
 
@@ -182,7 +182,14 @@ def load_model(
 
     def read() -> PreTrainedModel:
         told = {**options, **common, "output_loading_info": True}
-        model, found = _from_pretrained("model", name, AutoModelForCausalLM, where, **told)
+        try:
+            model, found = _from_pretrained("model", name, AutoModelForCausalLM, where, **told)
+        except CcaError as error:
+            if "ignore_mismatched_sizes" in str(error):
+                told |= {"device_map": "meta", "ignore_mismatched_sizes": True}
+                _, found = _from_pretrained("model", name, AutoModelForCausalLM, where, **told)
+                refuse_other_shapes(name, found["mismatched_keys"])
+            raise
         refuse_other_weights(name, model, list(found["missing_keys"]), list(found["unexpected_keys"]))
         _complete_ends(model, codec.tokenizer)
         return model
@@ -279,5 +286,5 @@ def _from_pretrained(what: str, name: str, loader: Any, where: str, **options: A
     try:
         return loader.from_pretrained(where, **options)
     except Exception as error:  # whatever files that are missing, damaged or not what they say make transformers raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise CcaError(f"model {name}: the {what} cannot be loaded ({reason[:300]})") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -35,6 +35,15 @@ def _kind_of(path: Path) -> str:
         if file.read(4) == b"GGUF":
             return "a GGUF file; give a folder of safetensors, with the weights dequantised"
     return "a file; give the folder it is in"
+
+
+def refuse_other_shapes(name: str, mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    """Raise CcaError that names the first of the tensors whose shapes, the checkpoint's and the model's, differ."""
+    for tensor, stored, wanted in sorted(mismatched):
+        raise CcaError(
+            f"model {name}: {tensor} has the shape {list(stored)} in the checkpoint, {list(wanted)} by config.json; "
+            "take both from the same model"
+        )
 
 
 def refuse_other_weights(name: str, model: PreTrainedModel, missing: Sequence[str], left: Sequence[str]) -> None:
