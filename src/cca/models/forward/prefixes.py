@@ -104,7 +104,7 @@ def prefixed(
     if shared is None and own is None:
         yield
         return
-    kind = DirectPrefixes if _direct(anatomy) else CachedPrefixes
+    kind = DirectPrefixes if is_direct(anatomy) else CachedPrefixes
     with hooked_attention(model, anatomy, prefixes=kind(model, shared, own)):
         yield
 
@@ -167,7 +167,7 @@ def _computed(
             raise CcaError("prefixes: expected to be computed outside of gated and prefixed blocks, got one open")
         # the logits are not needed: project one position per row, the least a model can be asked for
         stack.callback(project_only(model, rows, torch.full_like(rows, T - 1)).remove)
-        if not _direct(anatomy):
+        if not is_direct(anatomy):
             prefixes = CachedPrefixes(model, shared, None)
             stack.enter_context(hooked_attention(model, anatomy, prefixes=prefixes))
             model(input_ids=tokens)
@@ -200,7 +200,8 @@ def project_only(model: PreTrainedModel, rows: Tensor, positions: Tensor) -> tor
     return head.register_forward_pre_hook(gather)
 
 
-def _direct(anatomy: Anatomy) -> bool:
+def is_direct(anatomy: Anatomy) -> bool:
+    """True where prefixes are read inside the attention function of every layer."""
     return all(parts.interface for parts in anatomy.layers if parts.attention is not None)
 
 
