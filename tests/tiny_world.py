@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from zoo import TINY, VOCABULARY
+from zoo import RARE, TINY, VOCABULARY
 
 from cca.models.loading import Codec
 from cca.pivots.pivot import Pivot
@@ -51,7 +51,7 @@ def grader() -> Grader:
 
 
 def model(name: str = "llama", dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    return TINY[name]().to(dtype).eval().requires_grad_(False)
+    return (TINY | RARE)[name]().to(dtype).eval().requires_grad_(False)
 
 
 def problems(count: int, seed: int = 0, words: tuple[int, int] = (4, 12)) -> list[Problem]:

@@ -14,6 +14,7 @@ from cca.circuits.circuit import Circuit, load_circuit
 from cca.circuits.settings import resolve_auto
 from cca.evaluation.validation import Validator
 from cca.files import Row, read_sealed, write_json, write_text
+from cca.models.forward.prefixes import check_prefixes
 from cca.patches.patch import Patch
 from cca.patches.patch_file import load_patch
 from cca.pivots.find import pair_traces
@@ -54,7 +55,9 @@ def run_stage(config: Config, stage: str, progress: RunProgress) -> None:
 
 
 def run_stages(run: OpenRun, last: str = "evaluate") -> None:
-    """Every stage in order, up to ``last``."""
+    """Every stage in order, up to ``last``. A model whose rows cannot be trained is refused before the first."""
+    if last not in ("traces", "pivots"):
+        check_prefixes(run.anatomy)
     traces = make_traces(run)
     if last == "traces":
         return
