@@ -141,6 +141,7 @@ def test_faulty_golds_and_tools_are_refused() -> None:
         '[TOOL_CALLS]weather[ARGS]{"city": ',
         '{"name": "weather", "arguments": {"city": ',
         "<|python_tag|>weather.call(city)",
+        '[weather(city="Par',
         "```tool_code\nweather('Paris')\n```",
     ],
 )
