@@ -5,6 +5,7 @@
 * ``arguments``: of the command. ``children``: how many start at once (1).
 * ``port``: the children are the processes of one run, which meet at this port.
 * ``signals``: [[seconds after the start, or a file to wait for, signal number], ...] to send.
+* ``group``: the signals go to each child's process group, as a terminal and a scheduler send them.
 * ``crashes``: a file of crash points already had. The child dies at the first point not in it and adds it: in every
   file written, before it is flushed, before and after it is renamed, and with the last bytes of an append missing.
 """
@@ -64,10 +65,11 @@ def serve() -> None:
         outputs = [Path(f"/tmp/forge.{os.getpid()}.{number}") for number in range(request.get("children", 1))]
         children = [fork(output, request, main, rank) for rank, output in enumerate(outputs)]
         began = time.monotonic()
+        send = os.killpg if request.get("group") else os.kill
         for when, number in request.get("signals", ()):
             wait_until(when, began)
             for child in children:
-                os.kill(child, number)
+                send(child, number)
         answers = []
         for child, output in zip(children, outputs, strict=True):
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -87,6 +89,7 @@ def wait_until(when: float | str, began: float) -> None:
 
 def fork(output: Path, request: dict[str, Any], main: Callable[[], None], rank: int) -> int:
     child = os.fork()
+    os.setpgid(child, 0)  # by parent and child, whichever comes first
     if child:
         return child
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

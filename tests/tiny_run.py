@@ -49,3 +49,12 @@ def write_config(folder: Path, name: str = "run", **changes: Any) -> Path:
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """All that a run found, without times."""
+    report = json.loads((folder / "report.json").read_text())
+    for varies in ("timing", "hardware", "plan"):
+        report.pop(varies, None)
+    names = ("traces.jsonl", "pivots.jsonl", "circuit.jsonl", "amplify.json", "evaluation.json", "patch.safetensors")
+    return {"report": report, **{name: (folder / name).read_bytes() for name in names}}

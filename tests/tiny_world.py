@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from zoo import TINY, VOCABULARY
+from zoo import RARE, TINY, VOCABULARY
 
 from cca.models.loading import Codec
 from cca.pivots.pivot import Pivot
@@ -37,8 +37,11 @@ class ChecksumJudge:
         del gold
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    backend = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+WORDS = tuple(f"w{i}" for i in range(VOCABULARY))
+
+
+def tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w0"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="w0", pad_token="w0", eos_token="w2")
 
@@ -48,7 +51,7 @@ def grader() -> Grader:
 
 
 def model(name: str = "llama", dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    return TINY[name]().to(dtype).eval().requires_grad_(False)
+    return (TINY | RARE)[name]().to(dtype).eval().requires_grad_(False)
 
 
 def problems(count: int, seed: int = 0, words: tuple[int, int] = (4, 12)) -> list[Problem]:

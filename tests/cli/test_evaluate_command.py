@@ -41,8 +41,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(place: Path, **options: Any) -> dict[str, Any]:
-    given = {"task": str(place / "problems.jsonl"), "model": str(place / "base"), "out": place / "out" / "r.json"}
-    wanted = Asked(**{**given, "max_new_tokens": 8, "overrides": (JUDGE,), **options})
+    given = {
+        "task": str(place / "problems.jsonl"),
+        "model": str(place / "base"),
+        "out": place / "out" / "r.json",
+        "force": True,
+    }
+    wanted = Asked(**{**given, "max_new_tokens": 8, "force": True, "overrides": (JUDGE,), **options})
     row = evaluate(wanted, NoProgress())
     assert json.loads(wanted.out.read_text()) == row
     return row
@@ -116,6 +121,9 @@ def test_the_command_prints_the_table_and_what_it_leaves_out(place: Path, tmp_pa
     assert "all test problems" in result.output
     assert "of 60 problems right" in result.output
     assert (tmp_path / "r.json").is_file()
+    with pytest.raises(CcaError, match=r"r\.json: expected a new file"):
+        CliRunner().invoke(app, ["evaluate", *options, *given], catch_exceptions=False)
+    assert CliRunner().invoke(app, ["evaluate", *options, *given, "--force"]).exit_code == 0
 
 
 def test_a_run_folder_and_a_model_together_are_refused(place: Path) -> None:

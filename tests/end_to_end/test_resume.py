@@ -10,13 +10,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import tiny_run
 from cca.runs.folder.run_folder import RunFolder
 from forge import CRASHED, Forge
+from tiny_run import outcome
 
 pytestmark = pytest.mark.integration
 
@@ -41,15 +41,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, forge: Forge) -> Path:
 def to(folder: Path) -> list[str | Path]:
     """The command that runs the world's configuration in ``folder``."""
     return ["run", folder.parent / "run.yaml", "--set", f"out={folder}"]
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """All that a run found, without times."""
-    report = json.loads((folder / "report.json").read_text())
-    for varies in ("timing", "hardware", "plan"):
-        report.pop(varies, None)
-    names = ("traces.jsonl", "pivots.jsonl", "circuit.jsonl", "amplify.json", "evaluation.json", "patch.safetensors")
-    return {"report": report, **{name: (folder / name).read_bytes() for name in names}}
 
 
 def assert_same(world: Path, folder: Path) -> None:

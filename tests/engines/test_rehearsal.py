@@ -23,6 +23,9 @@ from cca.errors import CcaError
 from cca.models.anatomy.anatomy import anatomy_of
 
 LINEAR = ("minimax", "lfm2", "qwen3-next", "qwen3.5")
+QUICK = ("llama", "mistral", "mpt", "gpt-neo", "llama4", *LINEAR)
+"""What the unit tier looks at; the integration tier takes the whole zoo."""
+REST = [pytest.param(name, marks=pytest.mark.integration) for name in (*TINY, *RARE) if name not in QUICK]
 
 
 def gpt1() -> PreTrainedModel:
@@ -66,7 +69,7 @@ def alone(model: PreTrainedModel, prefix: Tokens, count: int) -> Tokens:
     return tuple(text[len(prefix) :])
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "mpt", "gpt-neo", "llama4", *LINEAR, "gpt1", "longrope"])
+@pytest.mark.parametrize("name", [*QUICK, "gpt1", "longrope", *REST])
 @pytest.mark.parametrize("shared", [0, 20])
 def test_what_is_said_is_what_the_model_says_alone(name: str, shared: int) -> None:
     made = {**TINY, **RARE, "gpt1": gpt1, "longrope": longrope}

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -70,6 +73,77 @@ def test_auto_loads_weights_as_they_are_stored(tmp_path: Path, said: torch.dtype
     save_file(weights, path, metadata={"format": "pt"})
     assert load_model(str(folder)).model.dtype == stored
     assert load_model(str(folder), dtype="float16").model.dtype == torch.float16
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> str:
+    """The model in ``folder`` with its weights changed."""
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+    return str(folder)
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (
+            lambda held: {f"module.{name}": held[name] for name in held},
+            r"has no lm_head.weight and 20 .*; it has module\.",
+        ),
+        (lambda held: {name: held[name] for name in held if name != UP}, rf"has no {UP}; save all"),
+        (lambda held: {name: held[name] for name in held if name != "lm_head.weight"}, "has no lm_head.weight; save"),
+        (lambda held: {**held, UP: held[UP][:-1].clone()}, r"the shape \[47, 32\] in the checkpoint, \[48, 32\] by"),
+        (lambda held: {**held, UP: held[UP] / 0}, f"{UP} holds NaN or infinite"),
+    ],
+)
+def test_a_model_of_other_weights_is_refused(tmp_path: Path, change: Any, fault: str) -> None:
+    with pytest.raises(CcaError, match=fault) as error:
+        load_model(rewritten(saved(tmp_path), change))
+    assert "\n" not in str(error.value)
+
+
+def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "llama-tied")
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    load_model(str(folder))
+
+
+def test_what_is_no_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(20))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    for path, said in (
+        (tmp_path / "model.gguf", "got a GGUF file; give a folder of safetensors"),
+        (tmp_path, "got a folder without config.json that holds a GGUF file"),
+        (tmp_path / "adapter", r"got an adapter \(PEFT\) for some/base; merge it into that model first"),
+        (tmp_path / "adapter" / "adapter_config.json", "got a file; give the folder it is in"),
+    ):
+        with pytest.raises(CcaError, match=said):
+            load_model(str(path))
+
+
+def test_an_adapter_left_in_a_model_folder_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    adapted = get_peft_model(tiny_world.model(dtype=torch.float32), LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.save_pretrained(str(folder))
+    with pytest.raises(CcaError, match=r"holds an adapter \(adapter_config.json\)"):
+        load_model(str(folder))
+
+
+def test_a_hub_model_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    commits = {"main": "a" * 40, "other": "b" * 40}
+    hub = tmp_path / "models--some--tiny"
+    for branch, commit in commits.items():
+        saved(hub / "snapshots" / commit)
+        (hub / "refs").mkdir(exist_ok=True)
+        (hub / "refs" / branch).write_text(commit)
+    assert load_model("some/tiny").commit == commits["main"]
+    assert load_model("some/tiny", revision="other").commit == commits["other"]
+    assert load_model(str(saved(tmp_path / "local"))).commit is None
 
 
 TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<pad>\n{% endfor %}"

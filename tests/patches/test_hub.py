@@ -82,6 +82,18 @@ def test_verify_on_the_hub_fetches_touched_tensors_only(tmp_path: Path, hub: Fak
         verify_on_hub(repo, patch)
 
 
+def test_without_a_connection_the_cache_is_verified(
+    tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = toy_patch(toy_weights())
+    repo = uploaded(hub, write_folder(tmp_path / "base", toy_weights()))
+    model_folder(repo, endpoint=hub.endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert verify_on_hub(repo, patch) == "base"
+    with pytest.raises(CcaError, match="cannot be had from the hub"):
+        verify_on_hub("no/model", patch)
+
+
 def test_models_and_configurations_come_from_folders_or_the_hub(tmp_path: Path, hub: FakeHub) -> None:
     folder = write_folder(tmp_path / "model", toy_weights())
     write_json(folder / "config.json", {"model_type": "toy"})

@@ -54,6 +54,7 @@ R 42 | **Final Answer: 42** ¦ ### Final Answer⏎42 ¦ <answer>42</answer>
 R 42 | Let me see: 7 * 6 = 42.⏎<answer>42</answer>⏎That took 2 steps. ¦ <answer> 42 dollars </answer>
 R 42 | <answer>⏎42⏎</answer> ¦ <answer>7 * 6 = 42</answer> ¦ 答案是42。 ¦ 答案：42 ¦ 最终答案为 42 元。
 W 42 | 20 + 22 = <<20+22=42>>42⏎#### 41 ‖ R -3 | #### -3 ‖ W 3 | #### -3 ‖ R 1234.5 | #### 1,234.5
+U 42 | The answer is not 42. ¦ The answer cannot be 42. ¦ The final answer isn't 42. ‖ R 7 | It is 7, not 42.
 # a box
 R 42 | \boxed{42} ¦ \boxed{42}. ¦ $\boxed{42}$ ¦ $$\boxed{42}$$ ¦ \[⏎\boxed{42}⏎\] ¦ \[ \boxed{42} \] ¦ \boxed{ 42 }
 R 42 | \boxed {42} ¦ \fbox{42} ¦ boxed{42} ¦ \boxed{$42} ¦ \boxed{\$42} ¦ \boxed{42\%} ¦ \boxed{42\text{ dollars}}
@@ -328,6 +329,7 @@ R king of the hill | king of the hill
 
 CHOICE = read_table(r"""
 # statements
+R C | The correct option is c. ¦ I take option (c) ¦ It is choice (c), as shown.
 R B | The answer is B. ¦ The answer is (B). ¦ The answer is [B] ¦ The answer is **B**.
 R B | The answer is **(B)** Paris. ¦ The answer is B) Paris. ¦ The answer is option B. ¦ The answer is Option (B).
 R B | The answer is choice B, as shown. ¦ The answer is B because a car moves.

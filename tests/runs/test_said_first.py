@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tiny_run
 import tiny_world
@@ -38,6 +39,15 @@ def test_a_prompt_that_is_too_long_is_refused_before_anything_is_made(name: str,
     with pytest.raises(CcaError, match=rf"{name}, problem '{name}-p\d+': its prompt has 5000 tokens"):
         run_stage(load_config(config), "traces", NoProgress())
     assert not (tmp_path / "out" / "traces.jsonl").exists()
+
+
+def test_layers_without_attention_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    config = tiny_run.make(tmp_path)
+    tiny_world.model("lfm2", torch.float32).save_pretrained(tmp_path / "model")
+    with pytest.raises(CcaError, match="lfm2: layer 0 has no attention"):
+        run(load_config(config), NoProgress())
+    assert not (tmp_path / "out" / "traces.jsonl").exists()
+    run_stage(load_config(config), "traces", NoProgress())
 
 
 def test_notes_of_the_start_are_in_report_and_page(tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ Set = Annotated[
 NO_MODEL = "(none)"
 console = Console()
 errors = Console(stderr=True)
+Force = Annotated[bool, typer.Option("--force", help="Replace the file at --out.")]
+
+
+def check_new(out: Path, force: bool) -> None:
+    """Raise CcaError where ``out`` is there already, unless it is a file and ``force`` says to replace it."""
+    if out.is_dir() or (out.exists() and not force):
+        raise CcaError(f"{out}: expected a new file, found one; name another, or replace a file with --force")
 
 
 def say(text: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cca.cli.console import NO_MODEL, listed, model_path, parse_target
+from cca.cli.console import NO_MODEL, check_new, listed, model_path, parse_target
 from cca.engines.hf import HFEngine, context_length
 from cca.errors import CcaError
 from cca.evaluation import lm_eval as harness
@@ -51,6 +51,7 @@ class Asked:
     device: str | None = None
     overrides: tuple[str, ...] = ()
     out: Path = Path("results.json")
+    force: bool = False
 
     @property
     def whole_file(self) -> bool:
@@ -84,6 +85,8 @@ def evaluate(wanted: Asked, progress: RunProgress) -> Row:
 
     Raises CcaError for what is missing, unknown, or cannot be loaded, asked or judged.
     """
+    for path in (wanted.out, _answers_file(wanted.out)):
+        check_new(path, wanted.force)
     config = _config(wanted)
     patch = None if wanted.patch is None else load_patch(wanted.patch)
     place = config.device_map or choose_device(config.device)
@@ -109,7 +112,7 @@ def evaluate(wanted: Asked, progress: RunProgress) -> Row:
     write_json(wanted.out, row)
     rows = [row for side, own in answers.items() for row in own.rows(side)]
     if rows:
-        write_rows(wanted.out.with_suffix(".answers.jsonl"), "cca.answers", 1, rows)
+        write_rows(_answers_file(wanted.out), "cca.answers", 1, rows)
     return row
 
 
@@ -224,6 +227,10 @@ def _load(config: Config, model: str, place: str, progress: RunProgress) -> Load
 
 def _about(loaded: LoadedModel) -> Row:
     return {
-        "name": loaded.name, "revision": loaded.revision, "fingerprint": loaded.fingerprint,
+        "name": loaded.name, "revision": loaded.commit or loaded.revision, "fingerprint": loaded.fingerprint,
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
     }  # fmt: skip
+
+
+def _answers_file(out: Path) -> Path:
+    return out.with_suffix(".answers.jsonl")

@@ -15,6 +15,7 @@ import typer
 
 from cca.cli.console import (
     ConsoleProgress,
+    Force,
     RunYaml,
     Set,
     console,
@@ -109,6 +110,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Only the first so many documents of each lm-eval task.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Results of models measured without a run.")] = Path("results.json"),
+    force: Force = False,
     device: Annotated[str | None, typer.Option(help="cuda, cuda:1, mps or cpu; by default the first there is.")] = None,
     overrides: Set = None,
 ) -> None:
@@ -126,7 +128,7 @@ def evaluate(
 
     wanted = Asked(
         task, model, patch, against, split, numbers("--seeds", seeds), max_new_tokens, listed(lm_eval), include_path,
-        limit, device, tuple(overrides or ()), out,
+        limit, device, tuple(overrides or ()), out, force,
     )  # fmt: skip
     keep_freed_memory()
     row = measure(wanted, ConsoleProgress())

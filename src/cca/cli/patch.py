@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cca.cli.console import console, listed, say
+from cca.cli.console import Force, check_new, console, listed, say
 from cca.errors import CcaError
 from cca.models.anatomy.components import Component
 from cca.patches.claims import MEASURED, REPORT, claims_beside, figures, read_report, with_claims
@@ -34,7 +34,6 @@ Out = Annotated[Path | None, typer.Option(help="New folder for the written model
 InPlace = Annotated[bool, typer.Option("--in-place", help="Edit the folder itself; safe against a kill.")]
 Link = Annotated[bool, typer.Option("--link", help="Hard-link the files that do not change instead of copying them.")]
 NewPatch = Annotated[Path, typer.Option("--out", help="The patch file to write.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the file at --out.")]
 AllowSum = Annotated[bool, typer.Option("--allow-sum", help="Add the changes of rows that both patches edit.")]
 MOST_COLUMNS = 40
 """Kinds of weight that the table of `show` has; no model has more."""
@@ -152,7 +151,7 @@ def diff(
     """Make a patch of two checkpoints of one model."""
     from cca.patches.diff import diff as diff_folders
 
-    _check_new(out, force)  # before the work
+    check_new(out, force)  # before the work
     made_by = {"derived": "diff", "from": [str(base), str(edited)]}
     _save(out, diff_folders(base, edited, base_model or str(base), revision, made_by), force)
 
@@ -277,11 +276,6 @@ def _write(
         say(f"left out, for they are no files of the model folder itself: {', '.join(written.outside)}")
 
 
-def _check_new(out: Path, force: bool) -> None:
-    if out.is_dir() or (out.exists() and not force):
-        raise CcaError(f"{out}: expected a new file, found one; name another, or replace a file with --force")
-
-
 def _load(path: Path) -> Patch:
     from cca.patches.patch_file import load_patch
 
@@ -291,7 +285,7 @@ def _load(path: Path) -> Patch:
 def _save(out: Path, patch: Patch, force: bool) -> None:
     from cca.patches.patch_file import save_patch
 
-    _check_new(out, force)
+    check_new(out, force)
     save_patch(out, patch)
     say(f"{out}: {patch.parameters_changed:,} weights in {len(patch.edits)} tensors of {patch.base}")
 

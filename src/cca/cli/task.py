@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cca.cli.console import NO_MODEL, Set, model_path, parse_target
+from cca.cli.console import NO_MODEL, Force, Set, check_new, model_path, parse_target
 from cca.errors import CcaError
 from cca.files import Row, write_text
 
@@ -158,14 +158,13 @@ def sample(
     out: Annotated[Path, typer.Option(help="JSONL file to write: id, template, question, solution, answer.")],
     instances: Annotated[int, typer.Option(min=1, help="Instances of each template, with different questions.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same instances.")] = 0,
-    force: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
+    force: Force = False,
 ) -> None:
     """Write instances of every template. Faulty templates are named and left out."""
     from cca.problems.templates import instance_rows, remarks
     from cca.problems.templates.template import read_template, template_files
 
-    if out.exists() and not force:
-        raise CcaError(f"--out: {out} exists already; name another file, or add --force to replace it")
+    check_new(out, force)
     rows: list[Row] = []
     warnings: list[str] = []
     files = template_files(folder)

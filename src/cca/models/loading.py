@@ -15,21 +15,17 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from jinja2 import TemplateError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cca import distributed
 from cca.errors import CcaError
 from cca.models.checkpoint import open_checkpoint, refuse_half_edited
 from cca.models.fingerprint import files_state, loaded_fingerprint
+from cca.models.refusals import refuse_other_files, refuse_other_shapes, refuse_other_weights
 from cca.problems.judges.judge import join_digits
 from cca.problems.judges.reading import ends_turn, is_mark
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-LOADING_FAULTS = (
-    OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError,
-)  # fmt: skip
-"""What transformers raises for files that are missing, damaged or not what they say."""
 
 
 class Codec:
@@ -109,6 +105,11 @@ class LoadedModel:
     folder: Path | None = None
     """The files it was loaded from: its own folder or the hub's cache of it; None where unknown."""
 
+    @property
+    def commit(self) -> str | None:
+        """The commit of a hub model, after which the hub's cache names the folder; None for a local one."""
+        return self.folder.name if self.folder is not None and self.folder.parent.name == "snapshots" else None
+
 
 def choose_device(asked: str | None = None) -> str:
     """Name the device to put a model on: ``asked``, by default CUDA, then MPS, then the CPU.
@@ -178,14 +179,23 @@ def load_model(
         "attn_implementation": attn_implementation or ("eager" if capped else None),
     }
     codec = load_codec(name, revision, trust_remote_code)
-    folder = _files(where, config)
+    folder = _files(where, revision)
     before = files_state(folder)
 
     def fingerprint_of(model: PreTrainedModel) -> str:
         return loaded_fingerprint(model, folder, before)
 
     def read() -> PreTrainedModel:
-        model = _from_pretrained("model", name, AutoModelForCausalLM, where, **options, **common)
+        told = {**options, **common, "output_loading_info": True}
+        try:
+            model, found = _from_pretrained("model", name, AutoModelForCausalLM, where, **told)
+        except CcaError as error:
+            if "ignore_mismatched_sizes" in str(error):
+                told |= {"device_map": "meta", "ignore_mismatched_sizes": True}
+                _, found = _from_pretrained("model", name, AutoModelForCausalLM, where, **told)
+                refuse_other_shapes(name, found["mismatched_keys"])
+            raise
+        refuse_other_weights(name, model, list(found["missing_keys"]), list(found["unexpected_keys"]))
         _complete_ends(model, codec.tokenizer)
         return model
 
@@ -220,9 +230,7 @@ def _model_path(name: str) -> str:
     folder = Path(name).expanduser()
     if not (folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1):
         return name
-    if not (folder / "config.json").is_file():
-        what = "a folder without config.json" if folder.is_dir() else "no such folder"
-        raise CcaError(f"model {name}: expected a model folder as save_pretrained writes it, got {what}")
+    refuse_other_files(name, folder)
     refuse_half_edited(folder)
     return str(folder)
 
@@ -276,17 +284,17 @@ def _stored_dtype(where: str) -> torch.dtype | str:
     return "auto"
 
 
-def _files(where: str, config: Any) -> Path | None:
+def _files(where: str, revision: str | None) -> Path | None:
     """The folder that a model was loaded from: itself, or the hub's cache of it; None where neither is there."""
     if Path(where).is_dir():
         return Path(where)
-    cached = try_to_load_from_cache(where, "config.json", revision=getattr(config, "_commit_hash", None))
+    cached = try_to_load_from_cache(where, "config.json", revision=revision)
     return Path(cached).parent if isinstance(cached, str) else None
 
 
 def _from_pretrained(what: str, name: str, loader: Any, where: str, **options: Any) -> Any:
     try:
         return loader.from_pretrained(where, **options)
-    except LOADING_FAULTS as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # whatever files that are missing, damaged or not what they say make transformers raise
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise CcaError(f"model {name}: the {what} cannot be loaded ({reason[:300]})") from error

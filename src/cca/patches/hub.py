@@ -101,10 +101,13 @@ def model_config(model: str, revision: str | None = None) -> dict[str, Any]:
 def verify_on_hub(repo: str, patch: Patch, revision: str | None = None) -> str:
     """`cca.patches.apply.verify` of a hub model, of which only headers and touched tensors are fetched.
 
-    They are put into files with holes where the other tensors would be.
+    They are put into files with holes where the other tensors would be. Without a connection the hub library's cache
+    is looked at, as by `model_folder`.
     """
-    from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
+    from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url
 
+    if constants.is_offline_mode():
+        return verify(model_folder(repo, revision), patch)
     with tempfile.TemporaryDirectory() as temporary, _hub_errors(repo):
         folder = Path(temporary)
         info = HfApi().model_info(repo, revision=revision)

@@ -295,7 +295,7 @@ def _begin(run: OpenRun, fork_of: Path | None) -> None:
     source = run.loaded.folder
     if source is not None and (reason := merge_objection(source, run.model)):
         run.notes.insert(0, f"the patch of this run will not merge into the model's own folder: {reason}")
-    more = facts_of(run.task, run.grader, run.model, run.config.model)
+    more = facts_of(run.task, run.grader, run.loaded.commit)
     more |= {"notes": run.notes} if run.notes else {}
     more |= {} if fork_of is None else {"forked_from": str(fork_of)}
     run.folder.begin(run.config, run.fingerprints, run.device, **more)

@@ -15,6 +15,7 @@ from cca.circuits.circuit import Circuit, load_circuit
 from cca.circuits.settings import CircuitConfig
 from cca.evaluation.validation import Validator
 from cca.files import Row, read_sealed, write_json, write_text
+from cca.models.forward.prefixes import check_prefixes
 from cca.patches.patch import Patch
 from cca.patches.patch_file import load_patch
 from cca.pivots.find import pair_traces
@@ -26,7 +27,6 @@ from cca.reports.report import make_report
 from cca.runs.config import Config
 from cca.runs.costs import FILE as COSTS
 from cca.runs.costs import read_costs
-from cca.runs.folder.provenance import model_commit
 from cca.runs.folder.run_folder import RunFolder, without_out
 from cca.runs.folder.stage_files import CONTROL, MASK, PATCH, PIVOTS_LOG, STEPS, StageFiles
 from cca.runs.open import OpenRun, open_run
@@ -64,7 +64,9 @@ def run_stage(config: Config, stage: str, progress: RunProgress) -> None:
 
 
 def run_stages(run: OpenRun, last: str = "evaluate") -> None:
-    """Every stage in order, up to ``last``."""
+    """Every stage in order, up to ``last``. A model whose rows cannot be trained is refused before the first."""
+    if last not in ("traces", "pivots"):
+        check_prefixes(run.anatomy)
     traces = make_traces(run)
     if last == "traces":
         return
@@ -152,7 +154,7 @@ def make_patch(run: OpenRun, pivots: Sequence[Pivot], circuit: Circuit) -> Patch
     """The patch of the best validated step on the circuit's rows."""
     files, config = run.files("amplify"), run.config
     if not files.done:
-        revision = model_commit(run.model, config.model) or config.revision
+        revision = run.loaded.commit or config.revision
         with files.timed():
             training = make_training(run, files, pivots, config.amplify.budget)
             run_amplify(training, circuit, (config.model, revision), {"config": without_out(config)})

@@ -135,7 +135,7 @@ def test_faulty_golds_and_tools_are_refused() -> None:
     [
         '<tool_call>{"name": "weather", "argum', "<function=weather>\n<parameter=city>Par",
         '[TOOL_CALLS]weather[ARGS]{"city": ', '{"name": "weather", "arguments": {"city": ',
-        "<|python_tag|>weather.call(city)", "```tool_code\nweather('Paris')\n```",
+        "<|python_tag|>weather.call(city)", '[weather(city="Par', "```tool_code\nweather('Paris')\n```",
     ],
 )  # fmt: skip
 def test_a_call_that_cannot_be_read_is_not_no_call(text: str) -> None:

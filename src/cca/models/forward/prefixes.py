@@ -178,13 +178,21 @@ def most_tokens(model: PreTrainedModel) -> int:
     return max(1, max(weights, LEAST) // each)
 
 
+def check_prefixes(anatomy: Anatomy) -> None:
+    """Raise CcaError for a model with layers that have no keys and values to keep (linear attention, convolutions)."""
+    without = [parts.index for parts in anatomy.layers if parts.attention is None]
+    if without:
+        raise CcaError(
+            f"{anatomy.model_type}: layer {without[0]} has no attention, so prefixes cannot be kept and no circuit "
+            "be located; take a model with attention in every layer"
+        )
+
+
 def _computed(
     model: PreTrainedModel, anatomy: Anatomy, tokens: Tensor, shared: SharedPrefix | None
 ) -> list[KeysValues]:
     """Keys and values (B, KV, T, D) of tokens (B, T) behind ``shared``, by layer."""
-    without = [parts.index for parts in anatomy.layers if parts.attention is None]
-    if without:
-        raise CcaError(f"{anatomy.model_type}: layer {without[0]} has no attention, so prefixes cannot be kept")
+    check_prefixes(anatomy)
     B, T = tokens.shape
     rows = torch.arange(B, device=tokens.device)
     with ExitStack() as stack:

@@ -67,6 +67,7 @@ _PRICE_GROUPS = re.compile(r"(?<=[$€£])\d{1,3}(?:, \d{3})+(?!\d)")
 _PLACES = re.compile(r"\s?(?:decimal|d\.?p|significant|s\.?f)", re.IGNORECASE)
 _SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,]| ?/)")
 _ENUMERATION = re.compile(r"[ \t]{0,8}[*_#]{0,4}[ ]?(?:Step )?\d{1,2}[.):][*_]{0,2}[ ]+(?=[^\W\d])")
+_DENIED = re.compile(r"(?:\bnot|n't|\bcannot)(?: be| equal(?: to)?)?\s{1,3}[$*(`]{0,3}\d[\d.,]*", re.IGNORECASE)
 _LAST_DIGIT = re.compile(r".*\d", re.DOTALL)
 _WINDOW = 160
 _FARTHEST = 5000
@@ -255,7 +256,7 @@ def _last_number(text: str) -> Quantity | None:
 
 
 def _last_in(text: str) -> Quantity | None:
-    text = _SPACED.sub(_ungroup_zeros, unlatex(text))
+    text = _DENIED.sub("", _SPACED.sub(_ungroup_zeros, unlatex(text)))
 
     def enumerates(found: Found) -> bool:
         item = _ENUMERATION.match(text, text.rfind("\n", 0, found.start) + 1)

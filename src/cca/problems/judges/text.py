@@ -169,7 +169,8 @@ class ChoiceJudge(Reader[str]):
             rf"[)\]*_.]{{0,3}}(?:[ ]?[,/&+][ ]?|[ ](?:and|or|&)[ ])[(\[*]{{0,3}}({one})(?![\w'’])"
         )
         self._named = re.compile(
-            rf"(?:[Oo]ption|[Cc]hoice|[Ll]etter)[ ]?(?:is[ ]?)?[:*_ ]{{0,4}}[(\[]?({one})(?![\w'’])"
+            rf"(?:[Oo]ption|[Cc]hoice|[Ll]etter)[ ]?(?:is[ ]?)?[:*_ ]{{0,4}}[(\[]?"
+            rf"({one}|(?<=[(\[]){either}(?=[)\]])|{either}(?=[\s.*_]*\Z))(?![\w'’])"
         )
         self._bracketed = re.compile(rf"\(({one})\)")
         self._line = re.compile(rf"(?:^|\n)[ \t*_(\[#>=\-]*({either})[ \t*_)\].:]*(?=\n|\Z)")

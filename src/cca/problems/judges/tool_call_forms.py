@@ -40,7 +40,7 @@ _XML_ARGUMENT = re.compile(
 )
 _BARE_NAME = re.compile(rf"\s*({_NAME})\s*(?=<arg_key>|\Z)")
 ATTEMPT = re.compile(
-    r"<\|?/?tool_?call|<\uff5ctool\u2581|<function=|<invoke\b|\[TOOL_CALLS?\]|\[ARGS\]|<\|python_tag\|>|to=functions\.|functions\.\w+:\d"
+    r"\A\s*\[[A-Za-z_]\w*\(|<\|?/?tool_?call|<\uff5ctool\u2581|<function=|<invoke\b|\[TOOL_CALLS?\]|\[ARGS\]|<\|python_tag\|>|to=functions\.|functions\.\w+:\d"
     r'|"tool_calls"|"function_call"|\u273fFUNCTION\u273f|```tool_(?:code|call)'
     r'|\{\s*"(?:name|tool|tool_name|function|function_name)"\s*:\s*"[^"\n]*"\s*,\s*"(?:arg|param|input|tool_input|kwargs)',
     re.IGNORECASE,

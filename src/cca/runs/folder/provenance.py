@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from cca.files import fingerprint
 from cca.pivots.traces import Grader
@@ -64,17 +64,11 @@ def source_commit() -> str | None:
     return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def facts_of(task: Task, grader: Grader, model: PreTrainedModel, name: str) -> dict[str, Any]:
-    """Facts for the manifest: sources of the problems, the commit of a hub model, what shuts in programs judged."""
+def facts_of(task: Task, grader: Grader, commit: str | None) -> dict[str, Any]:
+    """For the manifest: where the problems come from, the ``commit`` of a hub model, what shuts in programs judged."""
     judge = getattr(grader.judge, "judge", grader.judge)  # within its stop strings
-    found = {"model_commit": model_commit(model, name), "isolation": getattr(judge, "isolation", None)}
+    found = {"model_commit": commit, "isolation": getattr(judge, "isolation", None)}
     return {"task": task.origin, **{key: value for key, value in found.items() if value}}
-
-
-def model_commit(model: PreTrainedModel, name: str) -> str | None:
-    """The commit of the hub that the model called ``name`` was loaded from; None for a local folder."""
-    local = Path(name).expanduser().exists()
-    return None if local else getattr(model.config, "_commit_hash", None)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
