@@ -1,9 +1,9 @@
-"""How every file of a run is written and read: atomically, self-describing, never pickled.
+"""Files of a run are written and read here: atomically, self-describing, never pickled.
 
 A JSONL file of ours opens with a header row ``{"format": "cca.traces", "version": 1, ...}`` and holds one noun
 a line. Files appear whole or not at all: a temporary name in the same folder, flushed to disk, then renamed.
 
-What a run leaves behind is sealed: ``hash`` in the header (of JSON files: beside the other keys) is the content hash
+What a run leaves behind is sealed: ``hash`` in the header (of JSON files: next to the other keys) is the content hash
 of all the rest, so that a file which changed since is refused. Files written by hand may do without.
 """
 

@@ -1,4 +1,4 @@
-"""Where a task's problems come from: `open_task` takes what run.yaml says and gives the `Task`.
+"""Sources of a task's problems: `open_task` takes what run.yaml says and gives the `Task`.
 
 A source is a built-in task, a dataset known by name (`cca.problems.datasets`), any dataset of the hub with a
 field mapping, a problem file, a folder of templates, or a function of the user's. Each kind is one function below and
@@ -213,7 +213,7 @@ def _check_keys(spec: TaskSource, allowed: frozenset[str], prompts: bool = True)
 
 
 def load_user_task(name: str, allow_code: bool, seed: int, prompts: Prompts) -> dict[str, Any]:
-    """What the function gave: problems by key, ``judge`` and ``retention``, checked.
+    """The problems by key that the function gave, ``judge`` and ``retention``, checked.
 
     Raises CcaError when code was not allowed, there is no such function, or it gave something else.
     """

@@ -36,7 +36,7 @@ class Task:
     test: tuple[Problem, ...]
     retention: dict[str, tuple[Problem, ...]] = field(default_factory=dict)
     prompts: Prompts = PLAIN
-    """What rows with a ``question`` were made into prompts by."""
+    """The prompts that rows with a ``question`` were made into."""
     judge: Judge | str | None = None
     """The judge that suits the task, where the gold answers alone do not tell."""
     origin: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Task:
 
     @property
     def asking(self) -> str:
-        """The fingerprint of what decides verdicts beside the problems: the task's own judge, where completions end."""
+        """Fingerprint of what decides verdicts next to the problems: the task's own judge, where completions end."""
         own = self.judge if isinstance(self.judge, str | None) else self.judge.name
         return fingerprint([own, self.prompts.stop, self.prompts.thinking])
 
@@ -84,7 +84,7 @@ def lm_eval_tasks(retention: Sequence[str]) -> list[str]:
 def task_judge(task: Task, wanted: str | Mapping[str, Any] = "auto", *, allow_code: bool = False) -> Judge:
     """The judge of a task: the one asked for, else the task's own, else the one that the gold answers ask for.
 
-    It is told when completions begin inside a thought, and sees them up to the first stop string.
+    It knows when completions begin inside a thought, and sees them up to the first stop string.
     """
     options = {} if isinstance(wanted, str) else {key: value for key, value in wanted.items() if key != "name"}
     judge: Judge | str = wanted if isinstance(wanted, str) else wanted["name"]

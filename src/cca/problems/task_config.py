@@ -1,4 +1,4 @@
-"""How a task is named in run.yaml: a name, three files, or a source with what to make of it.
+"""A task is named in run.yaml by a name, three files, or a source with what to make of it.
 
 ::
 

@@ -73,7 +73,7 @@ class FunctionJudge:
             self.takes_cut_off = False
 
     def __call__(self, text: str, gold: str, *, cut_off: bool = False) -> Judgement:
-        """A function that takes ``cut_off`` is told; any other judges the text as it stands."""
+        """A function that takes ``cut_off`` is given it; any other judges the text as it stands."""
         options = {"cut_off": True} if cut_off and self.takes_cut_off else {}
         result = self.function(text, gold, **options)
         if isinstance(result, Judgement):

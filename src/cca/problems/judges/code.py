@@ -2,7 +2,7 @@
 
 The code runs in a process of its own, with limits on time, memory and files, in the strongest isolation that the
 machine has: bubblewrap, else Linux namespaces of its own (``unshare``). There it sees no network and no other process,
-writes to a small folder in memory alone, and dies with all its children. Without either the judge refuses, unless told
+writes to a small folder in memory alone, and dies with all its children. Without either the judge refuses, unless given
 ``isolation: none`` (in a container of your own, say).
 
 That holds accidents, not a program written to deceive this judge: tests and code share an interpreter. `make_judge`
@@ -37,7 +37,7 @@ _WRAPPINGS = {
     "namespaces": "unshare --user --map-root-user --mount --pid --net --ipc --uts --fork --kill-child --mount-proc",
     "none": "",
 }
-"""What a program is run by in each isolation, the strongest first."""
+"""The command that runs a program in each isolation, the strongest first."""
 _FOLDER_BYTES = 64 << 20
 _PROCESSES = 128
 _TOKEN_BYTES = 32

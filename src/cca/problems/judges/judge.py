@@ -1,4 +1,4 @@
-"""What a judge is: it reads the answer out of a completion and compares it with the gold answer.
+"""A judge reads the answer out of a completion and compares it with the gold answer.
 
 The verdict is the training signal, so two rules bind every judge here. *Unreadable* is apart from *wrong*: no
 answer was given, or none could be read. And `Judge.finished` is safe: once it is True for a text, the verdict
@@ -26,7 +26,7 @@ class Verdict(StrEnum):
 class Judgement:
     verdict: Verdict
     answer: str | None
-    """What was read from the completion, in the judge's own notation; None when it was unreadable."""
+    """The answer as read from the completion, in the judge's own notation; None when it was unreadable."""
 
 
 UNREADABLE = Judgement(Verdict.UNREADABLE, None)

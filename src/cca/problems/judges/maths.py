@@ -40,7 +40,7 @@ _HEAD_NUMERAL = re.compile(
 )
 """A number that a statement begins with and its reasons follow: "12, since $a = 3$"."""
 _FARTHEST = 4000
-"""How far from the end a formula is looked for in a text that states no answer, in characters."""
+"""Distance from the end, in characters, up to which a text that states no answer is searched for a formula."""
 _OUTER = " \t\n.,;:?*_`$"
 
 

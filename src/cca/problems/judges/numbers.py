@@ -71,7 +71,7 @@ _DENIED = re.compile(r"(?:\bnot|n't|\bcannot)(?: be| equal(?: to)?)?\s{1,3}[$*(`
 _LAST_DIGIT = re.compile(r".*\d", re.DOTALL)
 _WINDOW = 160
 _FARTHEST = 5000
-"""How far from the end the last number of a text is looked for, in characters."""
+"""Distance from the end, in characters, up to which the last number of a text is looked for."""
 
 
 class NumberJudge(Reader[Quantity]):
@@ -127,7 +127,7 @@ def read_number(text: str) -> Quantity | None:
 
 
 def is_number(text: str) -> bool:
-    """Whether ``text`` is a number and nothing else but sign, currency, percent or a factor ("million")."""
+    """True when ``text`` is a number and nothing else but sign, currency, percent or a factor ("million")."""
     if len(text) > _FARTHEST:
         return False
     text = unlatex(plain(text)).strip().rstrip(".")
@@ -226,7 +226,7 @@ def _is_rounded(one: Quantity, other: Quantity) -> bool:
 
 
 def _is_range(text: str, first: Found) -> bool:
-    """Whether "-", a dash or "to" and a larger number follow: "5-10 pens", but not "0.33 to 2 decimal places"."""
+    """True when "-", a dash or "to" and a larger number follow: "5-10 pens", but not "0.33 to 2 decimal places"."""
     joint = _RANGED.match(text, first.end)
     other = next(find_quantities(text, joint.end()), None) if joint else None
     if joint is None or other is None or _PLACES.match(text, other.end):

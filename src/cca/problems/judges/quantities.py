@@ -66,7 +66,7 @@ class Quantity:
     """False for the low end of a range ("5-10"), which is no answer: it matches nothing."""
 
     def matches(self, other: Quantity, tolerance: Fraction = Fraction(0)) -> bool:
-        """Whether both can mean the same number, up to ``tolerance`` (absolute)."""
+        """True when both can mean the same number, up to ``tolerance`` (absolute)."""
         if not (self.single and other.single):
             return False
         if (self.percent and other.percent) or not (self.ambiguous or other.ambiguous):

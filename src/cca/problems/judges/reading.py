@@ -1,4 +1,4 @@
-"""How a judge of prose finds the answer: the part of a completion that is the answer's, and one order of precedence.
+"""A judge of prose finds the answer by the part of a completion that is the answer's, and one order of precedence.
 
 Thoughts are no answer, and nothing after a new turn is: few-shot models run on into a question of their own invention,
 thinking models reason between marks. Then:

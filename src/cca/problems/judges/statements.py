@@ -1,4 +1,4 @@
-"""Where a completion states its answer: "The final answer is ...", "#### ...", ``\\boxed{...}``, "Answer: ..."
+"""Statements of an answer in a completion: "The final answer is ...", "#### ...", ``\\boxed{...}``, "Answer: ..."
 
 Two kinds. A *final* statement ("the final answer is X." or a line "#### X") closes the completion once its
 sentence has ended: the first readable one is the answer and nothing after it is read. This is what lets
@@ -18,7 +18,7 @@ from typing import NamedTuple
 REACH = 400
 """The longest statement, in characters."""
 _TRIES = 40
-"""How many final statements from the front, and others from the end, are tried: a text of markers stays cheap."""
+"""Final statements from the front, and others from the end, that are tried: a text of markers stays cheap."""
 
 _OTHER_LANGUAGES = (
     "antwort|respuesta|r\u00e9ponse|reponse|risposta|resposta|antwoord|svar|odpowied\u017a|cevap|jibu|"
@@ -142,7 +142,7 @@ def closing_brace(text: str, start: int) -> int | None:
 
 
 def boxed(text: str) -> str | None:
-    r"""What the last \boxed{...} of ``text`` holds; None when there is none, or it never closes."""
+    r"""The content of the last \boxed{...} in ``text``; None when there is none, or it never closes."""
     last = None
     for marker in _BOX.finditer(text):
         end = closing_brace(text, marker.end())
@@ -157,7 +157,7 @@ def first_sentence(text: str) -> str:
 
 class _End(NamedTuple):
     position: int
-    """Where the statement ends, or where the text or its reach does."""
+    """The end of the statement, or that of the text or its reach."""
     certain: int = 0
     """How much of the text it took to be sure of that; 0 while it could go on."""
 
@@ -201,7 +201,7 @@ def _sentence_end(text: str, start: int) -> _End:
 
 
 def _ends_sentence(text: str, start: int, position: int, after: int) -> int | None:
-    """How much of ``text`` shows that the punctuation at ``position`` ends the sentence.
+    """The part of ``text``, in characters, that shows that the punctuation at ``position`` ends the sentence.
 
     0 when it does not; None while what follows must decide.
     """

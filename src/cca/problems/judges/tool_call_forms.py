@@ -19,7 +19,7 @@ from cca.files import refuse_constant
 _OPENING = re.compile(r"[{\[]")
 _LONGEST_NUMBER = 300
 _TRIES = 64
-"""How many opening brackets of a text are tried as the start of a call."""
+"""Opening brackets of a text that are tried as the start of a call."""
 _LONGEST_BLOCK = 20_000
 _NAMES = ("name", "tool", "tool_name", "function_name")
 _ARGUMENTS = ("arguments", "parameters", "args", "input", "tool_input", "kwargs")
