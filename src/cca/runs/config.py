@@ -22,7 +22,6 @@ from cca.files import read_yaml
 from cca.models.anatomy.declarations import declaration_for
 from cca.pivots.settings import PivotsConfig, TracesConfig
 from cca.problems.task_config import SHAPES, TaskSpec
-from cca.problems.task_config import TaskFiles as TaskFiles
 from cca.section import Section, check_plain, first_fault, merged
 
 PRESETS: dict[str, dict[str, Any]] = {
