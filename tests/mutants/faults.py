@@ -16,7 +16,7 @@ FAULTS = [
         ("losses are not counted", "\"lost\": sum(a and not b", "\"lost\": sum(a and b"),
     ),
     *of("evaluation.validation", REPORTED,
-        ("retention reported on the guarding half", "halves(problems)[1]", "halves(problems)[0]"),
+        ("retention reported on the guarding half", "halves(own)[1]", "halves(own)[0]"),
         ("unseen templates are all templates", "for problem in self.test} - self.seen",
          "for problem in self.test}"),
         ("validation on training problems", "= task.validation, max_new_tokens", "= task.train, max_new_tokens"),
