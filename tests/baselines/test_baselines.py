@@ -147,3 +147,8 @@ def test_scaling_weights_is_scaling_activations_at_every_position(name: str) -> 
         assert not torch.allclose(before, expected)
     with pytest.raises(CcaError, match="got q heads"):
         scaled_rows(anatomy, Circuit.of([Component(0, "q", 0)], "test"))
+
+
+def test_baselines_have_the_patience_of_the_default() -> None:
+    assert baseline_settings({}).patience == AmplifyConfig().patience
+    assert baseline_settings({"patience": 2}).patience == 2

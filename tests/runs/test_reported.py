@@ -270,14 +270,6 @@ def test_a_control_that_gains_less_matches_nothing(done: Callable[..., Done]) ->
     assert controls["matched"]["reached"] == sum(draw["matched"] is not None for draw in controls["draws"])
 
 
-def test_halves_share_no_problem_and_leave_none_out() -> None:
-    problems = tiny_world.problems(31)
-    guards, reported = halves(problems)
-    assert sorted(p.id for p in [*guards, *reported]) == sorted(p.id for p in problems)
-    assert min(len(guards), len(reported)) > 5
-    assert {p.id for p in judging(problems)} < {p.id for p in guards}
-
-
 def test_what_is_judged_is_no_text_that_anything_is_fitted_to(folder: Path) -> None:
     config = tiny_run.write_config(folder, "spare", retention=[str(folder / "other.jsonl")])
     session = OpenRun(load_config(config), RunFolder(folder / "spare"), NoProgress())

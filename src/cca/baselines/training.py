@@ -106,9 +106,7 @@ def lora(model: PreTrainedModel, rank: int, alpha: int | None, seed: int) -> Ite
     it was. peft samples from torch's global generator, which is seeded for that alone.
     """
     asking = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=0.0, target_modules="all-linear", bias="none"
-    )
+    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules="all-linear")
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sees to GPT-2's Conv1D by itself
         torch.manual_seed(seed)
@@ -180,10 +178,7 @@ def tune(
             continue
         validation = validate()
         on_step(StepRecord(step, loss, gap, validation))
-        if better(validation, best):
-            best, stale = validation, 0
-        else:
-            stale += 1
+        best, stale = (validation, 0) if better(validation, best) else (best, stale + 1)
         if stale >= settings.patience:
             break
     adam.zero_grad()
@@ -250,14 +245,11 @@ def scaled_rows(anatomy: Anatomy, circuit: Circuit) -> list[WeightRows]:
     for component in circuit.components:
         units.setdefault((component.layer, component.kind), []).append(component.index)
     owned: dict[tuple[str, int], list[Tensor]] = {}
-    for layer in anatomy.layers:
-        for pattern in layer.patterns:
-            if SCALED.get(pattern.kind) != pattern.role:
-                continue
-            own = torch.tensor(units.get((layer.index, pattern.kind), []), dtype=torch.long) - pattern.first
-            own = own[(own >= 0) & (own < pattern.n)]
-            if not len(own):
-                continue
+    patterns = [(layer.index, pattern) for layer in anatomy.layers for pattern in layer.patterns]
+    for layer, pattern in patterns:
+        own = torch.tensor(units.get((layer, pattern.kind), []), dtype=torch.long) - pattern.first
+        own = own[(own >= 0) & (own < pattern.n)]
+        if SCALED.get(pattern.kind) == pattern.role and len(own):
             indices = pattern.indices(own).flatten()
             owned.setdefault((pattern.weight, pattern.axis), []).append(indices)
             if pattern.role == "v" and pattern.bias is not None:  # a down projection's bias is nobody's

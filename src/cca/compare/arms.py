@@ -112,7 +112,7 @@ class ArmRun:
         session, settings = self.session, self.run.amplify
         self._starts(sum(len(pivot.tokens) for pivot in pivots))
         done = amplify(
-            session.model, session.anatomy, circuit, pivots, settings, judge, texts=self.shared.texts,
+            session.model, session.anatomy, circuit, pivots, settings, judge, texts=self.session.retention_texts,
             seed=self.run.seed, on_step=lambda record: self._step(record, judge),
         )  # fmt: skip
         return done.coefficient
@@ -216,7 +216,7 @@ class ArmRun:
         self.step_tokens = sum(len(pivot.tokens) for pivot in pivots)
         session, settings = self.session, self.run.amplify
         add_gradient = make_gradient(
-            session.model, session.anatomy, pivots, settings, self.shared.texts, settings.batch_size
+            session.model, session.anatomy, pivots, settings, self.session.retention_texts, settings.batch_size
         )
         return lambda: add_gradient(AsItIs(session.model))
 

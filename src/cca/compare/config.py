@@ -7,6 +7,7 @@ for every combination of its axes. Keys that shape the traces belong under ``bas
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from cca.section import Section, first_fault, merged
 SECTIONS = ("circuit", "amplify", "pivots")
 """Sections of a run that an arm may set."""
 HF = {"engine": "hf"}
-"""Where nothing else is said: some arms are adapters, which no engine beside this process sees."""
+"""Where nothing else is said: some arms are adapters, which no engine in another process sees."""
 LIST_KEYS = ("circuit.kinds", "amplify.validate_at")
 """Keys whose value is itself a list: only a list of lists is an axis."""
 
@@ -63,7 +64,7 @@ class ArmEntry(Section):
     rounds: int | tuple[int, ...] = 1
     """Locate and train this often, each time from the best step inside the budget of the round before."""
     retrace: bool | tuple[bool, ...] = True
-    """In later rounds: trace the edited model for new pivots; false: keep the pivots, locate anew."""
+    """In later rounds: trace the edited model for new pivots; false: keep the pivots, locate again."""
     baseline: str | None = None
     """Train something other than a circuit's rows; `BASELINES` names what."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -76,17 +77,18 @@ class ArmEntry(Section):
         for key in self.set:
             if key.partition(".")[0] not in SECTIONS:
                 raise ValueError(f"arm {self.name!r} may set {', '.join(SECTIONS)} keys, not {key!r}")
-        if self.baseline is not None and self.baseline not in BASELINES:
-            raise ValueError(f"baseline of arm {self.name!r} must be one of {', '.join(BASELINES)}")
-        if self.baseline is None and self.options:
-            raise ValueError(f"arm {self.name!r} has options, which only a baseline takes")
         rounds = _tuple(self.rounds)
         if min(rounds, default=0) < 1:
             raise ValueError(f"rounds of arm {self.name!r} must be at least 1")
-        if self.baseline is not None and max(rounds) > 1:
-            raise ValueError(f"arm {self.name!r} has rounds, which only a circuit takes")
-        if self.baseline is not None and (self.controls.random or self.controls.random_layers):
-            raise ValueError(f"arm {self.name!r} has controls, which only a circuit takes")
+        if self.baseline is None:
+            if self.options:
+                raise ValueError(f"arm {self.name!r} has options, which only a baseline takes")
+            return self
+        if self.baseline not in BASELINES:
+            raise ValueError(f"baseline of arm {self.name!r} must be one of {', '.join(BASELINES)}")
+        for key, given in (("rounds", max(rounds) > 1), ("controls", self.controls != ControlsEntry())):
+            if given:
+                raise ValueError(f"arm {self.name!r} has {key}, which only a circuit takes")
         return self
 
 
@@ -112,7 +114,7 @@ class CompareConfig(Section):
     models: tuple[ModelEntry, ...] = Field(min_length=1)
     """Models and their tasks."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    """Each seed draws problems, traces and controls anew."""
+    """Each seed draws problems, traces and controls again."""
     arms: tuple[ArmEntry, ...] = Field(min_length=1)
     """What is compared."""
     base: dict[str, Any] = Field(default_factory=dict)
@@ -184,10 +186,9 @@ def arms_of(config: CompareConfig) -> list[Arm]:
                     options={key: at[f"option {key}"] for key in entry.options},
                 )
             )  # fmt: skip
-    labels = [arm.label for arm in arms]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise CcaError(f"arms: expected names that differ, got {label!r} twice; rename one")
+    twice = [label for label, count in Counter(arm.label for arm in arms).items() if count > 1]
+    if twice:
+        raise CcaError(f"arms: expected names that differ, got {twice[0]!r} twice; rename one")
     return arms
 
 

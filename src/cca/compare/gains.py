@@ -61,7 +61,7 @@ def _over_models(runs: Sequence[tuple[str, Changes | None]]) -> SummaryGain | No
         units = [
             (template, mean(side))
             for template in dict.fromkeys(name for changes in own for name in changes)
-            for side in _beside([changes.get(template, []) for changes in own])
+            for side in _by_place([changes.get(template, []) for changes in own])
         ]
         means.append(mean(value for _, value in units))
         ends.append(gain_interval([value for _, value in units], [template for template, _ in units]))
@@ -69,7 +69,7 @@ def _over_models(runs: Sequence[tuple[str, Changes | None]]) -> SummaryGain | No
     return SummaryGain(points=100 * mean(means), interval=(100 * low, 100 * high))
 
 
-def _beside(runs: Sequence[Sequence[float]]) -> list[list[float]]:
+def _by_place(runs: Sequence[Sequence[float]]) -> list[list[float]]:
     """The first values of all runs, the second ones, and so on."""
     return [[run[place] for run in runs if place < len(run)] for place in range(max(map(len, runs)))]
 

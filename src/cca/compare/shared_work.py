@@ -22,7 +22,6 @@ from cca.engines.engine import request_seed
 from cca.errors import CcaError
 from cca.evaluation.validation import AgainstBase
 from cca.files import fingerprint, read_json, write_json
-from cca.gradients.sampled_likelihood import Text
 from cca.pivots.find import find_pivots, pair_traces
 from cca.pivots.pivot import Pivot
 from cca.pivots.traces import Trace, sample_traces
@@ -68,11 +67,6 @@ class SharedWork:
         self.step_scores  # noqa: B018
         if self.config.test:
             self.test_scores  # noqa: B018
-
-    @property
-    def texts(self) -> list[Text]:
-        """The texts of other skills that localisers, whitening and anchors may be fitted to."""
-        return self.session.retention_texts
 
     @cached_property
     def traces(self) -> list[list[Trace]]:
@@ -123,7 +117,7 @@ class SharedWork:
     def new_site(self, run: Config, pivots: Sequence[Pivot]) -> Site:
         """A site in the model as it stands."""
         model, anatomy = self.session.model, self.session.anatomy
-        return Site(model, anatomy, pivots, self.texts, run.amplify.rows, run.seed)
+        return Site(model, anatomy, pivots, self.session.retention_texts, run.amplify.rows, run.seed)
 
     def settings(self, run: Config) -> CircuitConfig:
         return resolve_auto(run.circuit, bool(self.session.task.retention))

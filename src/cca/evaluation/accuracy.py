@@ -69,13 +69,14 @@ def summary(results: Results) -> Row:
 def comparison(base: Results, patched: Results, seed: int = 0) -> Row:
     """Gain in percentage points with its 95 % interval and p-value over templates, and the exact McNemar test."""
     low, high = paired_gain_interval(base.right, patched.right, _clusters(base))
+    pairs = list(zip(base.right, patched.right, strict=True))
     return {
         "points": 100 * (patched.accuracy - base.accuracy),
         "interval": [100 * low, 100 * high],
         "p_value": cluster_p(base.right, patched.right, _clusters(base), seed),
         "mcnemar_p": mcnemar_p(base.right, patched.right),
-        "gained": sum(b and not a for a, b in zip(base.right, patched.right, strict=True)),
-        "lost": sum(a and not b for a, b in zip(base.right, patched.right, strict=True)),
+        "gained": sum(b and not a for a, b in pairs),
+        "lost": sum(a and not b for a, b in pairs),
     }
 
 
@@ -88,13 +89,12 @@ def skill_change(base: Results, patched: Results, seed: int = 0) -> Row:
 
 def per_template(base: Results, patched: Results) -> list[Row]:
     """Rows of template, problems, base and patched accuracy, sorted by template."""
-    rows = []
-    for template in sorted({problem.template for problem in base.problems}):
-        before, after = base.of_templates({template}), patched.of_templates({template})
-        rows.append(
-            {"template": template, "problems": len(before.problems), "base": before.accuracy, "patched": after.accuracy}
-        )
-    return rows
+    names = sorted({problem.template for problem in base.problems})
+    return [
+        {"template": name, "problems": len(before.problems), "base": before.accuracy, "patched": after.accuracy}
+        for name in names
+        for before, after in [(base.of_templates({name}), patched.of_templates({name}))]
+    ]
 
 
 def _clusters(results: Results) -> list[str]:
@@ -110,7 +110,8 @@ class Measured:
 
     @property
     def results(self) -> Results:
-        return _results(list(zip(self.problems, self.traces, strict=True)))
+        verdicts = tuple(trace.verdict for trace in self.traces)
+        return Results(self.problems, verdicts, tuple(trace.cut_off for trace in self.traces))
 
 
 def measure(
@@ -156,15 +157,8 @@ def _pooled(measured: Mapping[int, Measured]) -> Results:
             # By id within one seed, where a file may ask a question twice on purpose.
             key = problem.prompt if len(measured) > 1 else problem.id
             pooled.setdefault(f"{problem.template}\n{key}", (problem, trace))
-    return _results(list(pooled.values()))
-
-
-def _results(pairs: Sequence[tuple[Problem, Trace]]) -> Results:
-    return Results(
-        tuple(problem for problem, _ in pairs),
-        tuple(trace.verdict for _, trace in pairs),
-        tuple(trace.cut_off for _, trace in pairs),
-    )
+    problems, traces = zip(*pooled.values(), strict=True)
+    return Measured(problems, traces).results
 
 
 def _by_seed(base: Mapping[int, Measured], patched: Mapping[int, Measured] | None) -> Row:

@@ -230,5 +230,5 @@ class _Chunk:
         return CUT_OFF if verdict is None else verdict.value[0]
 
     def _key(self, what: str, weights: str | None) -> str:
-        # what was kept before answers cut off were told apart is not taken for these
+        # answers cut off have a letter of their own since; what was kept before has another key
         return self.asker.key(f"{what}, cut off apart", weights, [self._fingerprint, self.max_new_tokens])

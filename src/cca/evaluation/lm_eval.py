@@ -65,8 +65,8 @@ class Outcome:
             documents[leaf] = [float(row[metric]) for row in rows]
             metrics.append(metric)
             filters.append(chosen)
-        told = results["results"].get(task, {})
-        numbers = {key: float(value) for key, value in told.items() if isinstance(value, Real) and "," in key}
+        reported = results["results"].get(task, {})
+        numbers = {key: float(value) for key, value in reported.items() if isinstance(value, Real) and "," in key}
         values = [value for leaf in documents.values() for value in leaf]
         name = "/".join(dict.fromkeys(metrics))
         return Outcome(numbers, name, numbers.get(f"{name},{filters[0]}", sum(values) / len(values)), documents)

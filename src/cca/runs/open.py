@@ -181,7 +181,7 @@ class OpenRun:
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        """What stages depend on apart from the configuration and earlier files (`stage_inputs.Stage.inputs`)."""
+        """What stages depend on apart from the configuration and earlier files (`stage_files.Stage.inputs`)."""
         given: Path | None = self.config.circuit.file
         circuit_file = content_hash(given) if given is not None and given.is_file() else None
         more = {"max_new_tokens": self.max_new_tokens, "circuit_file": circuit_file, "anatomy": self._declared}

@@ -27,11 +27,15 @@ def make_engine(
 
     Raises CcaError where it is not installed or cannot serve the model.
     """
-    if distributed.size() > 1:
-        return _engine_of_several(config, loaded, note)
-    name = engine_name(config, loaded)
-    if config.engine == "auto":
+    name: str = config.engine
+    if distributed.size() > 1:  # each process decodes its share, or all the same batches of a sharded model
+        if name not in ("auto", "hf"):
+            raise CcaError(f"engine: {name} runs next to one process, not under a launcher of several; set engine: hf")
+        kind = HFEngine if config.sharding == "fsdp" else RankedEngine
+        return kind(loaded.model, config.traces.batch_size, note)
+    if name == "auto":
         objection = vllm_objection(loaded)
+        name = "hf" if objection else "vllm"
         say(f"engine: {name} (auto: {objection or 'vLLM is installed and there is a GPU with room for it'})")
     if name == "hf":
         return HFEngine(loaded.model, config.traces.batch_size, note)
@@ -55,23 +59,6 @@ def make_engine(
             f"ray.gpus: expected at least vllm.tensor_parallel ({own.tensor_parallel}), got {settings.gpus:g}"
         )
     return RayEngine(source, settings, watch, note, config.traces.batch_size, own)
-
-
-def _engine_of_several(config: Config, loaded: LoadedModel, note: Callable[[str], None]) -> Engine:
-    """The engine of several processes: each decodes its share, or all the same batches where the model is sharded."""
-    if config.engine not in ("auto", "hf"):
-        raise CcaError(
-            f"engine: {config.engine} runs beside one process, not under a launcher of several; set engine: hf"
-        )
-    kind = HFEngine if config.sharding == "fsdp" else RankedEngine
-    return kind(loaded.model, config.traces.batch_size, note)
-
-
-def engine_name(config: Config, loaded: LoadedModel) -> str:
-    """The name of the engine, with ``auto`` resolved."""
-    if config.engine != "auto":
-        return config.engine
-    return "hf" if vllm_objection(loaded) else "vllm"
 
 
 def vllm_objection(loaded: LoadedModel) -> str | None:
