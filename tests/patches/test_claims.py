@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import toy_patch, toy_weights
+from toy import REPORT, toy_patch, toy_weights
 
 from cca.errors import CcaError
 from cca.patches.claims import claims_beside, figures, model_card, read_report, with_claims
@@ -17,16 +17,6 @@ from cca.patches.patch import Patch
 from cca.patches.patch_content import load_content
 from cca.patches.patch_file import save_patch
 
-REPORT = {
-    "base": {"accuracy": 0.5, "problems": 400},
-    "patched": {"accuracy": 0.75},
-    "gain": {"points": 25.0, "interval": [20.0, 30.0], "p_value": 0.0004},
-    "share": {"components": 0.01, "heads": 0.0, "neurons": 0.02, "parameters": 0.0046},
-    "drift": {"kl": 3e-6, "tokens": 1000},
-    "retention": {"trivia": {"base": 0.9, "patched": 0.895, "interval": [-1.0, 0.5], "problems": 10}},
-    "timing": {"amplify": {"seconds": 3}},
-    "fingerprint": "abc",
-}
 PATCH = toy_patch(toy_weights())
 
 
