@@ -77,12 +77,13 @@ def edit_rows(report: Report) -> list[ResultRow]:
     detail = formats.counted(report.circuit.components, "component")
     rows = [ResultRow("patch", "this patch", detail, report.gain, base, report.patched.accuracy, report.drift.kl)]
     for name, control in report.controls.items():
-        shown = CONTROL_NAMES.get(name, name)
-        if not control.draws:
-            rows.append(_control(shown, "", control, base))
-        for index, draw in enumerate(control.draws, start=1):
-            numbered = f"{shown} {index}" if len(control.draws) > 1 else shown
-            rows.append(_control(numbered, "same size and mix", draw, base))
+        shown, many = CONTROL_NAMES.get(name, name), len(control.draws) > 1
+        made: list[tuple[str, str, Control | Draw]] = [
+            (f"{shown} {index}" if many else shown, "same size and mix", draw)
+            for index, draw in enumerate(control.draws, start=1)
+        ]
+        for label, detail, own in made or [(shown, "", control)]:
+            rows.append(ResultRow("control", label, detail, own.gain, base, own.patched.accuracy, own.drift.kl))
     return rows
 
 
@@ -142,10 +143,6 @@ def control_summary(report: Report) -> tuple[int, float | None, float | None] | 
         median(gains) if gain is None and gains else gain,
         median(drifts) if drift is None and drifts else drift,
     )
-
-
-def _control(name: str, detail: str, control: Control | Draw, base: float | None) -> ResultRow:
-    return ResultRow("control", name, detail, control.gain, base, control.patched.accuracy, control.drift.kl)
 
 
 def _problems(problems: int | None, templates: int | None = None) -> str:
