@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toy import REPORT, toy_patch, toy_weights
 
 from cca.errors import CcaError
-from cca.patches.claims import report_next_to, figures, model_card, read_report, with_claims
+from cca.patches.claims import figures, model_card, read_report, report_next_to, with_claims
 from cca.patches.patch import Patch
 from cca.patches.patch_content import load_content
 from cca.patches.patch_file import save_patch

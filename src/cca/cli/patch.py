@@ -18,7 +18,7 @@ from rich.text import Text
 from cca.cli.console import console, listed, say
 from cca.errors import CcaError
 from cca.models.anatomy.components import Component
-from cca.patches.claims import MEASURED, REPORT, report_next_to, figures, read_report, with_claims
+from cca.patches.claims import MEASURED, REPORT, figures, read_report, report_next_to, with_claims
 from cca.patches.patch_content import PatchContent, load_content
 
 if TYPE_CHECKING:
