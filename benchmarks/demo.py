@@ -40,10 +40,10 @@ def measure() -> list[Row]:
                 ("<=", 1 / 50), f"{patch:.1e} against {control:.1e} nats a token, on validation data",
             )
         )  # fmt: skip
-    worst = min(retention_rows(report), key=lambda each: each.points or 0.0)
+    worst = min(retention_rows(report), key=lambda each: each.change.points or 0.0)
     rows.append(
         row(
-            "largest loss of another skill, points", "the base", 0.0 - (worst.points or 0.0), ("<=", 0.5),
+            "largest loss of another skill, points", "the base", 0.0 - (worst.change.points or 0.0), ("<=", 0.5),
             f"{worst.name}: {worst.base:.1%} to {worst.patched:.1%} of {worst.detail}",
         )
     )  # fmt: skip

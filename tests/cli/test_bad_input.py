@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> str:
 
 
 @pytest.fixture
-def config(tmp_path: Path, model_folder: Path) -> dict[str, object]:
+def config(tmp_path: Path, model_folder: Path) -> dict[str, Any]:
     task = {split: write(tmp_path / f"{split}.jsonl", rows(4)) for split in ("train", "validation", "test")}
     return {
         "model": str(model_folder), "task": task, "out": str(tmp_path / "run"),
@@ -57,7 +58,7 @@ def cca(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return command
 
 
-def refused(cca: Command, config: dict[str, object], tmp_path: Path, *parts: str) -> None:
+def refused(cca: Command, config: dict[str, Any], tmp_path: Path, *parts: str) -> None:
     """The run is refused in one line that holds every part."""
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -68,47 +69,50 @@ def refused(cca: Command, config: dict[str, object], tmp_path: Path, *parts: str
         assert part in error
 
 
-def test_unknown_key(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
-    refused(cca, {**config, "traces": {"sample": 3}}, tmp_path, "'traces.sample'", "'samples'")
-    refused(cca, {**config, "retentoin": []}, tmp_path, "'retentoin'", "'retention'")
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"traces": {"sample": 3}}, ["'traces.sample'", "'samples'"]),
+        ({"retentoin": []}, ["'retentoin'", "'retention'"]),
+        ({"traces": {"samples": 0}}, ["traces.samples", "greater than or equal to 1"]),
+        ({"preset": "papr"}, ["preset", "paper"]),
+        ({"task": "gsm9k"}, ["gsm9k"]),
+        ({"circuit": {"size": "lots"}}, ["size", "lots"]),
+        ({"anatomy": {"atention": "x"}}, ["'atention'", "'attention'"]),
+        ({"model": "./none"}, ["no such folder"]),
+    ],
+)
+def test_bad_keys_and_values(
+    cca: Command, config: dict[str, Any], tmp_path: Path, change: dict[str, Any], parts: list[str]
+) -> None:
+    refused(cca, {**config, **change}, tmp_path, *parts)
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_values(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
-    refused(cca, {**config, "traces": {"samples": 0}}, tmp_path, "traces.samples", "greater than or equal to 1")
-    refused(cca, {**config, "preset": "papr"}, tmp_path, "preset", "paper")
-    refused(cca, {**config, "task": "gsm9k"}, tmp_path, "gsm9k")
-    refused(cca, {**config, "circuit": {"size": "lots"}}, tmp_path, "size", "lots")
-    assert not (tmp_path / "run").exists()
+def test_problem_files(cca: Command, config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "broken.jsonl").write_text(json.dumps(rows(1)[0]) + '\n{"id": "x", "prompt": \n')
+    (tmp_path / "half.jsonl").write_text(
+        '{"prompt": "w4 w5", "answer": "1"}\n{"prompt": "w4 \\ud83d w5", "answer": "1"}\n'
+    )
+    write(tmp_path / "twice.jsonl", rows(2) + rows(1))
+    write(tmp_path / "empty.jsonl", [])
+    for split, name, part in (
+        ("train", "nowhere.jsonl", "no such file"),
+        ("train", "broken.jsonl", "broken.jsonl, line 2"),
+        ("train", "half.jsonl", "half.jsonl, line 2: expected a JSON object, got half of a surrogate pair"),
+        ("test", "twice.jsonl", "twice.jsonl, line 3: problem id 'p0'"),
+        ("validation", "empty.jsonl", "at least one problem"),
+    ):
+        refused(cca, {**config, "task": {**config["task"], split: str(tmp_path / name)}}, tmp_path, name, part)
 
 
-def test_problem_files(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
-    task = dict(config["task"])  # type: ignore[call-overload]
-    refused(cca, {**config, "task": {**task, "train": "nowhere.jsonl"}}, tmp_path, "nowhere.jsonl", "no such file")
-
-    broken = tmp_path / "broken.jsonl"
-    broken.write_text(json.dumps(rows(1)[0]) + '\n{"id": "x", "prompt": \n')
-    refused(cca, {**config, "task": {**task, "train": str(broken)}}, tmp_path, "broken.jsonl, line 2")
-
-    half = tmp_path / "half.jsonl"
-    half.write_text('{"prompt": "w4 w5", "answer": "1"}\n{"prompt": "w4 \\ud83d w5", "answer": "1"}\n')
-    refused(cca, {**config, "task": {**task, "train": str(half)}}, tmp_path, "half.jsonl, line 2", "surrogate")
-
-    twice = write(tmp_path / "twice.jsonl", rows(2) + rows(1))
-    refused(cca, {**config, "task": {**task, "test": twice}}, tmp_path, "twice.jsonl, line 3", "p0")
-
-    empty = write(tmp_path / "empty.jsonl", [])
-    refused(cca, {**config, "task": {**task, "validation": empty}}, tmp_path, "empty.jsonl", "at least one problem")
-
-
-def test_gold_answer_the_judge_cannot_read(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+def test_gold_answer_the_judge_cannot_read(cca: Command, config: dict[str, Any], tmp_path: Path) -> None:
     words = write(tmp_path / "words.jsonl", rows(3, "many"))
-    task = {**dict(config["task"]), "train": words}  # type: ignore[call-overload]
+    task = {**config["task"], "train": words}
     refused(cca, {**config, "task": task, "judge": "number"}, tmp_path, "train", "p0", "many")
 
 
-def test_model_folders(cca: Command, config: dict[str, object], tmp_path: Path, model_folder: Path) -> None:
-    refused(cca, {**config, "model": str(tmp_path / "none")}, tmp_path, "no such folder")
+def test_a_model_without_a_tokenizer(cca: Command, config: dict[str, Any], tmp_path: Path, model_folder: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(model_folder, bare)
     for file in bare.glob("*token*"):
@@ -117,7 +121,7 @@ def test_model_folders(cca: Command, config: dict[str, object], tmp_path: Path, 
 
 
 def test_attention_that_gates_do_not_reach(
-    cca: Command, config: dict[str, object], tmp_path: Path, model_folder: Path
+    cca: Command, config: dict[str, Any], tmp_path: Path, model_folder: Path
 ) -> None:
     dead = tiny_world.model(dtype=torch.float32)
     dead.get_submodule("model.layers.1.self_attn.o_proj").weight.data.zero_()  # type: ignore[operator, union-attr]
@@ -126,32 +130,25 @@ def test_attention_that_gates_do_not_reach(
     refused(cca, {**config, "model": str(tmp_path / "dead")}, tmp_path, "layers.1", "gates of q", "set `anatomy`")
 
 
-def test_declared_anatomies(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
-    refused(cca, {**config, "anatomy": {"atention": "x"}}, tmp_path, "'atention'", "'attention'")
+def test_declared_anatomies(cca: Command, config: dict[str, Any], tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.yaml"
     elsewhere.write_text("attention: elsewhere")
     refused(cca, {**config, "anatomy": str(elsewhere)}, tmp_path, "an attention module", "set `attention`")
     refused(cca, {**config, "anatomy": {"attention": "self_attn"}}, tmp_path, "nothing to pair")
 
 
-def test_nothing_is_ever_right(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+def test_nothing_is_ever_right(cca: Command, config: dict[str, Any], tmp_path: Path) -> None:
     refused(cca, config, tmp_path, "nothing to pair", "greedy accuracy is 0.0%", "easier task")
 
 
-def test_everything_is_right(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+def test_everything_is_right(cca: Command, config: dict[str, Any], tmp_path: Path) -> None:
     problems = rows(4, answer="w")  # what every word of the tiny vocabulary begins with
-    task = {**dict(config["task"]), "train": write(tmp_path / "easy.jsonl", problems)}  # type: ignore[call-overload]
-    refused(
-        cca,
-        {**config, "task": task, "judge": {"name": "regex", "pattern": "^w"}},
-        tmp_path,
-        "nothing to pair",
-        "accuracy is 100.0%",
-        "harder task",
-    )
+    task = {**config["task"], "train": write(tmp_path / "easy.jsonl", problems)}
+    judged = {**config, "task": task, "judge": {"name": "regex", "pattern": "^w"}}
+    refused(cca, judged, tmp_path, "nothing to pair", "accuracy is 100.0%", "harder task")
 
 
-def test_folder_of_another_run(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+def test_folder_of_another_run(cca: Command, config: dict[str, Any], tmp_path: Path) -> None:
     refused(cca, config, tmp_path, "nothing to pair")  # leaves a run folder behind
     kept = (tmp_path / "run" / "traces.jsonl").read_bytes()
     refused(cca, {**config, "seed": 7, "traces": {"max_new_tokens": 5}}, tmp_path, "seed", "traces.max_new_tokens")
@@ -162,7 +159,7 @@ def test_folder_of_another_run(cca: Command, config: dict[str, object], tmp_path
     refused(cca, {**config, "out": str(foreign)}, tmp_path, "thesis.tex")
 
 
-def test_folder_in_use(cca: Command, config: dict[str, object], tmp_path: Path) -> None:
+def test_folder_in_use(cca: Command, config: dict[str, Any], tmp_path: Path) -> None:
     from cca.runs.folder.run_folder import RunFolder
 
     with RunFolder(tmp_path / "run"):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from toy import REPORT
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from typer.testing import CliRunner
 
@@ -22,15 +23,6 @@ from cca.patches.patch_file import load_patch, save_patch
 from cca.tinymath import BUNDLED_MODEL
 
 UP = "model.layers.{}.mlp.up_proj.weight"
-REPORT = {
-    "base": {"accuracy": 0.52},
-    "patched": {"accuracy": 0.78},
-    "gain": {"points": 26.0, "interval": [21.5, 30.25], "p_value": 1e-9},
-    "share": {"components": 0.01, "heads": 0.0, "neurons": 0.02, "parameters": 0.0046},
-    "drift": {"kl": 3.2e-6},
-    "retention": {"trivia": {"base": 0.9, "patched": 0.895, "interval": [-1.0, 0.5]}},
-    "fingerprint": "0123456789abcdef",
-}
 
 
 def invoke(*arguments: object) -> str:
@@ -77,22 +69,20 @@ def loaded(path: str) -> PreTrainedModel:
 def test_show_without_and_with_a_report() -> None:
     Path("report.json").rename("elsewhere.json")
     plain = invoke("show", "a")
-    assert "some/model at revision main" in plain
-    assert "32 weights in 1 tensors, float32" in plain
-    assert "2 neuron" in plain
-    assert "up_proj" in plain
+    for fact in ("some/model at revision main", "32 weights in 1 tensors, float32", "2 neuron", "up_proj"):
+        assert fact in plain
     assert "gain" not in plain
-    told = invoke("show", "a", "--report", "elsewhere.json")
+    claiming = invoke("show", "a", "--report", "elsewhere.json")
     Path("elsewhere.json").rename("report.json")
-    assert invoke("show", "a") == told
+    assert invoke("show", "a") == claiming
     for figure in (
-        "+26.0 points [+21.5, +30.2], 52.0% to 78.0%, p = 1e-09",
+        "+25.0 points [+20.0, +30.0], 50.0% to 75.0%, p = 0.0004",
         "0.460% of parameters, 2.000% of neurons, 0.000% of heads",
-        "3.2e-06 nats a token",
+        "3e-06 nats a token",
         "90.0% to 89.5% [-1.0, +0.5]",
         "95 % intervals",
     ):
-        assert figure in told
+        assert figure in claiming
 
 
 @pytest.mark.usefixtures("folder")
@@ -188,7 +178,7 @@ def test_showing_a_patch_needs_no_torch(folder: Path) -> None:
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
-    assert "26.0 points" in done.stdout
+    assert "25.0 points" in done.stdout
 
 
 @pytest.mark.usefixtures("folder")

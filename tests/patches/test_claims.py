@@ -1,4 +1,4 @@
-"""Claims carried in a patch: kept from a report, told on the card, never trusted."""
+"""Claims carried in a patch: kept from a report, shown on the card, never trusted."""
 
 from __future__ import annotations
 
@@ -9,24 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import toy_patch, toy_weights
+from toy import REPORT, toy_patch, toy_weights
 
 from cca.errors import CcaError
-from cca.patches.claims import claims_beside, figures, model_card, read_report, with_claims
+from cca.patches.claims import figures, model_card, read_report, report_next_to, with_claims
 from cca.patches.patch import Patch
 from cca.patches.patch_content import load_content
 from cca.patches.patch_file import save_patch
 
-REPORT = {
-    "base": {"accuracy": 0.5, "problems": 400},
-    "patched": {"accuracy": 0.75},
-    "gain": {"points": 25.0, "interval": [20.0, 30.0], "p_value": 0.0004},
-    "share": {"components": 0.01, "heads": 0.0, "neurons": 0.02, "parameters": 0.0046},
-    "drift": {"kl": 3e-6, "tokens": 1000},
-    "retention": {"trivia": {"base": 0.9, "patched": 0.895, "interval": [-1.0, 0.5], "problems": 10}},
-    "timing": {"amplify": {"seconds": 3}},
-    "fingerprint": "abc",
-}
 PATCH = toy_patch(toy_weights())
 
 
@@ -98,7 +88,7 @@ def test_the_report_next_to_a_patch_speaks_for_it_only_when_it_is_of_the_same_ru
     made = Patch(**{**vars(PATCH), "made_by": {"config": config, "best_step": 2}})
     path = tmp_path / "patch.safetensors"
     save_patch(path, made)
-    assert claims_beside(path, load_content(path).header["made_by"]) is None
+    assert report_next_to(path, load_content(path).header["made_by"]) is None
     of_this_run = {**REPORT, "config": config, "amplify": {"best_step": 2}}
     for report, expected in [
         (of_this_run, of_this_run),
@@ -107,4 +97,4 @@ def test_the_report_next_to_a_patch_speaks_for_it_only_when_it_is_of_the_same_ru
         ({"other": "file"}, None),
     ]:
         (tmp_path / "report.json").write_text(json.dumps(report))
-        assert claims_beside(path, load_content(path).header["made_by"]) == expected
+        assert report_next_to(path, load_content(path).header["made_by"]) == expected

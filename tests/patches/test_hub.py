@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from fake_hub import FakeHub, fake_hub
-from toy import patched, toy_patch, toy_weights, write_folder
+from toy import REPORT, patched, toy_patch, toy_weights, write_folder
 
 from cca.errors import CcaError
 from cca.files import write_json
 from cca.patches.hub import model_config, model_folder, pull, push, verify_on_hub
 from cca.patches.patch_file import load_patch, to_bytes
-
-REPORT = {"base": {"accuracy": 0.5}, "patched": {"accuracy": 0.75}, "gain": {"points": 25.0, "interval": [20.0, 30.0]}}
 
 
 @pytest.fixture

@@ -21,6 +21,15 @@ PLACES = {  # one of every rank and axis that a patch can touch
     "rows": (0, [0, 1, 2, 5, 8]), "columns": (1, [0, 3, 7]), "bias": (0, [2, 3, 10]), "experts": (1, [0, 7, 8, 11]),
     "other_experts": (2, [1, 2, 11]), "expert_biases": (EACH, [0, 7, 11]),
 }  # fmt: skip
+REPORT = {
+    "base": {"accuracy": 0.5, "problems": 400}, "patched": {"accuracy": 0.75},
+    "gain": {"points": 25.0, "interval": [20.0, 30.0], "p_value": 0.0004},
+    "share": {"components": 0.01, "heads": 0.0, "neurons": 0.02, "parameters": 0.0046},
+    "drift": {"kl": 3e-6, "tokens": 1000},
+    "retention": {"trivia": {"base": 0.9, "patched": 0.895, "interval": [-1.0, 0.5], "problems": 10}},
+    "timing": {"amplify": {"seconds": 3}}, "fingerprint": "abc",
+}  # fmt: skip
+"""A run's report.json, as far as a patch claims it."""
 SHARDS = {"rows": 1, "columns": 1, "bias": 2, "experts": 2, "other_experts": 3, "expert_biases": 3, "untouched": 4}
 
 

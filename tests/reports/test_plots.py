@@ -11,7 +11,7 @@ from markup import Page
 from run_sample import history, report
 
 from cca.reports import plots
-from cca.reports.parts import TemplateAccuracy
+from cca.reports.parts import Change, TemplateAccuracy
 from cca.reports.plots import Scale, element, figure
 from cca.reports.report import Report
 from cca.reports.results import ResultRow, worst_loss
@@ -20,7 +20,7 @@ FINITE = st.floats(-1e6, 1e6)
 
 
 def change(points: float, interval: tuple[float, float] | None = None) -> ResultRow:
-    return ResultRow("task", "x", "", points=points, interval=interval)
+    return ResultRow("task", "x", "", Change(points=points, interval=interval))
 
 
 def test_elements_are_escaped() -> None:

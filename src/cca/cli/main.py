@@ -58,9 +58,7 @@ def demo(
 def run(
     config: RunYaml,
     overrides: Set = None,
-    fork: Annotated[
-        Path | None, typer.Option(help="New folder to continue in; it reuses every stage of 'out' that is still valid.")
-    ] = None,
+    fork: Annotated[Path | None, typer.Option(help="New folder; it reuses every valid stage of 'out'.")] = None,
 ) -> None:
     """Run everything, from traces to the report. The same command resumes a stopped run."""
     from cca.runs.config import load_config
@@ -100,15 +98,11 @@ def evaluate(
     patch: Annotated[Path | None, typer.Option(help="Patch file: the model is measured with it, too.")] = None,
     against: Annotated[str | None, typer.Option(help="Another model to hold against --model.")] = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test (default).")] = None,
-    seeds: Annotated[
-        str | None, typer.Option(help="Seeds of the task's problems, separated by commas; by default 0.")
-    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds of the task's problems, with commas; default: 0.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest completion.")] = None,
     lm_eval: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, separated by commas.")] = None,
     include_path: Annotated[Path | None, typer.Option(help="Folder of lm-eval task files of your own.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many documents of each lm-eval task.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents of each lm-eval task; default: all.")] = None,
     out: Annotated[Path, typer.Option(help="Results of models measured without a run.")] = Path("results.json"),
     force: Force = False,
     device: Annotated[str | None, typer.Option(help="cuda, cuda:1, mps or cpu; by default the first there is.")] = None,

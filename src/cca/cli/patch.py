@@ -18,7 +18,7 @@ from rich.text import Text
 from cca.cli.console import Force, check_new, console, listed, say
 from cca.errors import CcaError
 from cca.models.anatomy.components import Component
-from cca.patches.claims import MEASURED, REPORT, claims_beside, figures, read_report, with_claims
+from cca.patches.claims import MEASURED, REPORT, figures, read_report, report_next_to, with_claims
 from cca.patches.patch_content import PatchContent, load_content
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def show(patch: PatchFile, report: Report = None) -> None:
     """What it touches, by layer and kind; what share that is; the gain it claims and how it was measured."""
     content = load_content(patch)
     made_by = content.header["made_by"]
-    held = claims_beside(patch, made_by) if report is None else read_report(report)
+    held = report_next_to(patch, made_by) if report is None else read_report(report)
     made_by = made_by if held is None else with_claims(made_by, held)
     _line("base", content.base)
     _line("digest", content.header["sha256"])
@@ -200,9 +200,7 @@ def export(
         Literal["lora", "shira", "merged"], typer.Option(help="lora and shira: a PEFT adapter; merged: a whole model.")
     ],
     out: Annotated[Path, typer.Option(help="New folder.")],
-    model: Annotated[
-        str | None, typer.Option(help="The base: folder or hub id; default: as the patch names it.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="The base: folder or hub id; default: the patch's.")] = None,
     revision: Revision = None,
     pad_ranks: Annotated[bool, typer.Option("--pad-ranks", help="One rank for all modules, as vLLM needs it.")] = False,
     nearest: Annotated[bool, typer.Option("--nearest", help="Allow weights no addition reaches to the bit.")] = False,
@@ -237,7 +235,7 @@ def push(
     from cca.patches import hub
 
     loaded = _load(patch)
-    if report is None and claims_beside(patch, loaded.made_by) is not None:
+    if report is None and report_next_to(patch, loaded.made_by) is not None:
         report = patch.parent / REPORT
     say(hub.push(loaded, repo, report, private))
 

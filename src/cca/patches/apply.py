@@ -9,7 +9,7 @@ An edit in place is safe against being killed at any point:
 
 1. Everything is checked, and the touched shards are opened for writing, before anything is written.
 2. A shard that shares its bytes with another folder (a hard link, a link into the hub's cache) gets its own.
-3. The patch itself is written beside the shards as a journal, atomically. It holds the rows before and after,
+3. The patch itself is written next to the shards as a journal, atomically. It holds the rows before and after,
    so from here on the edit can be finished whatever state the rows are in.
 4. The rows are written and flushed to the disk, then the journal is removed.
 

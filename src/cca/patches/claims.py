@@ -67,7 +67,7 @@ def read_report(path: Path) -> dict[str, Any]:
     return report
 
 
-def claims_beside(patch: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
+def report_next_to(patch: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
     """The report next to a patch file, unless ``made_by`` of the patch says that another run made it.
 
     A run writes its patch before anything is measured and never changes it, so the figures are read from its report.

@@ -90,8 +90,8 @@ def _number(value: object) -> object:
 
 def change_scale(rows: Sequence[ResultRow]) -> Scale:
     """One scale for a table's changes, in points; zero is always on it."""
-    ends = [0.0, *(row.points for row in rows if row.points is not None)]
-    ends += [end for row in rows for end in row.interval or ()]
+    ends = [0.0, *(row.change.points for row in rows if row.change.points is not None)]
+    ends += [end for row in rows for end in row.change.interval or ()]
     low, high = min(ends), max(ends)
     room = max(0.06 * (high - low), 0.5)
     return Scale(low - room, high + room)
@@ -108,15 +108,16 @@ def change_axis(scale: Scale) -> Markup:
 
 def interval_plot(row: ResultRow, scale: Scale) -> Markup:
     """A change with its interval against the line of no change."""
-    title, middle = f"{formats.label(row.name)}: {formats.points(row.points)} points", ROW / 2
+    points, interval, middle = row.change.points, row.change.interval, ROW / 2
+    title = f"{formats.label(row.name)}: {formats.points(points)} points"
     parts = [_upright(scale.at(0), 0, ROW, "zero")]
-    if row.interval:
-        title += f", 95 % interval {formats.interval(row.interval)}"
-        low, high = map(scale.at, row.interval)
+    if interval:
+        title += f", 95 % interval {formats.interval(interval)}"
+        low, high = map(scale.at, interval)
         parts.append(_line(low, middle, high, middle, f"whisker {row.group}"))
         parts += [_upright(at, middle - 4, middle + 4, f"whisker {row.group}") for at in (low, high)]
-    if row.points is not None:
-        parts.append(_mark(scale.at(row.points), middle, row.group))
+    if points is not None:
+        parts.append(_mark(scale.at(points), middle, row.group))
     return figure(title, ROW, *parts)
 
 

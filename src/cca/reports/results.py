@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cca.reports import formats
-from cca.reports.parts import Gain, Skill
+from cca.reports.parts import Change
 from cca.reports.report import AmplifyStep, Control, Draw, Report
 
 CONTROL_NAMES = {"random": "random circuit"}
@@ -26,16 +26,14 @@ STYLES = {"task": "bold", "retention": "", "patch": "bold", "control": ""}
 
 @dataclass(frozen=True)
 class ResultRow:
-    """``base`` and ``patched`` are fractions; ``points`` and ``interval`` points; ``drift`` nats per token."""
+    """``base`` and ``patched`` are fractions; ``drift`` nats per token."""
 
     group: str
     name: str
     detail: str
+    change: Change
     base: float | None = None
     patched: float | None = None
-    points: float | None = None
-    interval: tuple[float, float] | None = None
-    p_value: float | None = None
     drift: float | None = None
     unmoved: int | None = None
     """The problems, where not one of them was gained or lost."""
@@ -43,7 +41,7 @@ class ResultRow:
     @property
     def ends(self) -> str:
         """The interval; where nothing was lost, how much could have been all the same."""
-        return formats.none_lost(self.unmoved) if self.unmoved else formats.interval(self.interval)
+        return formats.none_lost(self.unmoved) if self.unmoved else formats.interval(self.change.interval)
 
 
 def task_rows(report: Report) -> list[ResultRow]:
@@ -51,19 +49,19 @@ def task_rows(report: Report) -> list[ResultRow]:
     if report.base.accuracy is None:
         return []
     whole = _problems(report.base.problems, len(report.templates) or None)
-    rows = [_compared("task", "all test problems", whole, report.gain, report.base.accuracy, report.patched.accuracy)]
+    rows = [ResultRow("task", "all test problems", whole, report.gain, report.base.accuracy, report.patched.accuracy)]
     parts = (("templates in training", report.seen_templates), ("templates never seen", report.unseen_templates))
     for name, part in parts:
         if part is not None:
             detail = _problems(part.problems, part.templates)
-            rows.append(_compared("task", name, detail, part.gain, part.base, part.patched))
+            rows.append(ResultRow("task", name, detail, part.gain, part.base, part.patched))
     return rows
 
 
 def retention_rows(report: Report) -> list[ResultRow]:
     """The other skills."""
     return [
-        _compared(
+        ResultRow(
             "retention", name, _problems(own.problems), own, own.base, own.patched, own.drift,
             own.problems if own.gained == own.lost == 0 else None,
         )
@@ -77,21 +75,22 @@ def edit_rows(report: Report) -> list[ResultRow]:
         return []
     base = report.base.accuracy
     detail = formats.counted(report.circuit.components, "component")
-    rows = [_compared("patch", "this patch", detail, report.gain, base, report.patched.accuracy, report.drift.kl)]
+    rows = [ResultRow("patch", "this patch", detail, report.gain, base, report.patched.accuracy, report.drift.kl)]
     for name, control in report.controls.items():
-        shown = CONTROL_NAMES.get(name, name)
-        if not control.draws:
-            rows.append(_control(shown, "", control, base))
-        for index, draw in enumerate(control.draws, start=1):
-            numbered = f"{shown} {index}" if len(control.draws) > 1 else shown
-            rows.append(_control(numbered, "same size and mix", draw, base))
+        shown, many = CONTROL_NAMES.get(name, name), len(control.draws) > 1
+        made: list[tuple[str, str, Control | Draw]] = [
+            (f"{shown} {index}" if many else shown, "same size and mix", draw)
+            for index, draw in enumerate(control.draws, start=1)
+        ]
+        for label, detail, own in made or [(shown, "", control)]:
+            rows.append(ResultRow("control", label, detail, own.gain, base, own.patched.accuracy, own.drift.kl))
     return rows
 
 
 def worst_retention(report: Report) -> ResultRow | None:
     """The other skill that lost most."""
-    rows = [row for row in retention_rows(report) if row.points is not None]
-    return min(rows, key=lambda row: row.points or 0.0, default=None)
+    rows = [row for row in retention_rows(report) if row.change.points is not None]
+    return min(rows, key=lambda row: row.change.points or 0.0, default=None)
 
 
 def matched_drift(report: Report) -> tuple[float, float, float | None] | None:
@@ -146,18 +145,6 @@ def control_summary(report: Report) -> tuple[int, float | None, float | None] | 
     )
 
 
-def _control(name: str, detail: str, control: Control | Draw, base: float | None) -> ResultRow:
-    return _compared("control", name, detail, control.gain, base, control.patched.accuracy, control.drift.kl)
-
-
-def _compared(
-    group: str, name: str, detail: str, gain: Gain | Skill, base: float | None, patched: float | None,
-    drift: float | None = None, unmoved: int | None = None,
-) -> ResultRow:  # fmt: skip
-    known = gain.points, gain.interval, gain.p_value, drift, unmoved
-    return ResultRow(group, name, detail, base, patched, *known)
-
-
 def _problems(problems: int | None, templates: int | None = None) -> str:
     if problems is None:
         return ""
@@ -182,7 +169,7 @@ def _results(groups: Sequence[Sequence[ResultRow]], report: Report) -> Table:
         for index, row in enumerate(group):
             moved = drift if row.group == "task" and index == 0 else row.drift
             cells = (
-                formats.percent(row.base), formats.percent(row.patched), formats.points(row.points), row.ends,
+                formats.percent(row.base), formats.percent(row.patched), formats.points(row.change.points), row.ends,
                 "" if row.group == "task" and index else formats.nats(moved),
             )  # fmt: skip
             table.add_row(
