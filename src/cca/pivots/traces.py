@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cca.engines.engine import Completion, Engine, GreedyPath, Progress, Request, Tokens, request_seed
 from cca.errors import CcaError
 from cca.files import Row
+from cca.pivots.pivot import is_token
 from cca.pivots.settings import TracesConfig
 from cca.problems.judges.judge import Judge, Judgement, Verdict
 from cca.problems.problem import Problem
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 
 FORMAT, VERSION = "cca.traces", 1
-MOST_TOKENS = 1 << 31
-"""Upper bound of the token ids in a file."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,11 @@ class Trace:
             all(isinstance(row[name], str) for name in ("problem", "text", "verdict"))
             and isinstance(row["answer"], str | None)
             and isinstance(row["finished"], bool)
-            and type(sample) is int
-            and sample >= 0
+            and is_token(sample)
             and type(temperature) in (int, float)
             and 0 <= temperature < math.inf
             and isinstance(token_ids, list)
-            and all(type(token) is int and 0 <= token < MOST_TOKENS for token in token_ids)
+            and all(map(is_token, token_ids))
             and row["verdict"] in list(Verdict)
         )
         if not sound:
