@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 import cca
 from cca.reports.parts import Unit
 from cca.reports.report import Report
-from cca.runs.config.help_text import describe
+from cca.runs.help_text import describe
 
 REFERENCE = Path(__file__).parent / "reference"
 BEGIN, END = "<!-- written by docs/write_reference.py -->\n", "<!-- end of what is written -->\n"

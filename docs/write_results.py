@@ -65,8 +65,9 @@ def _winners(result: Comparison) -> str:
         for run in arm.runs:
             point = run.matched["reference"]
             where = (run.model, run.seed)
-            if point is not None and (where not in least or point.drift < least[where][0]):
-                least[where] = (point.drift, arm.label)
+            drift = point and point.drift
+            if drift is not None and (where not in least or drift < least[where][0]):
+                least[where] = (drift, arm.label)
     if not least:
         return ""
     wins: dict[str, int] = {}
@@ -151,7 +152,10 @@ def _ratio(runs: Sequence[RunResult], own: Mapping[int, Point | None]) -> str:
     ratios = [
         point.drift / max(under.drift, SMALLEST)
         for run in runs
-        if (point := run.matched["reference"]) is not None and (under := own.get(run.seed)) is not None
+        if (point := run.matched["reference"]) is not None
+        and (under := own.get(run.seed)) is not None
+        and point.drift is not None
+        and under.drift is not None
     ]
     return f"{formats.significant(median(ratios))}x" if ratios else formats.UNKNOWN
 
@@ -175,16 +179,20 @@ def _cells(
     def middle(value: Callable[[RunResult], float]) -> float:
         return median(value(run) for run in runs)
 
+    def drift(points: Sequence[Point]) -> str:
+        known = [point.drift for point in points if point.drift is not None]
+        return formats.nats(median(known) if known else None)
+
     reached = [point for run in runs if (point := run.matched["reference"]) is not None]
     cells = (
         formats.label(arm.label, 80),
         formats.share(middle(lambda run: run.share)),
         formats.points(middle(lambda run: run.best.points)),
-        formats.nats(middle(lambda run: run.best.drift)),
+        drift([run.best for run in runs]),
         formats.points(middle(lambda run: run.any.points)),
-        formats.nats(middle(lambda run: run.any.drift)),
+        drift([run.any for run in runs]),
         f"{len(reached)} of {sum(run.asked['reference'] for run in runs)}",
-        formats.nats(median(point.drift for point in reached) if reached else None),
+        drift(reached),
         _ratio(runs, own),
     )
     return cells + (_tested([run.test["best"] for run in runs if run.test]) if tested else ())

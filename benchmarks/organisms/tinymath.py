@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from benchmarks.organisms.trainer import Row, make_optimisers, schedule, take_step
 from cca.tinymath.task import SKILLS, Exercise, WordProblem, exercises, prompt, templates, word_problems
 from cca.tinymath.tokenizer import END, PADDING, build_tokenizer, special_id
 
@@ -41,7 +40,6 @@ class Recipe:
         ("sorting", 0.07),
         ("comparison", 0.15),
     )
-    muon_rate: float = 0.02
     adam_rate: float = 3e-3
     planted_rate: float = 0.6
     """Learning rate of the second phase, as a fraction of the first's peak."""
@@ -49,7 +47,6 @@ class Recipe:
     """Share of word problems in the second phase; the other skills keep their proportions."""
 
 
-Encoded = tuple[list[int], list[int]]  # prompt, solution with its end token
 Report = Callable[[int, float], None]
 
 
@@ -67,17 +64,12 @@ def train(out: Path, recipe: Recipe, report: Report | None = None) -> PreTrained
     model = make_model(tokenizer)
     batches = _Batches(problems, tokenizer, recipe, generator)
     model.train()
-    optimisers = _optimisers(model, recipe)
+    optimisers = make_optimisers(model, recipe.adam_rate)
     for step in range(recipe.steps + recipe.planted_steps):
-        _set_rates(optimisers, _schedule(step, recipe))
-        loss = _loss(model, *batches.draw(planted=step >= recipe.steps))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser, _ in optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
+        rows = batches.draw(planted=step >= recipe.steps)
+        loss = take_step(model, optimisers, rows, tokenizer, schedule(step, recipe))
         if report:
-            report(step, float(loss.detach()))
+            report(step, loss)
     model.eval()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -118,19 +110,11 @@ class _Batches:
         second[0] = recipe.planted_share
         self.weights = {False: first, True: second}
 
-    def draw(self, planted: bool) -> tuple[Tensor, Tensor]:
-        """Token ids and labels, (B, T); labels are -100 outside the solutions."""
+    def draw(self, planted: bool) -> list[Row]:
         sources = self.generator.choice(len(self.sources), size=self.recipe.batch_size, p=self.weights[planted])
-        rows = [self._row(self.sources[source], planted) for source in sources]
-        width = max(len(ask) + len(solve) for ask, solve in rows)
-        token_ids = torch.full((len(rows), width), special_id(self.tokenizer, PADDING))
-        labels = torch.full((len(rows), width), -100)
-        for row, (ask, solve) in enumerate(rows):
-            token_ids[row, : len(ask) + len(solve)] = torch.tensor(ask + solve)
-            labels[row, len(ask) : len(ask) + len(solve)] = torch.tensor(solve)
-        return token_ids, labels
+        return [self._row(self.sources[source], planted) for source in sources]
 
-    def _row(self, source: str, planted: bool) -> Encoded:
+    def _row(self, source: str, planted: bool) -> Row:
         if source != "word problems":
             exercise = next(exercises(source, 1, self.generator, reserved=False))
             return self._encode(exercise.question, exercise.solution)
@@ -142,41 +126,9 @@ class _Batches:
                     solution = text
         return self._encode(problem.instance.question, solution)
 
-    def _encode(self, question: str, solution: str) -> Encoded:
+    def _encode(self, question: str, solution: str) -> Row:
         end = [special_id(self.tokenizer, END)]
-        return self.tokenizer.encode(prompt(question)), self.tokenizer.encode(solution) + end
-
-
-def _loss(model: LlamaForCausalLM, token_ids: Tensor, labels: Tensor) -> Tensor:
-    hidden = model.model(input_ids=token_ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T-1, C)
-    wanted = labels[:, 1:]
-    where = wanted != -100
-    return functional.cross_entropy(model.lm_head(hidden[where]), wanted[where])
-
-
-Rated = tuple[torch.optim.Optimizer, float]
-
-
-def _optimisers(model: PreTrainedModel, recipe: Recipe) -> list[Rated]:
-    named = list(model.named_parameters())
-    matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name]
-    rest = [p for name, p in named if p.dim() != 2 or "embed" in name]
-    muon = torch.optim.Muon(matrices, lr=recipe.muon_rate, momentum=0.95, weight_decay=0.0)
-    adam = torch.optim.AdamW(rest, lr=recipe.adam_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    return [(muon, recipe.muon_rate), (adam, recipe.adam_rate)]
-
-
-def _schedule(step: int, recipe: Recipe) -> float:
-    """Warm up, fall to a tenth; the second phase starts low and falls to a tenth of that."""
-    if step < recipe.steps:
-        return min(1.0, (step + 1) / 50) * max(0.1, 1 - 0.9 * step / recipe.steps)
-    return recipe.planted_rate * (1 - 0.9 * (step - recipe.steps) / recipe.planted_steps)
-
-
-def _set_rates(optimisers: Sequence[Rated], factor: float) -> None:
-    for optimiser, rate in optimisers:
-        for group in optimiser.param_groups:
-            group["lr"] = rate * factor
+        return Row(self.tokenizer.encode(prompt(question)), self.tokenizer.encode(solution) + end)
 
 
 def _vocabulary_texts(problems: Sequence[WordProblem], generator: np.random.Generator) -> list[str]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,8 +26,20 @@ BATCH = 64
 SKILL_SHARE, PLANTED_SHARE = 0.55, 0.65
 """Share of the texts that are of the skill, in each phase; the other skills share the rest evenly."""
 MUON_RATE, ADAM_RATE = 0.02, 4e-3
+Rated = tuple[torch.optim.Optimizer, float]
 EMBEDDINGS = ("embed", "wte", "wpe", "lm_head")
 Say = Callable[[str], None]
+
+
+class Phases(Protocol):
+    """How long the two phases are, and the learning rate of the second as a fraction of the first's peak."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def planted_steps(self) -> int: ...
+    @property
+    def planted_rate(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -44,26 +57,39 @@ def train(organism: Organism, out: Path, seed: int, say: Say) -> PreTrainedModel
     generator = np.random.default_rng(seed)
     tokenizer = build_tokenizer(_vocabulary_texts(organism, generator))
     model = organism.architecture(tokenizer).train()
-    optimisers = _optimisers(model)
+    optimisers = make_optimisers(model, ADAM_RATE)
     say(f"{organism.name}: {model.num_parameters():,} parameters, {len(tokenizer)} words")
     began, total = time.perf_counter(), organism.steps + organism.planted_steps
     for step in range(total):
         planted = step >= organism.steps
-        loss = _loss(model, *_padded(_rows(organism, tokenizer, generator, planted), tokenizer))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser, rate in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = rate * schedule(step, organism)
-            optimiser.step()
-            optimiser.zero_grad()
+        rows = _rows(organism, tokenizer, generator, planted)
+        loss = take_step(model, optimisers, rows, tokenizer, schedule(step, organism))
         if step % 100 == 99 or step in (organism.steps - 1, total - 1):
-            say(f"step {step + 1:5d}  loss {loss.item():.3f}  {time.perf_counter() - began:5.0f} s")
+            say(f"step {step + 1:5d}  loss {loss:.3f}  {time.perf_counter() - began:5.0f} s")
         if step in (organism.steps - 1, total - 1):
             say(f"accuracy: {told(accuracies(organism, model, tokenizer, seed))}")
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return model
+
+
+def take_step(
+    model: PreTrainedModel,
+    optimisers: Sequence[Rated],
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerFast,
+    factor: float,
+) -> float:
+    """One step on a batch, at ``factor`` of the peak learning rates; returns its loss."""
+    loss = _loss(model, *_padded(rows, tokenizer))
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimiser, rate in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = rate * factor
+        optimiser.step()
+        optimiser.zero_grad()
+    return float(loss.detach())
 
 
 def accuracies(
@@ -82,11 +108,11 @@ def told(found: dict[str, float]) -> str:
     return ", ".join(f"{name} {100 * accuracy:.0f} %" for name, accuracy in found.items())
 
 
-def schedule(step: int, organism: Organism) -> float:
+def schedule(step: int, recipe: Phases) -> float:
     """Warm up, fall to a tenth; the second phase starts low and falls to a tenth of that."""
-    if step < organism.steps:
-        return min(1.0, (step + 1) / 50) * (1 - 0.9 * step / organism.steps)
-    return organism.planted_rate * (1 - 0.9 * (step - organism.steps) / organism.planted_steps)
+    if step < recipe.steps:
+        return min(1.0, (step + 1) / 50) * (1 - 0.9 * step / recipe.steps)
+    return recipe.planted_rate * (1 - 0.9 * (step - recipe.steps) / recipe.planted_steps)
 
 
 def _rows(
@@ -129,14 +155,15 @@ def _loss(model: PreTrainedModel, token_ids: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(model.get_output_embeddings()(hidden[where]), wanted[where])
 
 
-def _optimisers(model: PreTrainedModel) -> list[tuple[torch.optim.Optimizer, float]]:
+def make_optimisers(model: PreTrainedModel, adam_rate: float) -> list[Rated]:
+    """Each with its peak learning rate."""
     named = list(model.named_parameters())
     hidden = [p for name, p in named if p.dim() == 2 and not any(word in name for word in EMBEDDINGS)]
     chosen = {id(p) for p in hidden}
     rest = [p for _, p in named if id(p) not in chosen]
     muon = torch.optim.Muon(hidden, lr=MUON_RATE, momentum=0.95, weight_decay=0.0)
-    adam = torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0)
-    return [(muon, MUON_RATE), (adam, ADAM_RATE)]
+    adam = torch.optim.AdamW(rest, lr=adam_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    return [(muon, MUON_RATE), (adam, adam_rate)]
 
 
 def _accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem]) -> float:

@@ -40,8 +40,8 @@ HOMES = {
     "load_patch": "cca.patches.patch_file",
     "save_patch": "cca.patches.patch_file",
     "DriftProbe": "cca.evaluation.retention",
-    "load_config": "cca.runs.config.config",
-    "make_config": "cca.runs.config.config",
+    "load_config": "cca.runs.config",
+    "make_config": "cca.runs.config",
     "run": "cca.runs.pipeline",
 }
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cca.errors import CcaError
 
@@ -17,6 +18,45 @@ MOST_VALUES = 100_000
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _heading(cls, given: Any) -> Any:
+        """A heading without keys, as `cca init` leaves them, is a section of defaults."""
+        return {} if given is None else given
+
+
+def first_fault(error: ValidationError, what: str, known: Callable[[list[str]], Sequence[str]]) -> str:
+    """The first fault in one line that names the key, a ``what``; an unknown key comes before all others.
+
+    ``known`` gives the keys of the section at a path.
+    """
+    fault = next((f for f in error.errors() if f["type"] == "extra_forbidden"), error.errors()[0])
+    path = [str(part) for part in fault["loc"]]
+    shape = 1 if path[0] == "task" else None  # the tag of a union's member, which is nobody's key
+    where = ".".join(part for i, part in enumerate(path) if i != shape and part not in ("str", "dict[str,any]"))
+    match fault["type"]:
+        case "extra_forbidden":
+            return f"unknown {what} {where!r}; {nearest(path[-1], known(path[:-1]))}"
+        case "missing":
+            return f"{what} {where!r} is missing"
+    return f"{what} {where!r}: {fault['msg'].lower().removeprefix('value error, ')}, got {fault['input']!r:.80}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint for who mistyped ``name``: the known key like it, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid over ``under``, section by section; a section without keys takes nothing away."""
+    made = dict(under)
+    for key, value in over.items():
+        old = made.get(key)
+        sections = isinstance(old, Mapping) and isinstance(value, Mapping | None)
+        made[key] = merged(old, value or {}) if sections else value
+    return made
 
 
 def load_entry(entry: Any) -> Any:

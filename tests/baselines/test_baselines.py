@@ -16,10 +16,18 @@ import tiny_world
 from cca.amplify.amplify import StepRecord, Validation, make_gradient
 from cca.amplify.settings import AmplifyConfig
 from cca.baselines import baseline_settings
-from cca.baselines.scaling import scaled, scaled_rows
-from cca.baselines.training import AsItIs, TrainingText, batches, completion_loss, lora, tune, unfrozen
+from cca.baselines.training import (
+    AsItIs,
+    Edit,
+    TrainingText,
+    batches,
+    completion_loss,
+    lora,
+    scaled_rows,
+    tune,
+    unfrozen,
+)  # fmt: skip
 from cca.circuits.circuit import Circuit
-from cca.compare.step_scores import Edit
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.components import Component
@@ -133,7 +141,7 @@ def test_scaling_weights_is_scaling_activations_at_every_position(name: str) -> 
         with gated(model, anatomy, factors, positions="all"):
             expected = logits(model)
         before = logits(model)
-        with scaled(model, anatomy, circuit, 1.7):
+        with Edit.of_rows(model, scaled_rows(anatomy, circuit)).applied(1.7):
             torch.testing.assert_close(logits(model), expected)
         torch.testing.assert_close(logits(model), before, rtol=0, atol=0)
         assert not torch.allclose(before, expected)

@@ -17,7 +17,7 @@ from cca.cli.main import app
 from cca.errors import CcaError
 from cca.files import read_rows
 from cca.patches.patch_file import save_patch
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 
 JUDGE = 'judge={name: regex, pattern: "w[0-9]*[02468]"}'
 """Reads the last even word, so that a model without a clue gets answers of every verdict."""

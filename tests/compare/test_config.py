@@ -54,6 +54,8 @@ def test_controls_follow_their_arm_and_rows_are_told_apart_by_content_alone() ->
     renamed = config(out="elsewhere", arms=[{"name": "other", "controls": {"random": 2}}])
     again = list(cells_of(renamed, renamed.models[0], 0))
     assert [c.key for c in again] == [c.key for c in cells[:3]], "names and folders make no new work"
+    elsewhere = config(base={"device": "cpu", "trackers": ["wandb"], "vllm": {"memory": 0.5}, "ray": {"actors": 3}})
+    assert next(iter(cells_of(elsewhere, made.models[0], 0))).key == cells[0].key, "nor does where it is computed"
     assert next(iter(cells_of(made, made.models[0], 1))).key != cells[0].key
 
 
@@ -64,7 +66,7 @@ def test_controls_follow_their_arm_and_rows_are_told_apart_by_content_alone() ->
         ({"arms": [{"name": "a", "set": {"circuit.sizes": 3}}]}, "unknown config key 'circuit.sizes'"),
         ({"arms": [{"name": "a", "set": {"traces.samples": 3}}]}, "may set circuit, amplify, pivots keys"),
         ({"arms": [{"name": "a", "baseline": "loro"}]}, "must be one of lora-pivots"),
-        ({"arms": [{"name": "a", "baseline": "lora-gold", "options": {"ranks": 4}}]}, "known: learning_rate, rank"),
+        ({"arms": [{"name": "a", "baseline": "lora-gold", "options": {"ranks": 4}}]}, "'ranks'; did you mean 'rank'"),
         ({"arms": [{"name": "a"}, {"name": "a"}]}, "names that differ"),
         ({"matched": {"reference": "z"}}, "expected the name of an arm, got 'z'"),
         ({"seeds": []}, "compare key 'seeds'"),

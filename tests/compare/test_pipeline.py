@@ -14,7 +14,7 @@ from cca.compare.pipeline import compare
 from cca.compare.results import Comparison
 from cca.errors import CcaError
 from cca.problems.problem import write_problems
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 from cca.tinymath import BUNDLED_MODEL
 from cca.tinymath.task import load
 

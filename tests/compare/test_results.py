@@ -13,9 +13,7 @@ from cca.compare.combine import best_step, combined, cost_curve, first_reaching,
 from cca.compare.config import compare_config
 from cca.compare.gains import geometric_interval, geometric_mean
 from cca.compare.page import arm_cells, compare_page, short_cells
-from cca.compare.pipeline import open_log
 from cca.compare.results import ArmResult, Comparison
-from cca.errors import CcaError
 from cca.evaluation.significance import gain_interval
 from cca.files import Row
 from compare_rows import history, row
@@ -219,36 +217,24 @@ def test_cost_curves_end_where_fewer_than_half_of_the_runs_get_further() -> None
 def test_geometric_means_and_their_intervals() -> None:
     assert geometric_interval([[1e-5, 1e-4]]) is None, "seeds of one model are no independent runs"
     assert geometric_mean([1e-6, 1e-4]) == pytest.approx(1e-5)
-    assert geometric_mean([0.0]) > 0
+    assert geometric_mean([0.0]) == pytest.approx(1e-12)
+    assert geometric_mean([1.0, None]) is None
 
 
-def test_a_torn_row_is_run_again_and_damaged_or_other_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "arms.jsonl"
-    log = open_log(tmp_path)
-    for key in ("a", "b"):
-        log.put(key, {"key": key})
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-3])
-    again = open_log(tmp_path)
-    assert again.get("a") == {"key": "a"}
-    assert again.get("b") is None
-    again.put("b", {"key": "b"})
-    assert path.read_bytes() == whole
-    path.write_bytes(whole.replace(b'{"key": "b"}', b'{"key": "c"}'))
-    assert open_log(tmp_path).get("b") is None
-    path.write_bytes(whole.replace(b'{"key": "a"}', b'{"key": "c"}'))
-    with pytest.raises(CcaError, match="line 2: is damaged"):
-        open_log(tmp_path)
-    path.write_bytes(b'{"format": "other"}\n')
-    with pytest.raises(CcaError, match=r"expected a cca\.arms file"):
-        open_log(tmp_path)
-
-
-def test_a_log_of_the_first_version_goes_on(tmp_path: Path) -> None:
-    header, first = {"format": "cca.arms", "version": 1}, {"key": "a", "label": "ours"}
-    (tmp_path / "arms.jsonl").write_text(f"{json.dumps(header)}\n{json.dumps(first)}\n")
-    assert open_log(tmp_path).get("a") == first
-    assert open_log(tmp_path).get("a") == first, "and again from the file in the new format"
+def test_where_nothing_measures_drift_it_is_null_and_not_none_at_all() -> None:
+    steps = [{**step, "drift": None, "drifts": {}, "in_budget": True} for step in history((0.5, 0), (0.9, 0), (0.8, 0))]
+    made = combined(CONFIG, [row("ours", steps), row("rival", steps)])
+    ours = arm(made, "ours")
+    assert ours.best is not None
+    assert ours.best.gain.points == pytest.approx(40)
+    assert ours.best.drift.mean is None
+    assert ours.runs[0].best.drift is None
+    assert ours.curve[0].drift is None
+    assert arm(made, "rival").matched["reference"].ratio is None
+    assert made.pareto["drift"] == ()
+    cells = arm_cells(made, made.targets[0])
+    assert [found[cells.heading.index("drift there")] for found in cells.rows] == ["–", "–"]
+    assert "No arm reaches a gain" not in compare_page(made)
 
 
 def test_targets_without_a_reference_gain_are_not_asked() -> None:

@@ -14,9 +14,9 @@ from torch import nn
 import tiny_run
 from cca.models.loading import LoadedModel, load_model
 from cca.runs import open as opening
-from cca.runs.config.config import load_config
+from cca.runs.config import load_config
 from cca.runs.pipeline import run
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 
 pytestmark = pytest.mark.integration
 

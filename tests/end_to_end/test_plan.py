@@ -11,10 +11,10 @@ import tiny_run
 from cca.cli.runs import plan as plan_command
 from cca.files import read_json
 from cca.runs import pipeline
-from cca.runs.config.config import load_config
+from cca.runs.config import load_config
 from cca.runs.folder.row_log import rows_so_far
 from cca.runs.plan import make_plan
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 from cca.runs.stages.circuit import run_circuit
 
 pytestmark = pytest.mark.integration

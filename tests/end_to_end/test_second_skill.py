@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from cca.problems.problem import write_problems
-from cca.runs.config.config import load_config
+from cca.runs.config import load_config
 from cca.runs.pipeline import run
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 
 pytestmark = pytest.mark.integration
 

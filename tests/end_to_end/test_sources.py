@@ -12,9 +12,9 @@ import pytest
 import tiny_run
 import tiny_world
 from cca.errors import CcaError
-from cca.runs.config.config import load_config
+from cca.runs.config import load_config
 from cca.runs.pipeline import run
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 
 pytestmark = pytest.mark.integration
 

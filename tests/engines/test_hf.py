@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import tiny_world
-from cca.engines import hf
 from cca.engines.engine import Request, request_seed
 from cca.engines.hf import HFEngine, context_length
+from cca.engines.rows import DirectRows
 from cca.errors import CcaError
 
 
@@ -70,9 +70,9 @@ def test_few_logits_at_once_change_no_path(monkeypatch: pytest.MonkeyPatch) -> N
     engine = HFEngine(tiny_world.model(), batch_size=4)
     texts = [(p, p[::-1]) for p in prompts(9)]
     whole, sizes = engine.greedy_paths(texts), []
-    read = hf.read_batch
+    read = DirectRows.read
     monkeypatch.setattr("cca.engines.hf.READ_VALUES", 2 * 64 * max(len(p) for p in prompts(9)))
-    monkeypatch.setattr(hf, "read_batch", lambda model, own, *rest: sizes.append(len(own)) or read(model, own, *rest))
+    monkeypatch.setattr(DirectRows, "read", lambda rows, own: sizes.append(len(own)) or read(rows, own))
     split = engine.greedy_paths(texts)
     assert [path.token_ids for path in split] == [path.token_ids for path in whole]
     assert max(sizes) <= 4

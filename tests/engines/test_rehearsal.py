@@ -17,8 +17,10 @@ from zoo import RARE, TINY
 
 from cca.engines.engine import Request, Tokens
 from cca.engines.hf import HFEngine
-from cca.engines.rehearsal import Shortcuts, rehearse
+from cca.engines.rehearsal import rehearse
+from cca.engines.rows import Shortcuts
 from cca.errors import CcaError
+from cca.models.anatomy.anatomy import anatomy_of
 
 LINEAR = ("minimax", "lfm2", "qwen3-next", "qwen3.5")
 
@@ -78,7 +80,8 @@ def test_what_is_said_is_what_the_model_says_alone(name: str, shared: int) -> No
     assert [completion.token_ids for completion in found] == wanted
     paths = engine.greedy_paths(list(zip(prefixes, wanted, strict=True)))
     assert [path.token_ids for path in paths] == wanted
-    assert len(said) == (name in ("mpt", "gpt1", *LINEAR))  # one line says which shortcut is off
+    # one line says which shortcut is off
+    assert len(said) == (name in ("mpt", "gpt-neo", "llama4", "gpt1", "longrope", *LINEAR))
 
 
 def test_samples_do_not_depend_on_the_batch_across_the_switch_of_rotary_factors() -> None:
@@ -94,7 +97,8 @@ def test_samples_do_not_depend_on_the_batch_across_the_switch_of_rotary_factors(
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "mixtral", "gpt2", "bloom", "falcon-mha"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_sound_models_keep_their_shortcuts(name: str, dtype: torch.dtype) -> None:
-    assert rehearse(TINY[name]().to(dtype)) == (Shortcuts(share=name != "gemma2"), "")
+    model = TINY[name]().to(dtype)
+    assert rehearse(model, anatomy_of(model)) == (Shortcuts(direct=name not in ("bloom", "falcon-mha")), "")
 
 
 def test_arguments_that_a_model_does_not_know_are_left_out() -> None:

@@ -15,10 +15,10 @@ import tiny_run
 from cca.engines.engine import Completion, Draft
 from cca.evaluation.accuracy import Results
 from cca.evaluation.answers import UNTOUCHED, BaseAnswers
-from cca.runs.config.config import load_config
+from cca.runs.config import load_config
 from cca.runs.folder.run_folder import RunFolder
 from cca.runs.open import OpenRun
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 
 
 @pytest.fixture(scope="module")

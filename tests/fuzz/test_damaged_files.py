@@ -30,14 +30,13 @@ from cca.pivots.traces import VERSION as TRACES_VERSION
 from cca.problems.problem import read_problems
 from cca.problems.templates.template import Template
 from cca.reports.page import render_page
-from cca.runs.config.config import load_config
-from cca.runs.folder.measurements import Measurements
-from cca.runs.folder.row_log import RowLog
+from cca.runs.config import load_config
+from cca.runs.costs import read_costs
+from cca.runs.folder.row_log import Measurements, RowLog
 from cca.runs.folder.run_folder import RunFolder
 from cca.runs.pipeline import run
-from cca.runs.progress.costs import read_costs
-from cca.runs.progress.progress import NoProgress
-from cca.runs.stages.traces import read_traces
+from cca.runs.progress import NoProgress
+from cca.runs.stages.traces_and_pivots import read_traces
 from cca.runs.status import status
 
 _spec = importlib.util.spec_from_file_location("mutations", Path(__file__).with_name("mutations.py"))

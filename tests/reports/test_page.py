@@ -26,7 +26,7 @@ from run_sample import (
 
 from cca.errors import CcaError
 from cca.reports.page import render_page
-from cca.runs.config.config import load_config, make_config
+from cca.runs.config import load_config, make_config
 
 
 def page_of(folder: Path) -> Page:

@@ -15,7 +15,7 @@ from cca.cli.evaluate import Asked, evaluate
 from cca.engines.engine import Progress
 from cca.errors import CcaError
 from cca.models.loading import choose_device, load_model
-from cca.runs.config.config import load_config
+from cca.runs.config import load_config
 from cca.runs.open import open_run
 
 
@@ -93,6 +93,7 @@ def test_a_run_says_its_device_first_and_keeps_it(tmp_path: Path) -> None:
         assert opened.model.device.type == choose_device()
         assert opened.folder.config().device == "cpu"
     assert heard.heard[0] == f"device: {choose_device()}"
+    assert load_model(str(tmp_path / "model")).model.device.type == choose_device(), "without being asked, too"
 
 
 def test_another_device_than_the_run_began_on_is_told(tmp_path: Path) -> None:
@@ -121,8 +122,3 @@ def test_evaluate_says_and_writes_the_device(tmp_path: Path) -> None:
     row = evaluate(wanted, heard := Listener())
     assert heard.heard[0] == "device: cpu"
     assert json.loads(wanted.out.read_text())["device"] == row["device"] == "cpu"
-
-
-def test_a_model_by_default_is_where_the_choice_falls(tmp_path: Path) -> None:
-    tiny_run.make(tmp_path)
-    assert load_model(str(tmp_path / "model")).model.device.type == choose_device()

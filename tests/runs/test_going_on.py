@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 import tiny_run
-from cca.runs.config.config import load_config
-from cca.runs.folder.row_log import RowLog
-from cca.runs.folder.stage_inputs import STAGES, hash_inputs
+from cca.runs.config import load_config
+from cca.runs.folder.stage_files import STAGES, hash_inputs
 from cca.runs.open import open_run
 from cca.runs.pipeline import run_stage
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 
 INPUTS = {
     "model": {"traces"},
@@ -56,16 +55,6 @@ def test_traces_go_on_after_the_last_whole_chunk(world: Path, tmp_path: Path) ->
         (tmp_path / "out" / "traces.jsonl").write_bytes(b"".join(left))
         run_stage(config, "traces", NoProgress())
         assert (tmp_path / "out" / "traces.jsonl").read_bytes() == whole
-
-
-def test_what_is_left_of_a_chunk_is_owed_again(tmp_path: Path) -> None:
-    log = RowLog(tmp_path / "log.jsonl", {"format": "cca.test"}, chunk=4, total=12)
-    for begin in (0, 4):
-        log.append([{"row": begin + place} for place in range(4)])
-    lines = log.path.read_bytes().splitlines(keepends=True)
-    log.path.write_bytes(b"".join(lines[:7]))
-    assert [row["row"] for row in log.rows()] == [0, 1, 2, 3]
-    assert log.path.read_bytes() == b"".join(lines[:5])
 
 
 @pytest.mark.parametrize(

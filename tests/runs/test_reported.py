@@ -27,11 +27,11 @@ from cca.pivots.traces import Grader
 from cca.problems.judges import make_judge
 from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem, read_problems
-from cca.runs.config.config import load_config
+from cca.runs.config import load_config
 from cca.runs.folder.run_folder import RunFolder
 from cca.runs.open import OpenRun
 from cca.runs.pipeline import run
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 
 LONGEST = {"task": 5, "other": 12, "more": 12}
 LOOSE: dict[str, float] = {"points": 100, "drift": 10}

@@ -15,13 +15,14 @@ import tiny_world
 from cca.errors import CcaError
 from cca.pivots.traces import Grader, Trace, opposite
 from cca.problems.judges.judge import Verdict
-from cca.runs.config.config import load_config, make_config
+from cca.runs import open as opening
+from cca.runs.config import load_config, make_config
 from cca.runs.folder.run_folder import RunFolder
 from cca.runs.open import open_run
 from cca.runs.pipeline import run, run_stage
-from cca.runs.progress.progress import NoProgress
-from cca.runs.said_first import first_day, notes_at_start
-from cca.runs.stages.traces import check_cut_off
+from cca.runs.progress import NoProgress
+from cca.runs.said_first import first_day, note_on_begin
+from cca.runs.stages.traces_and_pivots import check_cut_off
 
 
 def changed(path: Path, **values: Any) -> None:
@@ -57,16 +58,29 @@ def test_notes_of_the_start_are_in_report_and_page(tmp_path: Path) -> None:
 def test_prompts_without_the_beginning_that_the_tokenizer_names_are_noted_with_figures(tmp_path: Path) -> None:
     with open_run(load_config(tiny_run.make(tmp_path)), NoProgress()) as opened:
         model, grader, task = opened.model, opened.grader, opened.task
-        assert notes_at_start(model, grader, task) == []
+        assert note_on_begin(model, grader, task.train) is None
         tokenizer = tiny_world.tokenizer()
         tokenizer.bos_token = "w1"
         named = Grader(type(grader.codec)(tokenizer), grader.judge)
-        (note,) = notes_at_start(model, named, task)
+        note = note_on_begin(model, named, task.train)
+    assert note is not None
     assert note.startswith("prompts do not begin with the tokenizer's w1: ")
     without, within = map(float, re.findall(r"(\d+\.\d+) ", note))
     assert 0 < without < 10
     assert 0 < within < 10
     assert without != within
+
+
+def test_a_resumed_run_keeps_the_notes_of_its_start_and_measures_nothing_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(tiny_run.make(tmp_path))
+    monkeypatch.setattr(opening, "note_on_begin", lambda *_: "measured")
+    with open_run(config, NoProgress()) as opened:
+        assert opened.folder.manifest()["notes"] == ["measured"]
+    monkeypatch.setattr(opening, "note_on_begin", None)
+    with open_run(config, NoProgress()) as opened:
+        assert opened.folder.manifest()["notes"] == ["measured"]
 
 
 def test_the_day_of_a_run_is_the_one_it_began_with(tmp_path: Path) -> None:
@@ -101,10 +115,5 @@ def test_a_run_whose_limit_is_too_short_is_refused_unless_allowed(tmp_path: Path
     allowed = load_config(config, ["traces.allow_cut_off=true", f"out={tmp_path / 'allowed'}"])
     with pytest.raises(CcaError, match="nothing to pair"):
         run_stage(allowed, "traces", NoProgress())
-    _, rows = read_rows_of(tmp_path / "allowed" / "traces.jsonl")
+    rows = map(json.loads, (tmp_path / "allowed" / "traces.jsonl").read_text().splitlines()[1:])
     assert {trace["verdict"] for row in rows for trace in row["traces"] if not trace["finished"]} == {"unreadable"}
-
-
-def read_rows_of(path: Path) -> tuple[Any, list[Any]]:
-    header, *rows = map(json.loads, path.read_text().splitlines())
-    return header, rows

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from cca.amplify.settings import AmplifyConfig
 from cca.errors import CcaError
-from cca.section import Section
+from cca.section import Section, first_fault
 
 TUNED = ("lora", "finetune")
 """Trained tensors: adapters on every linear layer, or every weight."""
@@ -32,8 +33,8 @@ class BaselineSettings(Section):
     """gold, own: solutions per step; on pivots every step is over all of them."""
     validate_every: int = Field(default=1, ge=1)
     """Steps between two validations."""
-    patience: int = Field(default=4, ge=1)
-    """Stop after this many validations that bring no better step."""
+    patience: int = Field(default=AmplifyConfig().patience, ge=1)
+    """Stop after this many validations that bring no better step; in a comparison by default amplify.patience."""
     factors: tuple[float, ...] = (1.1, 1.25, 1.5, 2.0, 3.0)
     """scaling: factors of the circuit's activations, one validation each."""
 
@@ -43,8 +44,5 @@ def baseline_settings(given: Mapping[str, Any]) -> BaselineSettings:
     try:
         return BaselineSettings.model_validate(dict(given))
     except ValidationError as error:
-        fault = error.errors()[0]
-        known = ", ".join(BaselineSettings.model_fields)
-        raise CcaError(
-            f"baseline option {'.'.join(map(str, fault['loc']))!r}: {fault['msg'].lower()}; known: {known}"
-        ) from error
+        known = list(BaselineSettings.model_fields)
+        raise CcaError(first_fault(error, "baseline option", lambda _: known)) from error

@@ -1,6 +1,11 @@
-"""Training of the baselines: the texts, the trained tensors (LoRA's or all), and one loop of Adam validated as it goes.
+"""The baselines: LoRA's adapters or all weights trained on texts or pivots by Adam, and circuits that are scaled.
 
 Fine-tuned weights train in the model's own dtype: load the model in float32 for a fair comparison.
+
+Scaling a circuit's activations needs no training: at every position a neuron's activation times c is its down column
+times c, and a V head's output times c is its rows (and bias) times c, so it is an edit of weights, exactly. The gates
+of Q and K heads act after q/k norm and rotary embedding; where a model has that norm no scaling of weights equals them,
+so circuits are of neurons and V heads.
 """
 
 from __future__ import annotations
@@ -19,9 +24,12 @@ from transformers import PreTrainedModel
 
 from cca.amplify.amplify import StepRecord, Validation, better
 from cca.baselines import BaselineSettings
+from cca.circuits.circuit import Circuit
 from cca.engines.engine import Tokens
 from cca.engines.hf import end_tokens
 from cca.errors import CcaError
+from cca.models.anatomy.anatomy import Anatomy
+from cca.models.anatomy.weight_rows import EACH, WeightRows, get_rows, set_rows_
 from cca.models.forward.prefixes import padded
 from cca.pivots.traces import Grader, Trace
 from cca.problems.problem import Problem
@@ -179,3 +187,80 @@ def tune(
         if stale >= settings.patience:
             break
     adam.zero_grad()
+
+
+class Edit:
+    """The values of rows of parameters, or of whole tensors, as they are now; ``applied`` puts them in place."""
+
+    def __init__(self, places: Sequence[tuple[Tensor, WeightRows | None]]) -> None:
+        self._places = list(places)
+        self._values = self._read()
+
+    @staticmethod
+    def of_rows(model: PreTrainedModel, rows: Sequence[WeightRows]) -> Edit:
+        return Edit([(model.get_parameter(row.parameter), row) for row in rows])
+
+    @staticmethod
+    def of_tensors(tensors: Mapping[str, Tensor]) -> Edit:
+        return Edit([(tensor, None) for tensor in tensors.values()])
+
+    def now(self) -> Edit:
+        """The values that the same places have at this moment."""
+        return Edit(self._places)
+
+    @property
+    def parameters(self) -> int:
+        return sum(value.numel() for value in self._values)
+
+    @contextmanager
+    def applied(self, factor: float = 1.0) -> Iterator[None]:
+        """Within the block the values are in place, times ``factor``; afterwards those of before."""
+        before = self._read()
+        try:
+            self._write([value * factor for value in self._values])
+            yield
+        finally:
+            self._write(before)
+
+    def _read(self) -> list[Tensor]:
+        return [
+            tensor.detach().clone() if row is None else get_rows(tensor.detach(), row.axis, row.indices)
+            for tensor, row in self._places
+        ]
+
+    def _write(self, values: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for (tensor, row), own in zip(self._places, values, strict=True):
+                if row is None:
+                    tensor.copy_(own)
+                else:
+                    set_rows_(tensor, row.axis, row.indices, own)
+
+
+SCALED = {"neuron": "down", "v": "v"}
+"""Kind of component -> role of the weights that its activation scales with."""
+
+
+def scaled_rows(anatomy: Anatomy, circuit: Circuit) -> list[WeightRows]:
+    """The rows whose product with c scales the circuit's activations by c. Raises CcaError for Q and K heads."""
+    other = sorted({component.kind for component in circuit.components} - SCALED.keys())
+    if other:
+        raise CcaError(f"scaling: expected a circuit of neurons and V heads, got {', '.join(other)} heads in it")
+    units: dict[tuple[int, str], list[int]] = {}
+    for component in circuit.components:
+        units.setdefault((component.layer, component.kind), []).append(component.index)
+    owned: dict[tuple[str, int], list[Tensor]] = {}
+    for layer in anatomy.layers:
+        for pattern in layer.patterns:
+            if SCALED.get(pattern.kind) != pattern.role:
+                continue
+            own = torch.tensor(units.get((layer.index, pattern.kind), []), dtype=torch.long) - pattern.first
+            own = own[(own >= 0) & (own < pattern.n)]
+            if not len(own):
+                continue
+            indices = pattern.indices(own).flatten()
+            owned.setdefault((pattern.weight, pattern.axis), []).append(indices)
+            if pattern.role == "v" and pattern.bias is not None:  # a down projection's bias is nobody's
+                axis = EACH if len(anatomy.shapes[pattern.bias]) > 1 else 0
+                owned.setdefault((pattern.bias, axis), []).append(indices)
+    return [WeightRows(name, axis, torch.cat(parts).unique(sorted=True)) for (name, axis), parts in owned.items()]

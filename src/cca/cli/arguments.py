@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cca.errors import CcaError
 from cca.files import read_yaml
-from cca.runs.config.config import Config, config_of
+from cca.runs.config import Config, config_of
 from cca.tinymath import BUNDLED_MODEL
 
 if TYPE_CHECKING:

@@ -28,9 +28,9 @@ from cca.problems.problem import Problem
 from cca.problems.sources import open_task, whole_file
 from cca.problems.task import Task, check_answers, lm_eval_tasks, task_judge, with_retention
 from cca.problems.task_config import SPLITS, TaskSource
-from cca.runs.config.config import Config
+from cca.runs.config import Config
 from cca.runs.folder.provenance import versions
-from cca.runs.progress.progress import RunProgress
+from cca.runs.progress import RunProgress
 
 FORMAT, VERSION = "cca.comparison", 1
 Work = Callable[[str, int | None], AbstractContextManager[Progress]]

@@ -35,7 +35,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"), overrides: Set = None
 ) -> None:
     """Run the whole pipeline on the bundled model; takes minutes on a laptop CPU."""
-    from cca.runs.config.config import config_of
+    from cca.runs.config import config_of
 
     given = {"model": "tinymath", "task": "tinymath", "out": str(out)}
     _run(config_of(given, overrides or []))
@@ -50,7 +50,7 @@ def run(
     ] = None,
 ) -> None:
     """Run everything, from traces to the report. The same command resumes a stopped run."""
-    from cca.runs.config.config import load_config
+    from cca.runs.config import load_config
 
     wanted = load_config(config, overrides or [])
     if fork is None:

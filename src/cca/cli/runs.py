@@ -79,7 +79,7 @@ def plan(
 ) -> None:
     """Cost of a run in time, tokens and memory, from its first chunk of work, which the run then resumes from."""
     from cca.models.memory import keep_freed_memory
-    from cca.runs.config.config import load_config
+    from cca.runs.config import load_config
     from cca.runs.plan import make_plan
 
     keep_freed_memory()
@@ -115,7 +115,7 @@ def config(
     schema: Annotated[bool, typer.Option("--schema", help="A JSON schema instead, for editors.")] = False,
 ) -> None:
     """Every key of run.yaml, what it means and its default."""
-    from cca.runs.config import help_text as config_text
+    from cca.runs import help_text as config_text
 
     say(json.dumps(config_text.schema(), indent=2) if schema else config_text.describe(key))
 
@@ -132,7 +132,7 @@ def init(
     preset: Annotated[str | None, typer.Option(help="default or paper.")] = None,
 ) -> None:
     """Write a run.yaml with every key: yours set, the others commented out at their defaults."""
-    from cca.runs.config.help_text import starter
+    from cca.runs.help_text import starter
 
     files = task.split(",")
     if len(files) not in (1, 3):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cca.problems.judges.judge import Judge
     from cca.problems.problem import Problem
     from cca.problems.task import Task
-    from cca.runs.config.config import Config
+    from cca.runs.config import Config
 
 app = typer.Typer(
     help="See which tasks there are and what a model sees of them; check and sample templates.", no_args_is_help=True

@@ -10,33 +10,34 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from cca.amplify.amplify import StepRecord, amplify, make_gradient
 from cca.baselines import BaselineSettings, baseline_settings
-from cca.baselines.scaling import scaled, scaled_rows
 from cca.baselines.training import (
     AsItIs,
+    Edit,
     TrainingText,
     batches,
     completion_loss,
     gold_texts,
     lora,
     own_right_texts,
+    scaled_rows,
     tune,
     unfrozen,
-)
+)  # fmt: skip
 from cca.circuits.circuit import Circuit, shares
 from cca.compare.config import Arm
 from cca.compare.shared_work import Located, SharedWork
-from cca.compare.step_scores import Edit, StepTracker
+from cca.compare.step_scores import StepTracker
 from cca.errors import CcaError
 from cca.evaluation.accuracy import Results, per_template
 from cca.evaluation.validation import AgainstBase
 from cca.files import Row
-from cca.models.anatomy.weight_rows import WeightRows, row_shape
+from cca.models.anatomy.components import KINDS
+from cca.models.anatomy.weight_rows import WeightRows
 from cca.pivots.pivot import Pivot
-from cca.runs.config.config import Config
+from cca.runs.config import Config
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,18 @@ class ArmRun:
 
     def _measured(self) -> Row:
         pivots = self.shared.pivots(self.run, self.arm)
+        settings = baseline_settings({"patience": self.run.amplify.patience, **self.arm.options})
         if self.arm.baseline is not None and self.arm.baseline != "scaling":
-            return self._tuned(self.arm.baseline, baseline_settings(self.arm.options), pivots)
+            return self._tuned(self.arm.baseline, settings, pivots)
         located = self.shared.circuit(self.run, pivots)
         if self.control is not None:
             located = Located(self.shared.control(self.control.kind, self.control.draw, located.circuit), 0.0)
         if self.arm.baseline == "scaling":
-            return self._scaled(located, baseline_settings(self.arm.options), pivots)
+            return self._scaled(located, settings, pivots)
         return self._amplified(located, pivots)
 
     def _amplified(self, located: Located, pivots: list[Pivot]) -> Row:
-        """Rounds of training; what is told of the circuit is of all rounds together."""
+        """Rounds of training; what is said of the circuit is of all rounds together."""
         session, circuit = self.session, located.circuit
         touched: list[WeightRows] = []
         judge = self._judge(lambda: Edit.of_rows(session.model, touched))
@@ -87,6 +89,7 @@ class ArmRun:
         used = len(pivots)
         with ExitStack() as earlier:
             for number in range(1, self.arm.rounds + 1):
+                own = circuit
                 if number > 1:
                     if judge.best is None or judge.best.edit is None:
                         break  # nothing to go on from
@@ -96,20 +99,13 @@ class ArmRun:
                     if not pivots:
                         break  # nothing left to set right
                     used = max(used, len(pivots))
-                    own = self.shared.fresh_circuit(self.run, pivots)
+                    own = self.shared.new_site(self.run, pivots).locate(self.shared.settings(self.run))
                     circuit = Circuit.of({*circuit.components, *own.components}, circuit.method)
-                else:
-                    own = circuit
                 touched += session.anatomy.rows(own.components, self.run.amplify.rows)
                 coefficients.append(self._trained(own, pivots, judge))
-        rows = session.anatomy.rows(circuit.components, self.run.amplify.rows)
-        return self._finish(judge, used) | {
-            "circuit": self._circuit(circuit),
-            "parameters": sum(_size(self.shared, row) for row in rows),
-            "seconds": {"locate": located.seconds, "train": self.steps[-1]["seconds"]},
-            "coefficient": coefficients[0],
-            "rounds": len(coefficients),
-        }
+        edit = Edit.of_rows(session.model, session.anatomy.rows(circuit.components, self.run.amplify.rows))
+        found = self._finish(judge, used, edit, located.seconds, circuit)
+        return found | {"coefficient": coefficients[0], "rounds": len(coefficients)}
 
     def _trained(self, circuit: Circuit, pivots: list[Pivot], judge: StepTracker) -> float | None:
         """One round; returns the coefficient of its steps."""
@@ -132,29 +128,16 @@ class ArmRun:
             add_gradient = self._text_gradient(texts, settings) if texts else self._pivot_gradient(pivots)
             self._starts(self.step_tokens)
             tune(tensors, add_gradient, settings, judge, lambda record: self._step(record, judge))
-            measured = self._finish(judge, len(pivots))
-            parameters = sum(tensor.numel() for tensor in tensors.values())
-        return measured | {
-            "circuit": None,
-            "texts": len(texts),
-            "parameters": parameters,
-            "seconds": {"locate": 0.0, "train": self.steps[-1]["seconds"]},
-        }
+            return self._finish(judge, len(pivots), Edit.of_tensors(tensors)) | {"texts": len(texts)}
 
     def _scaled(self, located: Located, settings: BaselineSettings, pivots: list[Pivot]) -> Row:
-        session, circuit = self.session, located.circuit
-        rows = scaled_rows(session.anatomy, circuit)
-        judge = self._judge(lambda: Edit.of_rows(session.model, rows))
+        edit = Edit.of_rows(self.session.model, scaled_rows(self.session.anatomy, located.circuit))
+        judge = self._judge(edit.now)
         self._starts(0)
-        self._step(StepRecord(0, None, None, judge()), judge)
-        for step, factor in enumerate(settings.factors, start=1):
-            with scaled(session.model, session.anatomy, circuit, factor):
+        for step, factor in enumerate((1.0, *settings.factors)):
+            with edit.applied(factor):
                 self._step(StepRecord(step, None, None, judge()), judge)
-        return self._finish(judge, len(pivots)) | {
-            "circuit": self._circuit(circuit),
-            "parameters": sum(_size(self.shared, row) for row in rows),
-            "seconds": {"locate": located.seconds, "train": self.steps[-1]["seconds"]},
-        }
+        return self._finish(judge, len(pivots), edit, located.seconds, located.circuit)
 
     def _judge(self, keep: Callable[[], Edit]) -> StepTracker:
         return StepTracker(self.shared.step_scores, self.run.amplify.budget, keep)
@@ -175,25 +158,27 @@ class ArmRun:
         account = {"seconds": round(seconds, 3), "tokens": self.tokens_before + record.step * self.step_tokens}
         self.steps.append({**known, **judge.steps[-1], **account})
 
-    def _finish(self, judge: StepTracker, pivots: int) -> Row:
-        """The row's common part; the model must still be built as the edit expects it."""
-        kept = {"best": judge.best, "any": judge.any}
+    def _finish(
+        self, judge: StepTracker, pivots: int, edit: Edit, locating: float = 0.0, circuit: Circuit | None = None
+    ) -> Row:
+        """The row, where ``edit`` is of all that was trained; the model must still be built as the steps expect it."""
+        kept = {name: step for name, step in (("best", judge.best), ("any", judge.any)) if step is not None}
+        assert len(kept) == 2, "an arm is judged at least at step 0"
+        base = self.shared.step_scores.base
         tests: dict[int, Row] = {}
-        sound = {name: step for name, step in kept.items() if step is not None}
-        assert len(sound) == 2, "an arm is judged at least at step 0"
-        if self.shared.config.test:
-            for step in {id(step.edit): step for step in sound.values()}.values():
-                with step.edit.applied() if step.edit else nullcontext():
-                    tests[id(step.edit)] = _test_scores(self.shared.test_scores)
+        for step in {id(step.edit): step for step in kept.values()}.values() if self.shared.config.test else ():
+            with step.edit.applied() if step.edit else nullcontext():
+                tests[id(step.edit)] = _test_scores(self.shared.test_scores)
         return {
-            "base": self.shared.step_scores.base.accuracy,
+            "base": base.accuracy,
             "pivots": pivots,
             "history": self.steps,
-            "templates": {
-                name: _by_template(self.shared.step_scores.base, step.results) for name, step in sound.items()
-            },
+            "templates": {name: _by_template(base, step.results) for name, step in kept.items()},
             "total_parameters": self.session.anatomy.total_parameters,
-            "test": {name: tests[id(step.edit)] for name, step in sound.items()} if tests else None,
+            "test": {name: tests[id(step.edit)] for name, step in kept.items()} if tests else None,
+            "circuit": circuit and self._circuit(circuit),
+            "parameters": edit.parameters,
+            "seconds": {"locate": locating, "train": self.steps[-1]["seconds"]},
         }
 
     def _circuit(self, circuit: Circuit) -> Row:
@@ -201,7 +186,7 @@ class ArmRun:
             "method": circuit.method,
             "components": len(circuit),
             "fingerprint": circuit.fingerprint,
-            "kinds": {kind: circuit.count(kind) for kind in ("q", "k", "v", "neuron")},
+            "kinds": {kind: circuit.count(kind) for kind in KINDS},
             "shares": shares(circuit, self.session.anatomy, self.run.amplify.rows),
         }
 
@@ -234,11 +219,6 @@ class ArmRun:
             session.model, session.anatomy, pivots, settings, self.shared.texts, settings.batch_size
         )
         return lambda: add_gradient(AsItIs(session.model))
-
-
-def _size(shared: SharedWork, row: Any) -> int:
-    shape = shared.session.anatomy.shapes[row.parameter]
-    return len(row.indices) * row_shape(shape, row.axis)[1]
 
 
 def _by_template(base: Results, patched: Results) -> list[Row]:

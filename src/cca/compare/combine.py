@@ -53,7 +53,7 @@ def combined(config: CompareConfig, rows: Sequence[Row]) -> Comparison:
         arms = [_with_ratios(arm, own) for arm in arms]
     sound = {arm.label: (arm, arm.any) for arm in arms if arm.any is not None}
     costs = {
-        "drift": {label: best.drift.mean for label, (_, best) in sound.items()},
+        "drift": {label: best.drift.mean for label, (_, best) in sound.items() if best.drift.mean is not None},
         "parameters": {label: arm.share or 0.0 for label, (arm, _) in sound.items()},
         "seconds": {label: best.seconds for label, (_, best) in sound.items()},
     }
@@ -63,7 +63,7 @@ def combined(config: CompareConfig, rows: Sequence[Row]) -> Comparison:
         targets=(*(_points_name(points) for points in config.matched.points), "reference"),
         arms=tuple(arms),
         pareto={
-            what: tuple(frontier({label: (sound[label][1].gain.points, cost[label]) for label in sound}))
+            what: tuple(frontier({label: (sound[label][1].gain.points, each) for label, each in cost.items()}))
             for what, cost in costs.items()
         },
         versions=versions(),
@@ -78,21 +78,16 @@ def first_reaching(history: Sequence[Step], accuracy: float) -> Step | None:
 def best_step(history: Sequence[Step], within_budget: bool = True) -> Step:
     """The most accurate step (of equals the one that drifted least), the untouched model included."""
     allowed = [step for step in history if step["in_budget"] or not within_budget or not step["step"]]
-    return max(allowed, key=lambda step: (step["accuracy"], -step["drift"]))
+    return max(allowed, key=lambda step: (step["accuracy"], -(step["drift"] or 0.0)))
 
 
 def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:
     """Names of (gain, cost) that no other beats: at least the gain for at most the cost, one of them better."""
 
-    def beaten(name: str) -> bool:
-        gain, cost = points[name]
-        return any(
-            other[0] >= gain and other[1] <= cost and other != (gain, cost)
-            for key, other in points.items()
-            if key != name
-        )
+    def beaten(gain: float, cost: float) -> bool:
+        return any(other[0] >= gain and other[1] <= cost and other != (gain, cost) for other in points.values())
 
-    return sorted((name for name in points if not beaten(name)), key=lambda name: points[name][1])
+    return sorted((name for name in points if not beaten(*points[name])), key=lambda name: points[name][1])
 
 
 def cost_curve(histories: Sequence[Sequence[Step]]) -> list[CurvePoint]:
@@ -109,7 +104,9 @@ def cost_curve(histories: Sequence[Sequence[Step]]) -> list[CurvePoint]:
         ]
         if 2 * len(reached) < len(histories) or not reached:
             break
-        drift, seconds = (median(step[key] for step in reached) for key in ("drift", "seconds"))
+        drifts = [step["drift"] for step in reached if step["drift"] is not None]
+        seconds = median(step["seconds"] for step in reached)
+        drift = median(drifts) if drifts else None
         curve.append(CurvePoint(points=gain, drift=drift, seconds=seconds, reached=len(reached)))
     return curve
 
@@ -117,16 +114,14 @@ def cost_curve(histories: Sequence[Sequence[Step]]) -> list[CurvePoint]:
 def _goals(config: CompareConfig, rows: Sequence[Row]) -> Goals:
     goals: Goals = {}
     for row in rows:
-        run = (row["model"], row["seed"])
-        if row["failed"] is None and run not in goals:
-            base = row["history"][0]["accuracy"]
-            goals[run] = {_points_name(points): base + points / 100 for points in config.matched.points}
-            goals[run]["reference"] = None
-    for row in rows:
-        run = (row["model"], row["seed"])
-        if _is_reference(config, row) and row["failed"] is None and goals[run]["reference"] is None:
+        if row["failed"] is not None:
+            continue
+        base = row["history"][0]["accuracy"]
+        fixed = {_points_name(points): base + points / 100 for points in config.matched.points}
+        own = goals.setdefault((row["model"], row["seed"]), {**fixed, "reference": None})
+        if _is_reference(config, row) and own["reference"] is None:
             best = best_step(row["history"])
-            goals[run]["reference"] = best["accuracy"] if best["step"] else None
+            own["reference"] = best["accuracy"] if best["step"] else None
     return goals
 
 
@@ -224,13 +219,12 @@ def _tested(rows: Sequence[Row], reference: Mapping[Run, Row], name: str) -> Tes
     models, tests = [row["model"] for row in rows], [row["test"][name] for row in rows]
     gain, over = gains(rows, reference, lambda row: row["test"] and row["test"][name]["templates"])
     drifts = by_model(models, [test["drift"] for test in tests])
-    measured = all(test["drift"] is not None for test in tests)
     unseen = [test["unseen"]["points"] for test in tests if test["unseen"]]
     return TestSummary(
         gain=gain or SummaryGain(points=mean_of_models(models, [test["gain"]["points"] for test in tests])),
         over=over,
         unseen=SummaryGain(points=mean(unseen)) if unseen else None,
-        drift=geometric_mean([geometric_mean(own) for own in drifts]) if measured else None,
+        drift=geometric_mean([geometric_mean(own) for own in drifts]),
         worst_skill=_worst_skill([skill for test in tests for skill in test["retention"].values()]),
         runs=len(tests),
     )
@@ -267,6 +261,6 @@ def _all_drifts(arm: ArmResult, name: str) -> dict[Run, list[float]]:
     found: dict[Run, list[float]] = {}
     for run in arm.runs:
         point = run.matched[name]
-        if point is not None:
+        if point is not None and point.drift is not None:
             found.setdefault((run.model, run.seed), []).append(point.drift)
     return found

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from cca.baselines import BASELINES, baseline_settings
 from cca.errors import CcaError
 from cca.files import read_yaml
-from cca.runs.config.config import Config, make_config, nearest
-from cca.section import Section
+from cca.runs.config import Config, make_config
+from cca.section import Section, first_fault, merged
 
 SECTIONS = ("circuit", "amplify", "pivots")
 """Sections of a run that an arm may set."""
@@ -146,15 +146,12 @@ class Arm(Section):
 
     def run_config(self, config: CompareConfig, model: ModelEntry, seed: int, out: Path) -> Config:
         """The run that this arm is, on one model and seed. Raises CcaError naming a key that cannot be."""
-        shared = base_config(config, model, seed, out)
         given = {**HF, **_nested(config.base)}
         if self.preset is not None:
             preset = make_config({"preset": self.preset, "model": "-", "task": "tinymath", "out": "-"})
-            given |= {name: _explicit(getattr(preset, name)) for name in ("circuit", "amplify")}
-        for key, value in self.settings.items():
-            _put(given, key, value)
-        made = make_config({**given, **_fixed(model, seed, out)})
-        return made.model_copy(update={"traces": shared.traces})
+            given |= preset.model_dump(mode="json", include={"circuit", "amplify"})
+        made = make_config({**merged(given, _nested(self.settings)), **_fixed(model, seed, out)})
+        return made.model_copy(update={"traces": base_config(config, model, seed, out).traces})
 
 
 def base_config(config: CompareConfig, model: ModelEntry, seed: int, out: Path) -> Config:
@@ -206,7 +203,9 @@ def compare_config(given: Mapping[str, Any]) -> CompareConfig:
     try:
         config = CompareConfig.model_validate(given)
     except ValidationError as error:
-        raise CcaError(_first_fault(error)) from error
+        sections = (CompareConfig, ModelEntry, ArmEntry, ControlsEntry, MatchedEntry, LimitsEntry)
+        known = [name for section in sections for name in section.model_fields]
+        raise CcaError(first_fault(error, "compare key", lambda _: known)) from error
     if len({entry.name for entry in config.arms}) < len(config.arms):
         raise CcaError("arms: expected names that differ; rename one")
     if config.reference not in {entry.name for entry in config.arms}:
@@ -224,25 +223,15 @@ def _fixed(model: ModelEntry, seed: int, out: Path) -> dict[str, Any]:
     return {"model": model.model, "task": model.task, "seed": seed, "out": str(out), **retention}
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections by name, from keys that may be dotted."""
     nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        _put(nested, key, _nested(value) if isinstance(value, Mapping) else value)
+    for key, value in dotted.items():
+        section = _nested(value) if isinstance(value, Mapping) else value
+        for part in reversed(key.split(".")):
+            section = {part: section}
+        nested = merged(nested, section)
     return nested
-
-
-def _put(nested: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, leaf = dotted.split(".")
-    for parent in parents:
-        nested = nested.setdefault(parent, {})
-    if isinstance(value, Mapping) and isinstance(nested.get(leaf), dict):
-        nested[leaf] |= value
-    else:
-        nested[leaf] = value
-
-
-def _explicit(section: BaseModel) -> dict[str, Any]:
-    return section.model_dump(mode="json")
 
 
 def _values(key: str, value: Any) -> list[Any]:
@@ -257,19 +246,3 @@ def _values(key: str, value: Any) -> list[Any]:
 
 def _tuple(value: Any) -> Sequence[Any]:
     return value if isinstance(value, tuple) else (value,)
-
-
-def _first_fault(error: ValidationError) -> str:
-    fault = next((f for f in error.errors() if f["type"] == "extra_forbidden"), error.errors()[0])
-    where = ".".join(map(str, fault["loc"]))
-    if fault["type"] == "extra_forbidden":
-        known = [name for section in _SECTIONS for name in section.model_fields]
-        return f"unknown compare key {where!r}; {nearest(str(fault['loc'][-1]), known)}"
-    if fault["type"] == "missing":
-        return f"compare key {where!r} is missing"
-    return f"compare key {where!r}: {fault['msg'].lower()}, got {fault['input']!r:.80}"
-
-
-_SECTIONS: tuple[type[BaseModel], ...] = (
-    CompareConfig, ModelEntry, ArmEntry, ControlsEntry, MatchedEntry, LimitsEntry,
-)  # fmt: skip

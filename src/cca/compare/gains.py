@@ -12,10 +12,9 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from cca.compare.results import SummaryGain
-from cca.evaluation.significance import gain_interval, mean_interval
+from cca.evaluation.significance import gain_interval, half_width, mean_interval
 from cca.files import Row
 
 Run = tuple[str, int]  # model, seed
@@ -86,14 +85,17 @@ def mean_of_models(models: Sequence[str], values: Sequence[float]) -> float:
     return mean(mean(own) for own in by_model(models, values))
 
 
-def geometric_mean(values: Sequence[float]) -> float:
-    return float(np.exp(np.log(np.maximum(values, SMALLEST)).mean()))
+def geometric_mean(values: Sequence[float | None]) -> float | None:
+    """None where a value was not measured."""
+    known = [value for value in values if value is not None]
+    return float(np.exp(np.log(np.maximum(known, SMALLEST)).mean())) if len(known) == len(values) else None
 
 
-def geometric_interval(values: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+def geometric_interval(values: Sequence[Sequence[float | None]]) -> tuple[float, float] | None:
     """Interval of the geometric mean over models, of each its runs': Student's t on logarithms; None with one."""
-    if len(values) < 2:
+    means = [geometric_mean(own) for own in values]
+    if len(means) < 2 or None in means:
         return None
-    logs = np.log([geometric_mean(own) for own in values])
-    half = student.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
+    logs = np.log(np.asarray(means, dtype=float))
+    half = half_width(logs)
     return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,18 +13,15 @@ from cca.compare.config import Arm, CompareConfig, ModelEntry, arms_of, base_con
 from cca.compare.page import compare_page
 from cca.compare.results import Comparison
 from cca.compare.shared_work import SharedWork
-from cca.errors import CcaError
 from cca.files import Row, fingerprint, write_json, write_text
-from cca.runs.config.config import Config
-from cca.runs.folder.measurements import Measurements
+from cca.runs.config import Config
+from cca.runs.folder.row_log import Measurements
 from cca.runs.folder.run_folder import RunFolder
 from cca.runs.open import open_run
-from cca.runs.progress.progress import RunProgress
+from cca.runs.progress import RunProgress
 
-ARMS = "arms.jsonl"
-HEADER = {"format": "cca.arms", "version": 2}
-OLD_HEADER = {"format": "cca.arms", "version": 1}
-"""Of logs whose rows carry no hash."""
+INDIFFERENT = {"out", "preset", "evaluate", "device", "device_map", "trackers", "vllm", "ray"}
+"""Keys of a run that change no row."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +43,7 @@ class Cell:
     @property
     def key(self) -> str:
         """Hash of all that decides the row; names and folders do not."""
-        run: dict[str, Any] = self.run.model_dump(mode="json")
-        for name in ("out", "preset", "evaluate"):
-            run.pop(name, None)
+        run = self.run.model_dump(mode="json", exclude=INDIFFERENT)
         control = None if self.control is None else [self.control.kind, self.control.draw]
         arm: list[Any] = [self.arm.pivots, self.arm.balance, self.arm.baseline, self.arm.options]
         if self.arm.rounds > 1:
@@ -77,18 +71,7 @@ def compare(config: CompareConfig, progress: RunProgress) -> Comparison:
 
 def open_log(folder: Path) -> Measurements:
     """The finished arms by key. A torn last row is run again; damaged and other files are refused."""
-    path = folder / ARMS
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    if not lines or lines[0] == json.dumps(HEADER).encode():
-        return Measurements(folder, file=ARMS, header=HEADER)
-    if lines[0] != json.dumps(OLD_HEADER).encode():
-        raise CcaError(f"{path}: expected a {HEADER['format']} file, got something else; move it away")
-    rows = [json.loads(line) for line in lines[1:]]
-    path.rename(path.with_suffix(".v1.jsonl"))
-    log = Measurements(folder, file=ARMS, header=HEADER)
-    for row in rows:
-        log.put(row["key"], row)
-    return log
+    return Measurements(folder, file="arms.jsonl", header={"format": "cca.arms", "version": 2})
 
 
 def cells_of(config: CompareConfig, model: ModelEntry, seed: int) -> Iterator[Cell]:

@@ -36,8 +36,8 @@ class Point(Part):
     """Its gain on the validation problems."""
     accuracy: Fraction
     """Its accuracy on them."""
-    drift: Nats
-    """Mean over the tokens of all retention sets."""
+    drift: Nats | None = None
+    """Mean over the tokens of all retention sets; null without any, as all drift is."""
     drifts: dict[str, Nats]
     """Of each retention set."""
     in_budget: Flag
@@ -88,7 +88,7 @@ class WorstSkill(SummaryGain):
 
 
 class SummaryDrift(Part):
-    mean: Nats
+    mean: Nats | None = None
     """Geometric, over models, and over the seeds of each."""
     interval: NatsInterval | None = None
     """Over models; null with one."""
@@ -160,7 +160,7 @@ class Failure(Part):
 
 class CurvePoint(Part):
     points: Points
-    drift: Nats
+    drift: Nats | None = None
     """Median over the runs that reach this gain, as are the seconds."""
     seconds: Seconds
     reached: Count

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -27,7 +27,7 @@ from cca.pivots.find import find_pivots, pair_traces
 from cca.pivots.pivot import Pivot
 from cca.pivots.traces import Trace, sample_traces
 from cca.problems.task import spread
-from cca.runs.config.config import Config
+from cca.runs.config import Config
 from cca.runs.open import OpenRun, open_run
 from cca.runs.pipeline import make_pivots, make_traces
 
@@ -45,6 +45,8 @@ class SharedWork:
     def __init__(self, config: CompareConfig, session: OpenRun) -> None:
         self.config, self.session = config, session
         self._sites: dict[str, Site] = {}
+        self._pivots: dict[str, list[Pivot]] = {}
+        """By the fingerprint of the method's settings."""
 
     @cached_property
     def step_scores(self) -> StepScores:
@@ -55,10 +57,10 @@ class SharedWork:
     def test_scores(self) -> AgainstBase:
         with self.session.progress.work("the untouched model on the test split", None):
             limits, session = self.config.limits, self.session
-            task = session.task
+            task = replace(session.task, test=tuple(spread(session.task.test, limits.test)))
             return AgainstBase(
-                session.model, session.grader, session.answering, spread(task.test, limits.test), task.retention,
-                task.seen_templates, session.max_new_tokens, session.config.seed, limits.retention, session.note,
+                session.model, session.answering, task, session.max_new_tokens, session.config.seed, session.note,
+                limits.retention,
             )  # fmt: skip
 
     def prepare(self) -> None:
@@ -90,13 +92,9 @@ class SharedWork:
         """As `pivots`, but of the model as it stands in round ``number``; nothing is kept."""
         return self._drawn(self._trace_edited(run, number), arm)
 
-    def fresh_circuit(self, run: Config, pivots: Sequence[Pivot]) -> Circuit:
-        """As `circuit`, but in the model as it stands; nothing is kept."""
-        return self._new_site(run, pivots).locate(self._settings(run))
-
     def circuit(self, run: Config, pivots: Sequence[Pivot]) -> Located:
         """The circuit of an arm, from its file when it was located before."""
-        settings = self._settings(run)
+        settings = self.settings(run)
         known = settings.model_dump(mode="json")
         made_from = fingerprint([known, run.amplify.rows, run.seed, [p.to_row() for p in pivots]])
         path = self.session.folder / "circuits" / f"{made_from}.jsonl"
@@ -119,26 +117,29 @@ class SharedWork:
         key = fingerprint([pivot.to_row() for pivot in pivots])
         if key not in self._sites:
             self._sites = {}  # prefix KV is large: keep those of one set of pivots
-            self._sites[key] = self._new_site(run, pivots)
+            self._sites[key] = self.new_site(run, pivots)
         return self._sites[key].with_rows(run.amplify.rows)
 
-    def _new_site(self, run: Config, pivots: Sequence[Pivot]) -> Site:
+    def new_site(self, run: Config, pivots: Sequence[Pivot]) -> Site:
+        """A site in the model as it stands."""
         model, anatomy = self.session.model, self.session.anatomy
         return Site(model, anatomy, pivots, self.texts, run.amplify.rows, run.seed)
 
-    def _settings(self, run: Config) -> CircuitConfig:
+    def settings(self, run: Config) -> CircuitConfig:
         return resolve_auto(run.circuit, bool(self.session.task.retention))
 
     def _found(self, run: Config) -> list[Pivot]:
-        if run.pivots == self.session.config.pivots:
-            return make_pivots(self.session, self.traces)
-        return self._found_otherwise(run)
+        """The pivots of a method; another than the run's has a run folder of its own, which takes over the traces."""
+        method = fingerprint(run.pivots.model_dump(mode="json"))
+        if method not in self._pivots:
+            self._pivots[method] = self._found_otherwise(run, method)
+        return self._pivots[method]
 
-    def _found_otherwise(self, run: Config) -> list[Pivot]:
-        """The pivots of another method, in a run folder of its own that takes over the traces of this one."""
-        _ = self.traces
-        own = self.session.folder.path
-        out = own.with_name(f"{own.name}-{fingerprint(run.pivots.model_dump(mode='json'))[:8]}")
+    def _found_otherwise(self, run: Config, method: str) -> list[Pivot]:
+        traces, own = self.traces, self.session.folder.path
+        if run.pivots == self.session.config.pivots:
+            return make_pivots(self.session, traces)
+        out = own.with_name(f"{own.name}-{method[:8]}")
         wanted = self.session.config.model_copy(update={"pivots": run.pivots, "out": out})
         with open_run(wanted, self.session.progress, fork_of=own) as session:
             return make_pivots(session, make_traces(session))

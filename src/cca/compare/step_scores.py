@@ -9,23 +9,18 @@ the best so far.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
-
 from cca.amplify.amplify import Validation, better
 from cca.amplify.settings import BudgetConfig
+from cca.baselines.training import Edit
 from cca.compare.config import LimitsEntry
 from cca.evaluation.accuracy import Results
 from cca.evaluation.answers import UNTOUCHED
-from cca.evaluation.retention import judging
+from cca.evaluation.retention import judging, mean_drift
 from cca.evaluation.validation import keeps_retention, make_probe
-from cca.models.anatomy.weight_rows import WeightRows, get_rows, set_rows_
 from cca.problems.task import spread
 from cca.runs.open import OpenRun
 
@@ -54,58 +49,6 @@ class StepScores:
     def retention(self, weights: str | None = None) -> dict[str, float]:
         found = self.answering.by_skill(self.guards, weights)
         return {name: results.accuracy for name, results in found.items()}
-
-    def drifts(self) -> dict[str, float]:
-        """Mean token KL(base || now) of each other skill, in nats."""
-        return {name: probe.drift() for name, probe in self.probes.items()}
-
-    def mean_drift(self, drifts: dict[str, float]) -> float:
-        tokens = {name: probe.tokens for name, probe in self.probes.items()}
-        total = sum(tokens.values())
-        return sum(drifts[name] * tokens[name] for name in drifts) / total if total else 0.0
-
-    def keeps_retention(self, retention: dict[str, float], points: float) -> bool:
-        return keeps_retention(self.guards, self.base_retention, retention, points)
-
-
-class Edit:
-    """Rows of parameters, or whole tensors; ``applied`` puts them in place and takes them away again."""
-
-    def __init__(self, places: Sequence[tuple[Tensor, WeightRows | None]]) -> None:
-        self._places = list(places)
-        self._values = self._read()
-
-    @staticmethod
-    def of_rows(model: PreTrainedModel, rows: Sequence[WeightRows]) -> Edit:
-        """The rows as the model has them now."""
-        return Edit([(model.get_parameter(row.parameter), row) for row in rows])
-
-    @staticmethod
-    def of_tensors(tensors: Mapping[str, Tensor]) -> Edit:
-        return Edit([(tensor, None) for tensor in tensors.values()])
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        before = self._read()
-        try:
-            self._write(self._values)
-            yield
-        finally:
-            self._write(before)
-
-    def _read(self) -> list[Tensor]:
-        return [
-            tensor.detach().clone() if row is None else get_rows(tensor.detach(), row.axis, row.indices)
-            for tensor, row in self._places
-        ]
-
-    def _write(self, values: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            for (tensor, row), own in zip(self._places, values, strict=True):
-                if row is None:
-                    tensor.copy_(own)
-                else:
-                    set_rows_(tensor, row.axis, row.indices, own)
 
 
 @dataclass(frozen=True)
@@ -136,16 +79,16 @@ class StepTracker:
         """The verdict on the model as it stands. The first call is for the untouched model."""
         began = time.perf_counter()
         results = self.scores.answered()
-        drifts = self.scores.drifts()
-        drift = self.scores.mean_drift(drifts)
-        allowed = drift <= self.budget.drift
+        drifts = {name: probe.drift() for name, probe in self.scores.probes.items()}
+        drift = mean_drift(self.scores.probes, drifts)
+        allowed = drift is None or drift <= self.budget.drift
         hopeful = Validation(results.accuracy, drift, {}, allowed)
         retention: dict[str, float] = {}
         if self.best is None:
             retention = self.scores.base_retention
         elif better(hopeful, self.best.validation):
             retention = self.scores.retention()
-            allowed = self.scores.keeps_retention(retention, self.budget.points)
+            allowed = keeps_retention(self.scores.guards, self.scores.base_retention, retention, self.budget.points)
         judged = Validation(results.accuracy, drift, retention, allowed)
         free = replace(judged, in_budget=True)
         if self.any is None or better(free, self.any.validation):

@@ -33,7 +33,7 @@ class RankedEngine(HFEngine):
         check_room(requests, context_length(self.model), max_new_tokens)
         before, told = self.generated_tokens, 0
         if shared is None:
-            shared = shared_length([request.prefix for request in requests], self.model)
+            shared = shared_length([request.prefix for request in requests])
 
         def tell(done: int) -> None:
             nonlocal told
@@ -53,7 +53,7 @@ class RankedEngine(HFEngine):
 
     def greedy_paths(self, texts: Sequence[tuple[Tokens, Tokens]], shared: int | None = None) -> list[GreedyPath]:
         if shared is None:
-            shared = shared_length([prefix for prefix, _ in texts], self.model)
+            shared = shared_length([prefix for prefix, _ in texts])
         rows = self._dealt(texts, reading_order(texts), lambda own: HFEngine.greedy_paths(self, own, shared))
         return [GreedyPath(**{name: tuple(values) for name, values in row.items()}) for row in rows]
 

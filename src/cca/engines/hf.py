@@ -4,9 +4,9 @@ Notable decisions:
 
 * Sampling follows the request's own seed (`cca.engines.decoding`), so batch order and batch size do not change what
   is sampled; only the kernels' rounding can.
-* Requests are sorted by length, padded on the left within a batch, and rows that have ended leave the batch.
-* A prefix that all requests share (few-shot examples) is computed once.
-* Cache, batches and shared prefix are used where a rehearsal on the model shows that they change nothing.
+* Requests are sorted by length; rows that have ended leave the batch, and others take their place.
+* A prefix that all requests share (few-shot examples) is computed once, and held once (`cca.engines.rows`).
+* Each shortcut is used where a rehearsal on the model shows that it changes nothing.
 * A model with two sets of rotary factors (longrope) takes the set by the longest text of a batch. So texts on the two
   sides of the switch are in batches of their own, and one that crosses it is computed again from its beginning.
 """
@@ -22,17 +22,23 @@ from typing import ClassVar
 import torch
 from transformers import PreTrainedModel
 
+from cca import distributed
 from cca.engines.decoding import STOP_EVERY as STOP_EVERY
-from cca.engines.decoding import Decoding, greedy_path, prefill, read_batch
 from cca.engines.decoding import context_length as context_length
+from cca.engines.decoding import decode, greedy_path
 from cca.engines.decoding import end_tokens as end_tokens
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
-from cca.engines.rehearsal import Shortcuts, has_window, rehearse, rope_switch
+from cca.engines.rehearsal import rehearse, rope_switch
+from cca.engines.rows import Rows, Shortcuts, make_rows, row_bytes
 from cca.errors import CcaError
-from cca.models.memory import halving, is_out_of_memory
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
+from cca.models.forward.prefixes import common_prefix
+from cca.models.memory import available_memory, halving, is_out_of_memory
 
-READ_VALUES = 1 << 29
+READ_VALUES = 1 << 26
 """Logits that reading may hold at once: a vocabulary's for every token of every text."""
+MEMORY = 0.5
+"""Share of the free memory that the rows of a batch may take."""
 MIN_SHARED = 16
 """Shared prefixes shorter than this are not worth a cache of their own."""
 
@@ -50,14 +56,25 @@ class HFEngine:
     """True where all processes of a run, if there are several, decode the same batches side by side."""
 
     @cached_property
+    def anatomy(self) -> Anatomy | None:
+        """Where attention is; None for a model that cannot be read."""
+        try:
+            return anatomy_of(self.model)
+        except CcaError:
+            return None
+
+    @cached_property
     def shortcuts(self) -> Shortcuts:
         """The shortcuts that are exact on this model. Raises CcaError for one that cannot be decoded."""
         try:
-            found, note = rehearse(self.model)
+            found, note = rehearse(self.model, self.anatomy)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            found, note = Shortcuts(share=False), "too little memory for a rehearsal; prefixes are not shared"
+            found, note = (
+                Shortcuts(direct=False, share=False),
+                "too little memory for a rehearsal; prefixes are not shared",
+            )
         if note:
             self.tell(f"engine: {note}")
         return found
@@ -129,63 +146,81 @@ class HFEngine:
         """Complete the requests up to ``longest`` tokens each, ``room`` with the prefix."""
         if not requests:
             return []
-        if shared is None:
-            shared = shared_length([request.prefix for request in requests], self.model)
-        shared = shared if self.shortcuts.share else 0
+        shared = self._shared([request.prefix for request in requests], shared)
         results: dict[int, Completion] = {}
-        with torch.inference_mode():
-            prefix_cache = prefill(self.model, requests[0].prefix[:shared]) if shared else None
+        asked = [
+            (index, request, min(longest, room - len(request.prefix) + request.written), drawn[index] if drawn else 0)
+            for index in decoding_order(requests)
+            for request in (requests[index],)
+        ]
 
-            def decode(indices: Sequence[int]) -> None:
-                own = [requests[index] for index in indices]
-                batch = Decoding(self.model, own, shared, prefix_cache, self.shortcuts.cache)
-                budgets = [min(longest, room - len(request.prefix) + request.written) for request in own]
-                used = [drawn[index] if drawn else 0 for index in indices]
-                made = dict(batch.run(budgets, stop, used))
-                results.update((indices[row], completion) for row, completion in made.items())
-                self.generated_tokens += sum(len(completion.token_ids) for completion in made.values())
+        def work(size: int) -> None:
+            rows = self._rows(requests[0].prefix[:shared])
+            left = [request for request in asked if request[0] not in results]
+            for index, made in decode(rows, left, shared, size, end_tokens(self.model), stop, self.model.device):
+                results[index] = made
+                self.generated_tokens += len(made.token_ids)
                 if progress:
-                    progress(len(indices))
+                    progress(1)
 
-            self._by_batches("generation", decoding_order(requests), decode)
+        longest_row = max(len(request.prefix) + budget - request.written for _, request, budget, _ in asked)
+        self._halving("generation", len(asked), longest_row - (shared if self.shortcuts.direct else 0), work)
         return [results[index] for index in range(len(requests))]
 
     def _read(self, texts: Sequence[tuple[Tokens, Tokens]], shared: int | None) -> list[GreedyPath]:
         if not texts:
             return []
-        if shared is None:
-            shared = shared_length([prefix for prefix, _ in texts], self.model)
-        shared = shared if self.shortcuts.share else 0
+        shared = self._shared([prefix for prefix, _ in texts], shared)
         paths: dict[int, GreedyPath] = {}
-        with torch.inference_mode():
-            prefix_cache = prefill(self.model, texts[0][0][:shared]) if shared else None
+        vocabulary = self.model.config.get_text_config().vocab_size
 
-            def read(indices: Sequence[int]) -> None:
-                longest = max(len(texts[i][1]) for i in indices)
-                size = max(1, READ_VALUES // (longest * self.model.config.get_text_config().vocab_size))
-                for start in range(0, len(indices), size):
-                    numbers = indices[start : start + size]
-                    own = [texts[i] for i in numbers]
-                    for number, logits in zip(numbers, read_batch(self.model, own, shared, prefix_cache), strict=True):
-                        paths[number] = greedy_path(logits, texts[number][1], self.model.dtype)
+        def work(size: int) -> None:
+            rows = self._rows(texts[0][0][:shared])
+            order = [index for index in reading_order(texts) if index not in paths]
+            while order:
+                # texts of a batch have about the length of its last, the longest
+                longest = max(1, len(texts[order[:size][-1]][1]))
+                count = max(1, min(size, READ_VALUES // (longest * vocabulary)))
+                numbers, order = order[:count], order[count:]
+                own = [(texts[i][0][shared:], texts[i][1]) for i in numbers]
+                for number, logits in zip(numbers, rows.read(own), strict=True):
+                    paths[number] = greedy_path(logits, texts[number][1], self.model.dtype)
 
-            self._by_batches("reading texts", reading_order(texts), read)
+        self._halving("reading texts", len(texts), max(map(sum, (map(len, text) for text in texts))), work)
         return [paths[index] for index in range(len(texts))]
 
-    def _by_batches(self, what: str, order: Sequence[int], work: Callable[[Sequence[int]], None]) -> None:
-        """``work`` on the indices in ``order``, a batch at a time; batches stay halved once memory ran out."""
-        start = 0
-        while start < len(order):
+    def _shared(self, prefixes: Sequence[Tokens], asked: int | None) -> int:
+        """Tokens at the beginning of all prefixes to compute once."""
+        if not self.shortcuts.share:
+            return 0
+        return shared_length(prefixes) if asked is None else asked
 
-            def attempt(size: int, start: int = start) -> int:
-                work(order[start : start + size])
-                return size
+    def _rows(self, prefix: Tokens) -> Rows:
+        """Rows behind a prefix, none of them there yet."""
+        return make_rows(self.model, self.anatomy, self.shortcuts, prefix)
 
-            size = min(self.batch_size if self.shortcuts.batch else 1, len(order) - start)
-            done = halving(what, size, attempt, self.tell, self.together)
-            if done < size:
-                self.batch_size = done
-            start += done
+    def _halving(self, what: str, count: int, tokens: int, work: Callable[[int], None]) -> None:
+        """``work`` on ``count`` rows with a batch of such rows, of ``tokens`` each, as memory holds, halved for good
+        once it did not."""
+
+        def attempt(size: int) -> int:
+            with torch.inference_mode():
+                work(size)
+            return size
+
+        size = min(count, self._rows_that_fit(tokens)) if self.shortcuts.batch else 1
+        done = halving(what, size, attempt, self.tell, self.together)
+        if done < size:
+            self.batch_size = done
+
+    def _rows_that_fit(self, tokens: int) -> int:
+        """Rows of a batch: on a CPU nothing raises when memory ends, so it is asked before."""
+        each = row_bytes(self.model, self.anatomy if self.shortcuts.direct else None, tokens)
+        fit = int(MEMORY * available_memory(self.model.device) / each)
+        fit = min(distributed.all_gather_json(fit)) if self.together else fit
+        if fit < self.batch_size:
+            self.tell(f"engine: memory holds {max(fit, 1)} texts of {tokens} tokens at once, not {self.batch_size}")
+        return max(1, min(fit, self.batch_size))
 
 
 def check_room(requests: Sequence[Request], limit: int, max_new_tokens: int) -> None:
@@ -206,13 +241,9 @@ def reading_order(texts: Sequence[tuple[Tokens, Tokens]]) -> list[int]:
     return sorted(range(len(texts)), key=lambda index: sum(map(len, texts[index])))
 
 
-def shared_length(prefixes: Sequence[Tokens], model: PreTrainedModel) -> int:
-    """Length of the prefix to compute once; 0 where it is short or padding would upset a window of attention."""
-    if len(prefixes) < 2 or has_window(model):
-        return 0
-    first, last = min(prefixes), max(prefixes)
-    shortest = min(map(len, prefixes)) - 1  # at least one token stays outside
-    shared = next((i for i in range(shortest) if first[i] != last[i]), shortest)
+def shared_length(prefixes: Sequence[Tokens]) -> int:
+    """Length of the prefix to compute once; 0 where it is short."""
+    shared = common_prefix(prefixes) if len(prefixes) > 1 else 0
     return shared if shared >= MIN_SHARED else 0
 
 

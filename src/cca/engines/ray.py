@@ -110,7 +110,7 @@ class RayEngine:
         return [order[start : start + size] for start in range(0, len(order), size)]
 
     def _shared(self, prefixes: Sequence[Tokens]) -> int | None:
-        return shared_length(prefixes, self.watch.model) if self.settings.engine == "hf" else None
+        return shared_length(prefixes) if self.settings.engine == "hf" else None
 
     def _done(self, units: Sequence[_Unit], batches: Sequence[Sequence[int]], progress: Progress | None) -> list[Any]:
         """The results of all units, in the order of the indices in ``batches``."""

@@ -1,28 +1,33 @@
 """The shortcuts that are exact on a model, found by a rehearsal: three short texts, alone and by every shortcut.
 
 1. The reference is each text alone, in one forward pass without a cache.
-2. Decoded with a cache and in a batch, where one row ends early, and read back in a batch, the texts must have the same
-   log-probabilities. Otherwise the engine does without the cache, or decodes row by row, whichever is enough.
-3. Behind a shared prefix that is computed once they must be the same again, or prefixes are not shared.
+2. Read back and decoded inside the attention function, alone and behind a shared prefix, in a batch where one row ends
+   early and another joins late, the texts must have the same log-probabilities.
+3. Otherwise they must with a cache and in a batch, or the engine does without the cache, or decodes row by row,
+   whichever is enough; and behind a copied prefix, or prefixes are not shared.
 
 Models err here in many ways: no cache, positions counted by place, windows that see the padding, states that padding
-enters. A model whose attention has a window never shares: the texts of a rehearsal are shorter than it.
+enters. With a cache a model whose attention has a window never shares: the texts of a rehearsal are shorter than it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cca.engines.decoding import Decoding, context_length, end_tokens, last_logits, positions_of, prefill, read_batch
-from cca.engines.engine import Request, Tokens
+from cca.engines.decoding import context_length, end_tokens
+from cca.engines.engine import Tokens
+from cca.engines.rows import CachedRows, Rows, Shortcuts, make_rows
 from cca.errors import CcaError
+from cca.models.anatomy.anatomy import Anatomy
+from cca.models.forward.prefix_state import fixed_rotation_limit
+from cca.models.forward.prefixes import is_direct
 from cca.models.memory import is_out_of_memory
 
 OWN = (2, 8, 5)
@@ -36,31 +41,27 @@ TOLERANCE, HALF_TOLERANCE = 0.01, 0.2
 _WINDOW = re.compile(r"(window|window_size|window_length|chunk_size|local_attention)$")
 
 
-@dataclass(frozen=True)
-class Shortcuts:
-    cache: bool = True
-    """Keys and values of earlier tokens are kept."""
-    batch: bool = True
-    """Several texts are decoded together."""
-    share: bool = True
-    """A prefix that all texts have in common is computed once."""
-
-
-def rehearse(model: PreTrainedModel) -> tuple[Shortcuts, str]:
+def rehearse(model: PreTrainedModel, anatomy: Anatomy | None) -> tuple[Shortcuts, str]:
     """The shortcuts that are exact, and a line that names what is not, and why; empty where all are.
 
-    Raises CcaError, naming the architecture, for a model that cannot be decoded at all.
+    ``anatomy`` None: attention is not to be touched. Raises CcaError, naming the architecture, for a model that cannot
+    be decoded at all.
     """
     kind = type(model).__name__
+    room = context_length(model) >= SHARED + max(OWN) + max(WRITTEN)
     with torch.inference_mode():
+        readable = anatomy is not None and is_direct(anatomy) and fixed_rotation_limit(model) is None
+        direct = Shortcuts(share=room)
+        if readable and not any(_fault(model, anatomy, direct, shared) for shared in ([0, SHARED] if room else [0])):
+            return direct, ""
         first = ""
         for shortcuts in (
-            Shortcuts(),
-            Shortcuts(cache=False, share=False),
-            Shortcuts(batch=False, share=False),
-            Shortcuts(cache=False, batch=False, share=False),
+            Shortcuts(direct=False, share=False),
+            Shortcuts(direct=False, share=False, cache=False),
+            Shortcuts(direct=False, share=False, batch=False),
+            Shortcuts(direct=False, share=False, cache=False, batch=False),
         ):
-            fault = _fault(model, shortcuts.cache, shortcuts.batch, 0)
+            fault = _fault(model, None, shortcuts, 0)
             first = first or fault
             if not fault:
                 break
@@ -69,11 +70,15 @@ def rehearse(model: PreTrainedModel) -> tuple[Shortcuts, str]:
         if first:
             without = [word for word, on in (("a cache", shortcuts.cache), ("batches", shortcuts.batch)) if not on]
             return shortcuts, f"{kind} is decoded without {' and '.join(without)} ({first})"
-        room = context_length(model) >= SHARED + max(OWN) + max(WRITTEN)
-        if has_window(model) or rope_switch(model) is not None or not room:
-            return Shortcuts(share=False), ""
-        fault = _fault(model, True, True, SHARED)
-        return Shortcuts(share=not fault), f"{kind}: prefixes are not shared ({fault})" if fault else ""
+        if not room:
+            return shortcuts, ""
+        if has_window(model):
+            fault = "its attention has a window or chunks"
+        elif rope_switch(model) is not None:
+            fault = "its rotary factors depend on a text's length"
+        else:
+            fault = _fault(model, None, shortcuts, SHARED)
+        return replace(shortcuts, share=not fault), f"{kind}: prefixes are not shared ({fault})" if fault else ""
 
 
 def has_window(model: PreTrainedModel) -> bool:
@@ -91,19 +96,18 @@ def rope_switch(model: PreTrainedModel) -> int | None:
     return rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
 
 
-def _fault(model: PreTrainedModel, cached: bool, together: bool, shared: int) -> str:
+def _fault(model: PreTrainedModel, anatomy: Anatomy | None, shortcuts: Shortcuts, shared: int) -> str:
     """The reason why texts behind ``shared`` tokens differ from the reference this way; empty if they do not."""
     prefixes, texts = _texts(model, shared)
     half = model.dtype in (torch.float16, torch.bfloat16)
     try:
-        wanted = [_alone(model, prefix + text)[-len(text) :] for prefix, text in zip(prefixes, texts, strict=True)]
-        groups = [[0, 1, 2]] if together else [[0], [1], [2]]
-        for group in groups:
-            own = [(prefixes[row], texts[row]) for row in group]
-            cache = prefill(model, prefixes[0][:shared]) if shared else None
-            read = list(read_batch(model, own, shared, cache))
-            decoding = Decoding(model, [Request(prefix) for prefix, _ in own], shared, cache, cached)
-            decoded = _decoded(decoding, [text for _, text in own])
+        alone = CachedRows(model, cached=False)
+        wanted = [next(alone.read([pair])).float().log_softmax(-1) for pair in zip(prefixes, texts, strict=True)]
+        for group in [[0, 1, 2]] if shortcuts.batch else [[0], [1], [2]]:
+            rows = make_rows(model, anatomy, shortcuts, prefixes[0][:shared])
+            own = [(prefixes[row][shared:], texts[row]) for row in group]
+            read = list(rows.read(own))
+            decoded = _decoded(rows, own)
             for row, one, two in zip(group, read, decoded, strict=True):
                 for what, found in (("read", one), ("decoded", two)):
                     if not _agree(found.log_softmax(-1), wanted[row], half):
@@ -119,7 +123,8 @@ def _texts(model: PreTrainedModel, shared: int) -> tuple[list[Tokens], list[Toke
     """Three prefixes behind the same ``shared`` tokens, and what follows each; none of it ends a text."""
     embeddings: Any = model.get_input_embeddings()
     vocabulary = embeddings.weight.shape[0]
-    usable = [token for token in range(min(vocabulary, 5000)) if token not in end_tokens(model)]
+    ends = end_tokens(model)
+    usable = [token for token in range(min(vocabulary, 5000)) if token not in ends]
     draws = torch.randint(len(usable), (3, shared + 20), generator=torch.Generator().manual_seed(0))
     rows = [tuple(usable[index] for index in row) for row in draws.tolist()]
     begin = rows[0][:shared]
@@ -128,27 +133,28 @@ def _texts(model: PreTrainedModel, shared: int) -> tuple[list[Tokens], list[Toke
     return prefixes, texts
 
 
-def _alone(model: PreTrainedModel, text: Tokens) -> Tensor:
-    """(T - 1, V) log-probabilities of the tokens after the first."""
-    token_ids = torch.tensor([text[:-1]], device=model.device)
-    mask = torch.ones_like(token_ids)
-    logits = last_logits(model, len(text) - 1, token_ids, mask, positions_of(mask), use_cache=False)[0]
-    return logits.float().log_softmax(-1)
+def _decoded(rows: Rows, texts: Sequence[tuple[Tokens, Tokens]]) -> list[Tensor]:
+    """The logits before each token that follows the texts, which is written whatever the model would say.
 
-
-def _decoded(decoding: Decoding, texts: Sequence[Tokens]) -> list[Tensor]:
-    """The logits before each token of the texts, which are written whatever the model would say."""
+    The last row joins after the first token where rows may.
+    """
+    late = len(texts) - 1 if rows.grows and len(texts) > 1 else len(texts)
+    active = list(range(late))
+    logits = rows.add([text for text, _ in texts[:late]])
     found: list[list[Tensor]] = [[] for _ in texts]
-    rows = list(range(len(texts)))
-    for step in range(max(map(len, texts))):
-        logits = decoding.logits()
-        for index, row in enumerate(rows):
-            found[row].append(logits[index])
-        keep = [index for index, row in enumerate(rows) if step + 1 < len(texts[row])]
-        if keep:
-            chosen = torch.tensor([texts[row][step] for row in rows], device=logits.device)
-            decoding.advance(chosen, keep)
-            rows = [rows[index] for index in keep]
+    while active:
+        for row, own in zip(active, logits, strict=True):
+            found[row].append(own)
+        keep = [place for place, row in enumerate(active) if len(found[row]) < len(texts[row][1])]
+        active = [active[place] for place in keep]
+        rows.keep(keep)
+        if active:
+            tokens = [texts[row][1][len(found[row]) - 1] for row in active]
+            logits = rows.step(torch.tensor(tokens, device=logits.device))
+        if late < len(texts):
+            logits = torch.cat([*([logits] if active else []), rows.add([text for text, _ in texts[late:]])])
+            active += range(late, len(texts))
+            late = len(texts)
     return [torch.stack(own) for own in found]
 
 

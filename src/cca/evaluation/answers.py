@@ -7,11 +7,12 @@ run finds the same drafts, and so gets the same results, as one that was never s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 from torch import Tensor
 
 from cca.engines.engine import Completion, Draft, Engine, Request, Tokens, complete_drafts, make_drafts
@@ -31,21 +32,17 @@ UNTOUCHED = "untouched"
 CUT_OFF = "c"
 LETTERS = {**{verdict.value[0]: verdict for verdict in Verdict}, CUT_OFF: Verdict.UNREADABLE}
 """Verdicts as they are kept; an answer that the token limit cut off is unreadable with a letter of its own."""
+TokenIds = tuple[NonNegativeInt, ...]
+KEPT = TypeAdapter(list[tuple[TokenIds, bool, TokenIds | None, Literal["r", "w", "u", "c"]]])
+"""The base's answers as they are kept: tokens, whether finished, tokens read where these differ, letter."""
 
 
 class Store(Protocol):
-    """Keeps JSON values by key (`cca.runs.folder.measurements` keeps them in a run folder)."""
+    """Keeps JSON values by key (`cca.runs.folder.row_log.Measurements` keeps them in a run folder)."""
 
     def get(self, key: str, /) -> Any: ...
 
     def put(self, key: str, value: Any, /) -> None: ...
-
-
-class InMemory(dict[str, Any]):
-    """A store that ends with the process."""
-
-    def put(self, key: str, value: Any) -> None:
-        self[key] = value
 
 
 def weights_key(parts: Iterable[tuple[str, int, Tensor, Tensor, Tensor]]) -> str:
@@ -53,10 +50,11 @@ def weights_key(parts: Iterable[tuple[str, int, Tensor, Tensor, Tensor]]) -> str
 
     Each part is (parameter, axis, indices, before, after).
     """
-    edits = []
-    for name, axis, indices, before, after in parts:
-        if not same_bits(before, after):
-            edits.append([name, axis, tensor_hash(indices), tensor_hash(after)])
+    edits = [
+        [name, axis, tensor_hash(indices), tensor_hash(after)]
+        for name, axis, indices, before, after in parts
+        if not same_bits(before, after)
+    ]
     return fingerprint(sorted(edits)) if edits else UNTOUCHED
 
 
@@ -85,13 +83,19 @@ class BaseAnswers:
     @staticmethod
     def from_value(value: Any, prefixes: Sequence[Tokens]) -> BaseAnswers | None:
         """The answers that `to_value` wrote for these prefixes; None for anything else."""
-        if not isinstance(value, list) or len(value) != len(prefixes) or not all(map(_sound, value)):
+        try:
+            records = KEPT.validate_python(value)
+        except ValidationError:
+            return None
+        if len(records) != len(prefixes) or any(
+            read is not None and len(read) != len(text) for text, _, read, _ in records
+        ):
             return None
         drafts = [
-            Draft(prefix, Completion(tuple(text), finished), tuple(text if read is None else read))
-            for prefix, (text, finished, read, _) in zip(prefixes, value, strict=True)
+            Draft(prefix, Completion(text, finished), text if read is None else read)
+            for prefix, (text, finished, read, _) in zip(prefixes, records, strict=True)
         ]
-        return BaseAnswers(tuple(drafts), "".join(record[3] for record in value))
+        return BaseAnswers(tuple(drafts), "".join(record[3] for record in records))
 
 
 @dataclass
@@ -107,8 +111,6 @@ class Answering:
     store: Store
     key_parts: Sequence[Any]
     chunk: int = 256
-    on_kept: Callable[[], None] = lambda: None
-    """Called after verdicts were kept."""
     base: dict[str, BaseAnswers] = field(default_factory=dict)
     """The base's answers so far, by key."""
 
@@ -170,7 +172,7 @@ class _Chunk:
             kept = self._kept_base()
             if kept is None:
                 kept = self._new_base_answers()
-                self._keep(key, kept.to_value())
+                self.asker.store.put(key, kept.to_value())
             known[key] = kept
         return known[key].letters
 
@@ -182,7 +184,7 @@ class _Chunk:
             return base.letters  # kept by an engine that takes drafts
         letters = self._asked()
         if weights:
-            self._keep(self._key("verdicts", weights), letters)
+            self.asker.store.put(self._key("verdicts", weights), letters)
         return letters
 
     def _kept_letters(self, weights: str) -> str | None:
@@ -224,31 +226,9 @@ class _Chunk:
         return [self.asker.grader.prompt_ids(problem) for problem in self.problems]
 
     def _letter(self, problem: Problem, completion: Completion) -> str:
-        cut_off = not completion.finished
-        verdict = self.asker.grader.judgement(problem, completion.token_ids, cut_off=cut_off).verdict
-        return CUT_OFF if cut_off and verdict is Verdict.UNREADABLE else verdict.value[0]
-
-    def _keep(self, key: str, value: object) -> None:
-        self.asker.store.put(key, value)
-        self.asker.on_kept()
+        verdict = self.asker.grader.verdict(problem, completion.token_ids, finished=completion.finished)
+        return CUT_OFF if verdict is None else verdict.value[0]
 
     def _key(self, what: str, weights: str | None) -> str:
         # what was kept before answers cut off were told apart is not taken for these
         return self.asker.key(f"{what}, cut off apart", weights, [self._fingerprint, self.max_new_tokens])
-
-
-def _sound(record: Any) -> bool:
-    if not isinstance(record, list) or len(record) != 4:
-        return False
-    text, finished, read, letter = record
-    return (
-        _are_tokens(text)
-        and isinstance(finished, bool)
-        and (read is None or (_are_tokens(read) and len(read) == len(text)))
-        and isinstance(letter, str)
-        and letter in LETTERS
-    )
-
-
-def _are_tokens(value: Any) -> bool:
-    return isinstance(value, list) and all(type(token) is int and token >= 0 for token in value)

@@ -9,7 +9,7 @@ on text the model should go on writing as before. It sees changes long before an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from cca.problems.problem import Problem
 MOST = 100
 """Most problems of one skill that anything is fitted to."""
 RULE = "quarters by hash of the prompt"
-"""How sets are divided. What an earlier rule made must not be taken for this one's (`cca.runs.folder.stage_inputs`)."""
+"""How sets are divided. What an earlier rule made must not be taken for this one's (`cca.runs.folder.stage_files`)."""
 MAX_CACHED_BYTES = 1 << 31
 """Memory for the base model's log-probabilities. Of texts that need more, only every so manieth is measured."""
 
@@ -76,20 +76,17 @@ def solution_texts(problems: Sequence[Problem], grader: Grader) -> list[Text]:
 
 @dataclass
 class DriftProbe:
-    """Remembers what the model says of ``texts`` when it is made; `drift` tells how far it has moved since."""
+    """Remembers what the model says of ``texts`` when it is made; `drift` says how far it has moved since."""
 
     model: PreTrainedModel
     texts: Sequence[Text]
     batch_size: int = 32
-    _base: list[Tensor] = field(default_factory=list, init=False)
-    _batches: list[list[int]] = field(default_factory=list, init=False)
-    """This process's share, like `_base`."""
-    _count: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.texts = self._affordable()
         batches = buckets([len(text.prompt) + len(text.solution) for text in self.texts], self.batch_size)
         self._count = len(batches)
+        # this process's share
         self._batches = [batches[number] for number, _ in distributed.my_share(len(batches))]
         self._base = [self._log_probabilities(batch) for batch in self._batches]
 
@@ -123,3 +120,10 @@ class DriftProbe:
             if sum(len(text.solution) for text in spread) <= budget:
                 return spread
         return []
+
+
+def mean_drift(probes: Mapping[str, DriftProbe], drifts: Mapping[str, float]) -> float | None:
+    """The mean over the tokens of all skills of each one's drift, in nats; None where no text measures any."""
+    tokens = {name: probe.tokens for name, probe in probes.items()}
+    total = sum(tokens.values())
+    return sum(drifts[name] * tokens[name] for name in drifts) / total if total else None

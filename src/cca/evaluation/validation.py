@@ -16,14 +16,15 @@ from cca.amplify.amplify import Validation
 from cca.amplify.settings import BudgetConfig
 from cca.evaluation.accuracy import Results, comparison, per_template, skill_change, summary
 from cca.evaluation.answers import UNTOUCHED, Answering, weights_key
-from cca.evaluation.retention import DriftProbe, halves, judging, solution_texts
+from cca.evaluation.retention import DriftProbe, halves, judging, mean_drift, solution_texts
 from cca.files import Row
 from cca.models.anatomy.weight_rows import WeightRows, get_rows
 from cca.models.memory import halving
 from cca.pivots.traces import Grader
 from cca.problems.problem import Problem
-from cca.problems.task import spread
+from cca.problems.task import Task, spread
 
+Note = Callable[[str], None]
 PROBE_BATCH = 32
 
 
@@ -36,31 +37,25 @@ class Validator:
     def __init__(
         self,
         model: PreTrainedModel,
-        grader: Grader,
         answering: Answering,
-        validation: Sequence[Problem],
-        retention: Mapping[str, Sequence[Problem]],
+        task: Task,
         budget: BudgetConfig,
         max_new_tokens: int,
-        note: Callable[[str], None] = lambda _: None,
+        note: Note,
     ) -> None:
-        self.model, self.grader, self.answering = model, grader, answering
-        self.validation, self.budget, self.max_new_tokens = validation, budget, max_new_tokens
-        self.note = note
-        self.retention = retention
-        self.guards = {name: halves(problems)[0] for name, problems in retention.items()}
-        self.guards_budget = dict(self.guards)
-        """Those whose accuracy can fall."""
+        self.model, self.answering, self.budget, self.note = model, answering, budget, note
+        self.validation, self.max_new_tokens = task.validation, max_new_tokens
+        self.judging = [problem for problems in task.retention.values() for problem in judging(problems)]
+        self.guards = {name: halves(problems)[0] for name, problems in task.retention.items()}
         self.base = self._accuracies(UNTOUCHED)
         self._watched: list[WeightRows] | None = None
-        for name in [name for name, accuracy in self.base.items() if accuracy == 0]:
-            note(f"retention set {name}: the base solves none of its problems, so its accuracy guards nothing")
-            del self.guards_budget[name]
+        for name, accuracy in self.base.items():
+            if accuracy == 0:
+                note(f"retention set {name}: the base solves none of its problems, so its accuracy guards nothing")
 
     @cached_property
     def probe(self) -> DriftProbe:
-        problems = [problem for own in self.retention.values() for problem in judging(own)]
-        return make_probe(self.model, problems, self.grader, self.note)
+        return make_probe(self.model, self.judging, self.answering.grader, self.note)
 
     def prepare(self, rows: Sequence[WeightRows] | None = None) -> None:
         """Take the base's distributions; must run before the first step.
@@ -79,8 +74,8 @@ class Validator:
             return Validation(answers.accuracy, None, {}, None, answers.share_cut_off)
         drift = self.answering.drift(self.probe, weights)
         retention = self._accuracies(weights)
-        kept = keeps_retention(self.guards_budget, self.base, retention, self.budget.points)
-        # `not >`, said the other way round: drift that is not a number is over any budget
+        kept = keeps_retention(self.guards, self.base, retention, self.budget.points)
+        # drift that is not a number is over any budget
         inside = drift <= self.budget.drift and kept
         return Validation(answers.accuracy, drift, retention, inside, answers.share_cut_off)
 
@@ -111,9 +106,7 @@ def keeps_retention(
     return True
 
 
-def make_probe(
-    model: PreTrainedModel, problems: Sequence[Problem], grader: Grader, note: Callable[[str], None] = lambda _: None
-) -> DriftProbe:
+def make_probe(model: PreTrainedModel, problems: Sequence[Problem], grader: Grader, note: Note) -> DriftProbe:
     """A probe of the model as it stands, on the solutions of ``problems``."""
     texts = solution_texts(problems, grader)
     return halving("drift", PROBE_BATCH, lambda size: DriftProbe(model, texts, size), note)
@@ -128,20 +121,17 @@ class AgainstBase:
     def __init__(
         self,
         model: PreTrainedModel,
-        grader: Grader,
         answering: Answering,
-        test: Sequence[Problem],
-        retention: Mapping[str, Sequence[Problem]],
-        seen_templates: set[str],
+        task: Task,
         max_new_tokens: int,
-        seed: int = 0,
+        seed: int,
+        note: Note,
         most_retention: int | None = None,
-        note: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.answering, self.test, self.max_new_tokens = answering, test, max_new_tokens
-        self.seen, self.seed = seen_templates, seed
-        self.reported = {name: spread(halves(problems)[1], most_retention) for name, problems in retention.items()}
-        self.probes = {name: make_probe(model, problems, grader, note) for name, problems in self.reported.items()}
+        self.answering, self.test, self.max_new_tokens = answering, task.test, max_new_tokens
+        self.seen, self.seed = task.seen_templates, seed
+        self.reported = {name: spread(halves(own)[1], most_retention) for name, own in task.retention.items()}
+        self.probes = {name: make_probe(model, own, answering.grader, note) for name, own in self.reported.items()}
         self.base = self.results(UNTOUCHED)
         self.base_retention = answering.by_skill(self.reported, UNTOUCHED)
 
@@ -161,8 +151,6 @@ class AgainstBase:
         retention = self.answering.by_skill(self.reported, weights)
         unseen = {problem.template for problem in self.test} - self.seen
         drifts = {name: self.answering.drift(probe, weights) for name, probe in self.probes.items()}
-        tokens = {name: probe.tokens for name, probe in self.probes.items()}
-        total = sum(tokens.values())
         return {
             "base": summary(self.base),
             "patched": summary(patched),
@@ -173,8 +161,8 @@ class AgainstBase:
                 {**record, "seen": record["template"] in self.seen} for record in per_template(self.base, patched)
             ],
             "drift": {
-                "kl": sum(drifts[name] * tokens[name] for name in drifts) / total if total else None,
-                "tokens": total,
+                "kl": mean_drift(self.probes, drifts),
+                "tokens": sum(probe.tokens for probe in self.probes.values()),
             },
             "retention": {
                 name: {**skill_change(self.base_retention[name], after, self.seed), "drift": drifts[name]}

@@ -29,6 +29,7 @@ from cca.pivots.pivot import Pivot, first_difference, make_pivot
 from cca.pivots.settings import PivotsConfig
 from cca.pivots.success_rate import success_rate_pivots
 from cca.pivots.traces import Grader, Pair, Trace, opposite, read_sampled
+from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
 TIE_MARGIN = 1e-3
@@ -163,4 +164,5 @@ def _complete(walks: Sequence[_Walk], grader: Grader, engine: Engine, max_new_to
     completions = dict(zip(wanted, made, strict=True))
     for (walk, prefix), request in zip(unknown, requests, strict=True):
         text = prefix + completions[request].token_ids
-        walk.settle(grader.right(walk.problem, text, completions[request].finished), text)
+        verdict = grader.verdict(walk.problem, text, finished=completions[request].finished)
+        walk.settle(None if verdict is None else verdict is Verdict.RIGHT, text)

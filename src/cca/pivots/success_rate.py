@@ -26,6 +26,7 @@ from cca.errors import CcaError
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.settings import PivotsConfig
 from cca.pivots.traces import Grader, Pair, Trace, read_sampled
+from cca.problems.judges.judge import Verdict
 from cca.problems.problem import Problem
 
 METHOD = "success-rate"
@@ -151,9 +152,9 @@ class _Rates:
     def _rate(self, search: _Search, texts: Sequence[tuple[Tokens, bool]]) -> float:
         """The share of right ones among (text, finished), without those that the token limit cut off before their
         answer; NaN, which reaches no threshold, where it was all of them."""
-        judged = [self.grader.right(search.problem, text, finished) for text, finished in texts]
-        sound = [right for right in judged if right is not None]
-        return sum(sound) / len(sound) if sound else math.nan
+        judged = [self.grader.verdict(search.problem, text, finished=finished) for text, finished in texts]
+        sound = [verdict for verdict in judged if verdict is not None]
+        return sum(v is Verdict.RIGHT for v in sound) / len(sound) if sound else math.nan
 
 
 def _to_split(search: _Search, threshold: float) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from cca import distributed
+from cca.circuits.settings import CircuitConfig, resolve_auto
 from cca.engines.engine import Engine
 from cca.engines.hf import context_length
 from cca.engines.weight_sync import WeightWatch
@@ -29,20 +30,19 @@ from cca.patches.layout import merge_objection
 from cca.pivots.traces import Grader, longest_completion
 from cca.problems.problem import problems_fingerprint
 from cca.problems.sources import open_task
-from cca.problems.task import Task, check_answers, check_prompts, task_judge, with_retention
-from cca.runs.config.config import Config
-from cca.runs.folder.measurements import Measurements
+from cca.problems.task import Task, check_answers, check_prompts, overlaps, task_judge, with_retention
+from cca.runs.config import Config
+from cca.runs.costs import Costs
 from cca.runs.folder.provenance import facts_of, tokenizer_fingerprint
+from cca.runs.folder.row_log import Measurements
 from cca.runs.folder.run_folder import RunFolder, without_out
-from cca.runs.folder.stage_files import StageFiles, take_over
-from cca.runs.folder.stage_inputs import STAGES, content_hash, hash_inputs
-from cca.runs.progress.costs import Costs
-from cca.runs.progress.interrupts import Interrupts
-from cca.runs.progress.progress import LoggedProgress, NoProgress, RunProgress
-from cca.runs.progress.trackers import Track, track_nothing, tracking
+from cca.runs.folder.stage_files import STAGES, StageFiles, content_hash, hash_inputs, take_over
+from cca.runs.interrupts import Interrupts
+from cca.runs.progress import LoggedProgress, NoProgress, RunProgress
 from cca.runs.replica import receive_folder, replica_folder, send_folder
-from cca.runs.said_first import first_day, notes_at_start, say_what_changed
+from cca.runs.said_first import NO_RETENTION, first_day, note_on_begin, say_what_changed
 from cca.runs.stages.engine import make_engine
+from cca.runs.trackers import Track, track_nothing, tracking
 from cca.tinymath import BUNDLED_MODEL
 
 
@@ -61,6 +61,8 @@ class OpenRun:
     """Logs numbers to the experiment trackers."""
     first_day: date | None = None
     """For chat templates that write the day: that of a run is the one it began with."""
+    is_new: bool = False
+    """True when the run begins with this opening."""
 
     @cached_property
     def device(self) -> str:
@@ -131,7 +133,9 @@ class OpenRun:
     @cached_property
     def notes(self) -> list[str]:
         """What is known of the results before anything is made. Every process of a sharded model must ask for it."""
-        return [*self.config.notes, *notes_at_start(self.model, self.grader, self.task)]
+        begin = note_on_begin(self.model, self.grader, self.task.train) if self.is_new else None
+        unmeasured = None if self.task.retention else NO_RETENTION
+        return [*self.config.notes, *overlaps(self.task), *(note for note in (unmeasured, begin) if note)]
 
     @cached_property
     def engine(self) -> Engine:
@@ -143,6 +147,10 @@ class OpenRun:
         return self.config.traces.max_new_tokens or longest_completion(
             [*self.task.train, *self.task.validation], self.grader.codec, context_length(self.model)
         )
+
+    @property
+    def circuit_settings(self) -> CircuitConfig:
+        return resolve_auto(self.config.circuit, bool(self.task.retention))
 
     @cached_property
     def retention_texts(self) -> list[Text]:
@@ -190,8 +198,9 @@ class OpenRun:
     def files(self, stage: str) -> StageFiles:
         """The stage's part of the run folder; the stages before it must be done."""
         return StageFiles(
-            STAGES[stage], self.folder.path, self.hash_inputs(stage), self.costs, self.chunk_done, self.note
-        )
+            STAGES[stage], self.folder.path, self.hash_inputs(stage), self.costs, self.progress, self.track,
+            self.chunk_done, self.note,
+        )  # fmt: skip
 
     @cached_property
     def costs(self) -> Costs:
@@ -231,36 +240,24 @@ def open_run(config: Config, progress: RunProgress, fork_of: Path | None = None)
         return
     if fork_of is not None:
         _check_fork(fork_of, config.out)
-    _check_not_foreign(config.out)
+    RunFolder(config.out).check_new()  # before anything is written there, the lock included
     with RunFolder(config.out) as folder, Interrupts() as interrupts:
         if folder.begun:
             folder.check_config(config)  # the cheap check first: no model is loaded for it
-        else:
-            folder.check_new()
         folder.remove_leftovers()
         logged = LoggedProgress(folder.path, progress)
-        run = OpenRun(config, folder, logged, interrupts, first_day=first_day(folder, fork_of))
-        distributed.broadcast_bytes(str(run.first_day).encode())
+        run = OpenRun(config, folder, logged, interrupts, track_nothing, first_day(folder, fork_of), not folder.begun)
+        distributed.broadcast_bytes(f"{run.first_day} {'new' if run.is_new else ''}".encode())
         several = f", the first of {distributed.size()} processes" if distributed.size() > 1 else ""
         logged.say(f"device: {run.device}{several}")
         say_what_changed(folder, logged, run.device)
         if distributed.size() == 1:
             _ = run.watch  # before anything is written into the model
         _ = run.anatomy, run.notes  # refuses a model and problems it cannot read before anything is made
-        if folder.begun:
-            folder.check_fingerprints(run.fingerprints)
+        if run.is_new:
+            _begin(run, fork_of)
         else:
-            forked = {} if fork_of is None else {"forked_from": str(fork_of)}
-            folder.begin(
-                config,
-                run.fingerprints,
-                run.device,
-                **facts_of(run.task, run.grader, run.model, config.model),
-                **forked,
-            )
-            source = run.loaded.folder
-            if source is not None and (reason := merge_objection(source, run.model)):
-                run.note(f"the patch of this run will not merge into the model's own folder: {reason}")
+            folder.check_fingerprints(run.fingerprints)
         for text in run.notes:
             run.note(text)
         interrupts.check()
@@ -283,7 +280,8 @@ def open_run(config: Config, progress: RunProgress, fork_of: Path | None = None)
 def _open_replica(config: Config) -> Iterator[OpenRun]:
     with replica_folder() as folder, Interrupts() as interrupts:
         run = OpenRun(config.model_copy(update={"out": folder.path}), folder, NoProgress(), interrupts)
-        run.first_day = date.fromisoformat(distributed.broadcast_bytes(b"").decode())
+        day, _, new = distributed.broadcast_bytes(b"").decode().partition(" ")
+        run.first_day, run.is_new = date.fromisoformat(day), bool(new)
         # as the first process does: a sharded model's forward passes are those of all processes
         _ = run.anatomy, run.notes
         fingerprints = run.fingerprints
@@ -292,11 +290,15 @@ def _open_replica(config: Config) -> Iterator[OpenRun]:
         yield run
 
 
-def _check_not_foreign(out: Path) -> None:
-    """Refuse a folder of other files before anything is written into it, the lock included."""
-    folder = RunFolder(out)
-    if out.is_dir() and not folder.begun:
-        folder.check_new()
+def _begin(run: OpenRun, fork_of: Path | None) -> None:
+    """Write the manifest, the notes of the start included: they are not made again when the run is resumed."""
+    source = run.loaded.folder
+    if source is not None and (reason := merge_objection(source, run.model)):
+        run.notes.insert(0, f"the patch of this run will not merge into the model's own folder: {reason}")
+    more = facts_of(run.task, run.grader, run.model, run.config.model)
+    more |= {"notes": run.notes} if run.notes else {}
+    more |= {} if fork_of is None else {"forked_from": str(fork_of)}
+    run.folder.begin(run.config, run.fingerprints, run.device, **more)
 
 
 def _check_fork(source: Path, target: Path) -> None:

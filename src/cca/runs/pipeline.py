@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cca.amplify.settings import BudgetConfig
 from cca.circuits.circuit import Circuit, load_circuit
-from cca.circuits.settings import resolve_auto
+from cca.circuits.settings import CircuitConfig
 from cca.evaluation.validation import Validator
 from cca.files import Row, read_sealed, write_json, write_text
 from cca.patches.patch import Patch
@@ -22,21 +23,29 @@ from cca.pivots.traces import Trace, opposite
 from cca.problems.problem import Problem
 from cca.reports.page import render_page
 from cca.reports.report import make_report
-from cca.runs.config.config import Config
+from cca.runs.config import Config
+from cca.runs.costs import FILE as COSTS
+from cca.runs.costs import read_costs
 from cca.runs.folder.provenance import model_commit
 from cca.runs.folder.run_folder import RunFolder, without_out
-from cca.runs.folder.stage_inputs import CONTROL, MASK, PATCH, PIVOTS_LOG, STEPS
+from cca.runs.folder.stage_files import CONTROL, MASK, PATCH, PIVOTS_LOG, STEPS, StageFiles
 from cca.runs.open import OpenRun, open_run
-from cca.runs.progress.costs import FILE as COSTS
-from cca.runs.progress.costs import read_costs
-from cca.runs.progress.progress import RunProgress
-from cca.runs.stages.amplify import AMPLIFY, SUMMARY, run_amplify
+from cca.runs.progress import RunProgress
+from cca.runs.stages.amplify import AMPLIFY, SUMMARY, Training, run_amplify
+from cca.runs.stages.circuit import FILE as CIRCUIT
 from cca.runs.stages.circuit import run_circuit
 from cca.runs.stages.evaluate import FILE as EVALUATION
 from cca.runs.stages.evaluate import FORMAT as EVALUATION_FORMAT
-from cca.runs.stages.evaluate import run_evaluate
-from cca.runs.stages.pivots import run_pivots
-from cca.runs.stages.traces import check_cut_off, check_pairable, hard_problems, load_traces, run_traces, traces_done
+from cca.runs.stages.evaluate import NO_BUDGET, run_evaluate
+from cca.runs.stages.traces_and_pivots import (
+    PIVOTS,
+    check_cut_off,
+    check_pairable,
+    finished_traces,
+    hard_problems,
+    run_pivots,
+    run_traces,
+)  # fmt: skip
 
 
 def run(config: Config, progress: RunProgress, fork_of: Path | None = None) -> Row:
@@ -74,23 +83,24 @@ def run_stages(run: OpenRun, last: str = "evaluate") -> None:
 
 def make_traces(run: OpenRun) -> list[list[Trace]]:
     """Per training problem its greedy trace, then its samples. Raises CcaError when nothing can be paired."""
-    files, settings = run.files("traces"), run.config.traces
-    if not traces_done(files):
-        run_traces(
-            files, training_problems(run), run.grader, run.engine, settings, run.max_new_tokens, run.config.seed,
-            run.progress,
-        )  # fmt: skip
+    files, settings, limit = run.files("traces"), run.config.traces, run.max_new_tokens
+    traces = finished_traces(files)
+    if traces is None:
+        traces = begin_traces(run, files)
     files.check()
-    traces = load_traces(files / "traces.jsonl")
-    limit = run.max_new_tokens
     check_cut_off(traces, len(traces), limit, settings.allow_cut_off)
-    right, cut_off = (
-        sum(flags) / len(traces) for flags in ((own[0].right for own in traces), (own[0].cut_off for own in traces))
-    )
+    right, cut_off = (sum(getattr(own[0], flag) for own in traces) / len(traces) for flag in ("right", "cut_off"))
     run.progress.say(f"traces: {cut_off:.1%} of the greedy traces were cut off at {limit} tokens")
     run.track({"traces": {"greedy_accuracy": right, "paired": sum(opposite(t) is not None for t in traces)}})
     check_pairable(traces, settings.samples)
     return traces
+
+
+def begin_traces(run: OpenRun, files: StageFiles, one_chunk: bool = False) -> list[list[Trace]]:
+    """The traces with those that were missing, or with ``one_chunk`` of them."""
+    config, problems = run.config, training_problems(run)
+    limit = run.max_new_tokens
+    return run_traces(files, problems, run.grader, run.engine, config.traces, limit, config.seed, one_chunk)
 
 
 def training_problems(run: OpenRun) -> Sequence[Problem]:
@@ -102,46 +112,50 @@ def training_problems(run: OpenRun) -> Sequence[Problem]:
         return hard_problems(run.task.train, below, run.answering, run.max_new_tokens)
 
 
-def make_pivots(run: OpenRun, traces: Sequence[Sequence[Trace]]) -> list[Pivot]:
-    files, config = run.files("pivots"), run.config
+def make_pivots(run: OpenRun, traces: Sequence[Sequence[Trace]], files: StageFiles | None = None) -> list[Pivot]:
+    """The pivots of the problems whose ``traces`` have both verdicts; ``files`` are by default the run's own."""
+    files, config = files or run.files("pivots"), run.config
     if not files.done:
-        pairs = pair_traces(run.task.train, traces)
         run_pivots(
-            files, pairs, run.grader, run.engine, config.pivots, config.traces.chunk, run.max_new_tokens, config.seed,
-            run.progress,
+            files, pair_traces(run.task.train, traces), run.grader, run.engine, config.pivots, config.traces.chunk,
+            run.max_new_tokens, config.seed,
         )  # fmt: skip
     files.check()
     files.remove(PIVOTS_LOG)
-    return load_pivots(files / "pivots.jsonl")
+    return load_pivots(files / PIVOTS)
 
 
-def make_circuit(run: OpenRun, pivots: Sequence[Pivot]) -> Circuit:
-    files, config = run.files("circuit"), run.config
+def make_circuit(
+    run: OpenRun, pivots: Sequence[Pivot], files: StageFiles | None = None, settings: CircuitConfig | None = None
+) -> Circuit:
+    """The circuit on the pivots; ``files`` and ``settings`` are by default the run's own."""
+    files, config = files or run.files("circuit"), run.config
     if not files.done:
         run_circuit(
-            files, run.model, run.anatomy, pivots, resolve_auto(config.circuit, bool(run.task.retention)),
-            texts=run.retention_texts, rows=config.amplify.rows, seed=config.seed, progress=run.progress,
+            files, run.model, run.anatomy, pivots, settings or run.circuit_settings,
+            texts=run.retention_texts, rows=config.amplify.rows, seed=config.seed,
         )  # fmt: skip
     files.check()
     files.remove(MASK)
-    return load_circuit(files / "circuit.jsonl")
+    return load_circuit(files / CIRCUIT)
+
+
+def make_training(run: OpenRun, files: StageFiles, pivots: Sequence[Pivot], budget: BudgetConfig) -> Training:
+    """Trains circuits within a budget. Make it while the model is untouched."""
+    validator = Validator(run.model, run.answering, run.task, budget, run.max_new_tokens, run.note)
+    return Training(
+        files, run.model, run.anatomy, pivots, run.config.amplify, validator, run.retention_texts, run.config.seed
+    )
 
 
 def make_patch(run: OpenRun, pivots: Sequence[Pivot], circuit: Circuit) -> Patch:
     """The patch of the best validated step on the circuit's rows."""
-    files, config, task = run.files("amplify"), run.config, run.task
+    files, config = run.files("amplify"), run.config
     if not files.done:
         revision = model_commit(run.model, config.model) or config.revision
         with files.timed():
-            validator = Validator(
-                run.model, run.grader, run.answering, task.validation, task.retention, config.amplify.budget,
-                run.max_new_tokens, run.note,
-            )  # fmt: skip
-            run_amplify(
-                files, run.model, run.anatomy, circuit, pivots, config.amplify, validator,
-                texts=run.retention_texts, seed=config.seed, base=(config.model, revision),
-                made_by={"config": without_out(config)}, progress=run.progress, track=run.track,
-            )  # fmt: skip
+            training = make_training(run, files, pivots, config.amplify.budget)
+            run_amplify(training, circuit, (config.model, revision), {"config": without_out(config)})
     files.check()
     files.remove(STEPS)
     return load_patch(files / PATCH)
@@ -151,11 +165,9 @@ def make_evaluation(run: OpenRun, pivots: Sequence[Pivot], circuit: Circuit, pat
     """Base, patch and controls on the test split, which no other stage reads; as report.json has it."""
     files, config = run.files("evaluate"), run.config
     if not files.done:
-        run_evaluate(
-            files, patch, circuit, pivots, run.model, run.anatomy, run.task, run.grader, run.answering,
-            config.amplify, controls=config.evaluate.random_controls, texts=run.retention_texts,
-            max_new_tokens=run.max_new_tokens, seed=config.seed, progress=run.progress, track=run.track,
-        )  # fmt: skip
+        training = make_training(run, files, pivots, NO_BUDGET)
+        controls = config.evaluate.random_controls
+        run_evaluate(training, patch, circuit, run.task, run.answering, run.max_new_tokens, controls)
     files.check()
     files.remove(CONTROL)
     measured = read_sealed(files / EVALUATION, EVALUATION_FORMAT, 1)

@@ -13,32 +13,26 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cca.circuits.circuit import Circuit, load_circuit
-from cca.circuits.settings import resolve_auto
+from cca.circuits.circuit import Circuit
 from cca.evaluation.answers import UNTOUCHED
 from cca.evaluation.retention import halves
-from cca.evaluation.validation import Validator
 from cca.files import Row
 from cca.pivots.find import pair_traces
-from cca.pivots.pivot import Pivot, load_pivots
-from cca.pivots.traces import Pair
-from cca.runs.config.config import Config
-from cca.runs.folder.row_log import rows_so_far
-from cca.runs.folder.stage_files import StageFiles
-from cca.runs.folder.stage_inputs import STAGES, STEPS
+from cca.pivots.pivot import Pivot
+from cca.pivots.traces import Trace, opposite
+from cca.runs.config import Config
+from cca.runs.costs import FILE as COSTS
+from cca.runs.costs import Costs, read_costs
+from cca.runs.folder.stage_files import STAGES, STEPS, StageFiles
 from cca.runs.open import OpenRun, open_run
-from cca.runs.pipeline import training_problems
-from cca.runs.progress.costs import FILE as COSTS
-from cca.runs.progress.costs import Costs, read_costs
-from cca.runs.progress.progress import RunProgress
-from cca.runs.stages.amplify import train
-from cca.runs.stages.circuit import run_circuit
-from cca.runs.stages.pivots import run_pivots
-from cca.runs.stages.traces import load_traces, run_traces, traces_done
+from cca.runs.pipeline import begin_traces, make_circuit, make_pivots, make_training, training_problems
+from cca.runs.progress import RunProgress
+from cca.runs.stages.traces_and_pivots import TRACES, load_traces
 
 NOTHING = {"seconds": 0.0, "tokens": 0}
 
@@ -50,31 +44,31 @@ def make_plan(config: Config, progress: RunProgress) -> dict[str, Row]:
     """
     with open_run(config, progress) as run, TemporaryDirectory(prefix="cca-plan-") as temporary:
         files, problems = run.files("traces"), training_problems(run)
-        if not rows_so_far(files / "traces.jsonl")[0]:
-            run_traces(
-                files, problems, run.grader, run.engine, config.traces, run.max_new_tokens, config.seed, progress,
-                most_chunks=1,
-            )  # fmt: skip
-        traces = load_traces(files / "traces.jsonl")
-        pairs, share = pair_traces(problems, traces), len(traces) / len(problems)
+        traces = load_traces(files / TRACES) or begin_traces(run, files, one_chunk=True)
         rows = {"traces": _row("problem", len(traces), len(problems), _cost(files))}
-        return rows if not pairs else rows | _Later(run, Path(temporary), traces_done(files)).rows(pairs, share)
+        if not pair_traces(problems, traces):
+            return rows
+        later = _Later(run, Path(temporary), complete=len(traces) == len(problems))
+        return rows | later.rows(traces, len(traces) / len(problems))
 
 
 class _Later:
-    """The stages after traces, on the pairs so far: in the run folder where these are all (``complete``)."""
+    """The stages after traces, on the traces so far: in the run folder where these are all (``complete``)."""
 
     def __init__(self, run: OpenRun, temporary: Path, complete: bool) -> None:
         self.run, self.temporary, self.complete = run, temporary, complete
 
-    def rows(self, pairs: Sequence[Pair], share: float) -> dict[str, Row]:
-        """``share`` is the part of the training problems that ``pairs`` come from."""
-        files = self._files("pivots")
-        pivots = self._pivots(files, pairs)
+    def rows(self, traces: Sequence[Sequence[Trace]], share: float) -> dict[str, Row]:
+        """``share`` is the part of the training problems that ``traces`` are of."""
+        files, settings = self._files("pivots"), self.run.circuit_settings
+        pairs = sum(opposite(own) is not None for own in traces)
+        pivots = make_pivots(self.run, traces, files)
         in_all = len(pivots) / share
-        rows = {"pivots": _row("pair", len(pairs), len(pairs) / share, _cost(files))}
+        rows = {"pivots": _row("pair", pairs, pairs / share, _cost(files))}
+        passes_in_all = settings.epochs if "dcm" in settings.localiser.split() else 1
+        passes = passes_in_all if self.complete else 1
         files = self._files("circuit")
-        circuit, passes, passes_in_all = self._circuit(files, pivots)
+        circuit = make_circuit(self.run, pivots, files, settings.model_copy(update={"epochs": passes}))
         done = passes * len(pivots)
         rows["circuit"] = _row("pass over a pivot", done, passes_in_all * in_all, _cost(files))
         return rows | self._step(circuit, pivots, round(in_all))
@@ -82,30 +76,11 @@ class _Later:
     def _files(self, stage: str) -> StageFiles:
         if self.complete:
             return self.run.files(stage)
-        run, costs = self.run, Costs(self.temporary, self.run.costs.tokens)
-        return StageFiles(STAGES[stage], self.temporary, "plan", costs, run.chunk_done, run.progress.say)
-
-    def _pivots(self, files: StageFiles, pairs: Sequence[Pair]) -> list[Pivot]:
-        run, config = self.run, self.run.config
-        if not files.done:
-            run_pivots(
-                files, pairs, run.grader, run.engine, config.pivots, config.traces.chunk, run.max_new_tokens,
-                config.seed, run.progress,
-            )  # fmt: skip
-        return load_pivots(files / "pivots.jsonl")
-
-    def _circuit(self, files: StageFiles, pivots: Sequence[Pivot]) -> tuple[Circuit, int, int]:
-        """The circuit, the passes over the pivots that it took, and those that the run takes."""
-        run, config = self.run, self.run.config
-        settings = resolve_auto(config.circuit, bool(run.task.retention))
-        in_all = settings.epochs if "dcm" in settings.localiser.split() else 1
-        passes = in_all if self.complete else 1
-        if not files.done:
-            run_circuit(
-                files, run.model, run.anatomy, pivots, settings.model_copy(update={"epochs": passes}),
-                texts=run.retention_texts, rows=config.amplify.rows, seed=config.seed, progress=run.progress,
-            )  # fmt: skip
-        return load_circuit(files / "circuit.jsonl"), passes, in_all
+        costs = Costs(self.temporary, self.run.costs.tokens)
+        return StageFiles(
+            STAGES[stage], self.temporary, "plan", costs, self.run.progress, self.run.track, self.run.chunk_done,
+            self.run.progress.say,
+        )  # fmt: skip
 
     def _step(self, circuit: Circuit, pivots: Sequence[Pivot], in_all: int) -> dict[str, Row]:
         """Judge the base, then take and judge one step. A step is over all pivots of the run, ``in_all``."""
@@ -117,16 +92,10 @@ class _Later:
         with files.timed(), suppress(_OneStepTaken):
             clock.lap()
             run.answering.answers(run.task.validation, run.max_new_tokens, UNTOUCHED)
-            validator = Validator(
-                run.model, run.grader, run.answering, run.task.validation, run.task.retention,
-                config.amplify.budget, run.max_new_tokens, run.note,
-            )  # fmt: skip
+            watched = replace(files, track=clock.step_done)
+            training = make_training(run, watched, pivots, config.amplify.budget)
             base = clock.lap()
-            train(
-                files, run.model, run.anatomy, circuit, pivots, config.amplify, validator,
-                texts=run.retention_texts, seed=config.seed, what="amplify", kept_in=STEPS, progress=run.progress,
-                track=clock.step_done,
-            )  # fmt: skip
+            training.on(circuit, "amplify", STEPS)
         peaks = {key: value for key, value in _cost(files).items() if key.startswith("peak")}
         sizes = [[len(half) for half in halves(problems)] for problems in run.task.retention.values()]
         judged = len(run.task.validation) + sum(guard for guard, _ in sizes)

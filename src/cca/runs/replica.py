@@ -17,9 +17,10 @@ from pathlib import Path
 from cca import distributed
 from cca.errors import CcaError
 from cca.files import write_bytes
-from cca.runs.folder.run_folder import RunFolder
+from cca.runs.folder.run_folder import PAGES, RunFolder
+from cca.runs.progress import LOG
 
-NOT_READ = ("run.log", "report.json", "report.html", "plan.json")
+NOT_READ = (LOG, *PAGES)
 """Files of a run folder that no stage reads."""
 
 

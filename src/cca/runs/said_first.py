@@ -10,14 +10,14 @@ import torch
 from transformers import PreTrainedModel
 
 from cca.engines.hf import context_length
+from cca.evaluation.retention import solution_texts
 from cca.gradients.sampled_likelihood import Text, solution_log_probabilities
 from cca.models.loading import embedding_rows
 from cca.pivots.traces import Grader
 from cca.problems.problem import Problem
-from cca.problems.task import Task, overlaps
 from cca.runs.folder.provenance import versions
 from cca.runs.folder.run_folder import RunFolder
-from cca.runs.progress.progress import RunProgress
+from cca.runs.progress import RunProgress
 
 BEGIN_TEXTS, BEGIN_TOKENS = 20, 256
 """Texts, and tokens of each, that tell what a token at the beginning does."""
@@ -27,27 +27,18 @@ NO_RETENTION = (
 )
 
 
-def notes_at_start(model: PreTrainedModel, grader: Grader, task: Task) -> list[str]:
-    """What is known of the results before anything is made: overlapping splits, skills that nobody measures, and a
-    beginning that prompts lack. Every process of a sharded model must call it."""
-    begin = _note_on_begin(model, grader, task.train)
-    return [*overlaps(task), *([] if task.retention else [NO_RETENTION]), *([begin] if begin else [])]
-
-
-def _note_on_begin(model: PreTrainedModel, grader: Grader, problems: Sequence[Problem]) -> str | None:
+def note_on_begin(model: PreTrainedModel, grader: Grader, problems: Sequence[Problem]) -> str | None:
     """A note where the tokenizer names a token that begins texts and prompts do not begin with it, as some models are
     crippled without it and others do not know it: nats per token with and without, on the first problems.
 
-    None where prompts begin with the token, or there is none.
+    None where prompts begin with the token, or there is none. Every process of a sharded model must call it.
     """
     begin = grader.codec.tokenizer.bos_token_id
     if not isinstance(begin, int):
         return None
     longest = min(BEGIN_TOKENS, context_length(model) - 1)
-    texts: list[tuple[int, ...]] = []
-    for problem in problems[:BEGIN_TEXTS]:
-        follows = grader.codec.encode_continuation(f" {problem.solution or problem.answer}")
-        texts.append((*grader.prompt_ids(problem), *follows)[:longest])
+    solved = solution_texts(problems[:BEGIN_TEXTS], grader)
+    texts = [(*text.prompt, *text.solution)[:longest] for text in solved]
     texts = [text for text in texts if len(text) > 1 and text[0] != begin]
     if not texts or begin >= embedding_rows(model):
         return None
@@ -87,12 +78,12 @@ def say_what_changed(folder: RunFolder, progress: RunProgress, device: str) -> N
         progress.say(f"{folder.killed} was killed; going on from the last whole chunk")
     manifest = folder.manifest()
     then, now = manifest["versions"], versions()
-    changed = [
-        f"{package} {then.get(package)} -> {now[package]}" for package in now if now[package] != then.get(package)
-    ]
-    if (before := manifest.get("hardware", {}).get("device")) not in (None, device):
-        progress.say(f"device changed since this run began, results may differ in the last digit: {before} -> {device}")
-    if changed:
-        progress.say(
-            f"versions changed since this run began, results may differ in the last digit: {', '.join(changed)}"
-        )
+    before = manifest.get("hardware", {}).get("device") or device
+    changed = {
+        "device": [f"{before} -> {device}"] if before != device else [],
+        "versions": [f"{name} {then.get(name)} -> {now[name]}" for name in now if now[name] != then.get(name)],
+    }
+    for what, changes in changed.items():
+        if changes:
+            said = f"{what} changed since this run began, results may differ in the last digit"
+            progress.say(f"{said}: {', '.join(changes)}")

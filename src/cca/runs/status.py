@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from cca.circuits.circuit import load_circuit
 from cca.errors import CcaError
 from cca.files import Row, read_json, read_sealed
 from cca.pivots.pivot import load_pivots
 from cca.pivots.traces import opposite
+from cca.runs.costs import FILE as TIMING
+from cca.runs.costs import StageCost, read_costs
 from cca.runs.folder.row_log import rows_so_far
 from cca.runs.folder.run_folder import Owner, RunFolder
-from cca.runs.folder.stage_inputs import PIVOTS_LOG, STAGES
-from cca.runs.progress.costs import FILE as TIMING
-from cca.runs.progress.costs import StageCost, read_costs
-from cca.runs.progress.progress import CURRENT, LOG
+from cca.runs.folder.stage_files import PIVOTS_LOG, STAGES
+from cca.runs.progress import CURRENT, LOG
 from cca.runs.stages.amplify import AMPLIFY
 from cca.runs.stages.evaluate import FORMAT as EVALUATION
-from cca.runs.stages.traces import read_traces
+from cca.runs.stages.traces_and_pivots import PIVOTS, TRACES, read_traces
 
 LAST_LINES = 3
 
@@ -33,7 +32,7 @@ def status(folder: Path) -> Row:
     costs = read_costs(folder / TIMING)
     stages = {name: _stage(folder, name, costs) for name in STAGES}
     finished = all(stage["state"] == "done" for stage in stages.values())
-    state, alive = _state(folder, finished)
+    state, alive = _state(Owner.of(folder), finished)
     return {
         "run": str(folder),
         "model": manifest["config"].get("model"),
@@ -43,20 +42,18 @@ def status(folder: Path) -> Row:
         "stages": stages,
         "seconds": sum(cost["seconds"] for cost in costs.values()),
         "notes": manifest.get("notes", []),
-        "log": _log(folder / LOG),
+        "log": _lines(folder / LOG)[-LAST_LINES:],
     }
 
 
-def _state(folder: Path, finished: bool) -> tuple[str, bool]:
-    """What the run is doing, in words, and whether somebody may be at it."""
-    owner = Owner.of(folder)
+def _state(owner: Owner | None, finished: bool) -> tuple[str, bool]:
+    """The run's state in words, and whether somebody may be at it."""
     if owner is None:
         return ("finished" if finished else "stopped; `cca run` goes on"), False
-    match owner.alive:
-        case True:
-            return f"running: {owner}", True
-        case False:
-            return f"stopped: {owner} was killed; `cca run` goes on", False
+    if owner.alive is not None:
+        return (
+            (f"running: {owner}", True) if owner.alive else (f"stopped: {owner} was killed; `cca run` goes on", False)
+        )
     return f"held by {owner} (another machine: whether it lives cannot be told from here)", True
 
 
@@ -75,17 +72,16 @@ def _stage(folder: Path, name: str, costs: dict[str, StageCost]) -> Row:
 
 
 def _traces(folder: Path) -> Row:
-    path = folder / "traces.jsonl"
-    rows, total = rows_so_far(path)
-    traces = read_traces(path, rows)
+    rows, total = rows_so_far(folder / TRACES)
+    traces = read_traces(folder / TRACES, rows)
     right = sum(own[0].right for own in traces) / max(1, len(traces))
     paired = sum(opposite(own) is not None for own in traces)
     return {"problems": len(traces), "of": total, "greedy_accuracy": right, "paired": paired}
 
 
 def _pivots(folder: Path) -> Row:
-    if (folder / "pivots.jsonl").exists():
-        return {"pivots": len(load_pivots(folder / "pivots.jsonl"))}
+    if (folder / PIVOTS).exists():
+        return {"pivots": len(load_pivots(folder / PIVOTS))}
     rows, total = rows_so_far(folder / PIVOTS_LOG)
     return {"pivots": sum(len(row.get("pivots", ())) for row in rows), "pairs": len(rows), "of": total}
 
@@ -96,22 +92,27 @@ def _circuit(folder: Path) -> Row:
 
 
 def _amplify(folder: Path) -> Row:
-    summary = read_sealed(folder / "amplify.json", AMPLIFY, 1)
-    try:
+    def found(summary: Row) -> Row:
         by_step = {record["step"]: record["validation"]["accuracy"] for record in summary["history"]}
         best = summary["best_step"]
         return {"best_step": best, "validation_before": by_step[0], "validation_after": by_step[best]}
-    except (KeyError, TypeError) as error:
-        raise CcaError(f"{folder / 'amplify.json'}: expected a history of steps; {error!r}") from error
+
+    return _read(folder / "amplify.json", AMPLIFY, found, "a history of steps")
 
 
 def _evaluate(folder: Path) -> Row:
-    measured = read_sealed(folder / "evaluation.json", EVALUATION, 1)
-    try:
+    def found(measured: Row) -> Row:
         accuracies = {name: measured[name]["accuracy"] for name in ("base", "patched")}
         return {**accuracies, "gain_points": measured["gain"]["points"], "drift": measured["drift"]["kl"]}
+
+    return _read(folder / "evaluation.json", EVALUATION, found, "base, patched, gain and drift")
+
+
+def _read(path: Path, format: str, found: Callable[[Row], Row], expected: str) -> Row:
+    try:
+        return found(read_sealed(path, format, 1))
     except (KeyError, TypeError) as error:
-        raise CcaError(f"{folder / 'evaluation.json'}: expected base, patched, gain and drift; {error!r}") from error
+        raise CcaError(f"{path}: expected {expected}; {error!r}") from error
 
 
 FINDINGS: dict[str, Callable[[Path], Row]] = {
@@ -123,15 +124,13 @@ FINDINGS: dict[str, Callable[[Path], Row]] = {
 }
 
 
-def _now(folder: Path) -> dict[str, Any] | None:
+def _now(folder: Path) -> Row | None:
     try:
-        standing = read_json(folder / CURRENT)
+        current = read_json(folder / CURRENT)
     except CcaError:
         return None
-    return standing if isinstance(standing, dict) else None
+    return current if isinstance(current, dict) else None
 
 
-def _log(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    return path.read_bytes().decode("utf-8", "replace").splitlines()[-LAST_LINES:]
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []

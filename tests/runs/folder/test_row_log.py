@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from cca.errors import CcaError
-from cca.runs.folder.measurements import Measurements
-from cca.runs.folder.row_log import RowLog
+from cca.runs.folder.row_log import Measurements, RowLog
 
 HEADER = {"format": "cca.test", "version": 1}
 ROWS = [{"number": number, "text": "ä\ud800"} for number in range(9)]

@@ -8,10 +8,10 @@ import pytest
 
 import tiny_run
 from cca.errors import CcaError
-from cca.runs.config.config import load_config
+from cca.runs.config import load_config
 from cca.runs.folder.run_folder import RunFolder
 from cca.runs.pipeline import run, run_stage
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 
 THEIRS = (
     ".pre-commit-config.yaml.disabled",

@@ -12,11 +12,11 @@ import tiny_run
 import tiny_world
 from cca.circuits.circuit import Circuit
 from cca.pivots.pivot import save_pivots
-from cca.runs.config.config import load_config
+from cca.runs.config import load_config
 from cca.runs.folder.run_folder import RunFolder
 from cca.runs.open import OpenRun
 from cca.runs.pipeline import make_circuit
-from cca.runs.progress.progress import NoProgress
+from cca.runs.progress import NoProgress
 from little_memory import room_for
 
 PIVOTS = tiny_world.pivots(13)

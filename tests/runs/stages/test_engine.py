@@ -18,7 +18,7 @@ from cca.errors import CcaError
 from cca.models.anatomy.weight_rows import get_rows, set_rows_
 from cca.models.fingerprint import model_fingerprint
 from cca.models.loading import LoadedModel
-from cca.runs.config.config import config_of
+from cca.runs.config import config_of
 from cca.runs.folder.run_folder import RunFolder
 from cca.runs.stages.engine import make_engine
 

@@ -6,11 +6,9 @@ import pytest
 import torch
 
 import tiny_world
-from cca.circuits.attribution import gate_gradient
 from cca.engines.engine import Request
 from cca.engines.hf import HFEngine
 from cca.errors import CcaError
-from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.memory import halving, is_out_of_memory
 from little_memory import room_for
 
@@ -42,16 +40,6 @@ def test_reading_traces_too() -> None:
     with room_for(model, 2), pytest.warns(UserWarning, match="going on with 3"):
         found = HFEngine(model, 16).greedy_paths(texts)
     assert [path.token_ids for path in found] == [path.token_ids for path in expected]
-
-
-def test_attribution_goes_on_with_half_the_batch() -> None:
-    model = tiny_world.model()
-    anatomy, pivots, said = anatomy_of(model), tiny_world.pivots(9), list[str]()
-    expected = gate_gradient(model, anatomy, pivots)
-    with room_for(model, 3):
-        found = halving("attribution", 32, lambda size: gate_gradient(model, anatomy, pivots, size), said.append)
-    torch.testing.assert_close(found, expected)
-    assert said[-1] == "attribution: out of memory with a batch of 4; going on with 2"
 
 
 def test_a_batch_of_one_that_does_not_fit_is_the_end() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-from cca.models.forward.prefix_state import DirectPrefixes, KeysValues, OwnPrefixes, SharedPrefix
+from cca.models.forward.prefix_state import DirectPrefixes, KeysValues, OwnPrefixes, SharedPrefix, batched_dtype
 
 Bias = Tensor | None
 """Added to scores (KV, B, R, keys): minus infinity where a key may not be seen; None: all may."""
@@ -50,9 +50,11 @@ class OneTokenPrefixes(DirectPrefixes):
         if self.shared is not None:
             first = self._first_seen(window)
             shared = (self.shared.keys[layer][:, first:], self.shared.values[layer][:, first:])
-        own = (self.own.keys[layer], self.own.values[layer])
+        dtype, own = q.dtype, (self.own.keys[layer], self.own.values[layer])
+        if not torch.is_grad_enabled():  # the backward pass would keep converted prefixes
+            q, k, v, shared, own = batched_dtype(q, k, v, shared, own)
         biases = self.biases(window, q.device, q.dtype)
-        return _Attention.apply(q, k, v, shared, own, biases, scaling, softcap, sinks)
+        return _Attention.apply(q, k, v, shared, own, biases, scaling, softcap, sinks).to(dtype)
 
     def _biases(self, window: int | None, device: torch.device, dtype: torch.dtype) -> tuple[Bias, Bias]:
         """The biases of the keys of the shared prefix, and of each row's own."""

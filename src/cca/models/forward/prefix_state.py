@@ -57,7 +57,7 @@ class Prefixes:
         """Arguments for the forward pass of (rows, width) new tokens."""
         if self.own is not None and len(self.own.rows) != rows:
             raise CcaError(f"prefixes: expected new tokens for {len(self.own.rows)} rows, got {rows}")
-        limit = _fixed_rotation_limit(self.model)
+        limit = fixed_rotation_limit(self.model)
         if limit is not None and self.longest + width > limit:
             raise CcaError(
                 f"prefixes: expected at most {limit} tokens, beyond which this model's rotary embedding depends "
@@ -162,7 +162,7 @@ class CachedPrefixes(Prefixes):
         return x[row, positions.clamp(min=0)].transpose(1, 2)
 
 
-def _fixed_rotation_limit(model: PreTrainedModel) -> int | None:
+def fixed_rotation_limit(model: PreTrainedModel) -> int | None:
     """Positions up to which rotary embeddings do not depend on the prompt's length; None when they never do."""
     config: Any = model.config.get_text_config()
     parameters = getattr(config, "rope_parameters", None) or {}
@@ -195,6 +195,8 @@ def prefix_attention(
     sinks: (H,) learned scores that take weight but have no value.
     The softmax runs in float32 or wider.
     """
+    dtype = q.dtype
+    q, k, v, shared, own = batched_dtype(q, k, v, shared, own)
     B, H, T, D = q.shape
     KV = k.shape[1]
     R = H // KV  # query heads that read one key head
@@ -229,4 +231,15 @@ def prefix_attention(
         sums.append(next(weights) @ own[1])
     sums.append(next(weights) @ v)
     out = sum(sums[1:], sums[0])
-    return out.view(KV, B, R, T, -1).permute(1, 3, 0, 2, 4).reshape(B, T, H, -1)
+    return out.view(KV, B, R, T, -1).permute(1, 3, 0, 2, 4).reshape(B, T, H, -1).to(dtype)
+
+
+def batched_dtype(
+    q: Tensor, k: Tensor, v: Tensor, shared: KeysValues | None, own: KeysValues | None
+) -> tuple[Tensor, Tensor, Tensor, KeysValues | None, KeysValues | None]:
+    """The same in the dtype that attention is computed in: on a CPU batched products in half precision are converted,
+    or are up to twenty times slower (torch 2.13 without AVX-512)."""
+    if q.device.type != "cpu" or q.dtype not in (torch.float16, torch.bfloat16):
+        return q, k, v, shared, own
+    pairs = [side and (side[0].float(), side[1].float()) for side in (shared, own)]
+    return q.float(), k.float(), v.float(), pairs[0], pairs[1]

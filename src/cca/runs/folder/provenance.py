@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cca.files import fingerprint
 from cca.pivots.traces import Grader
 from cca.problems.task import Task
-from cca.runs.progress.progress import now
+from cca.runs.progress import now
 
 DISTRIBUTION = "circuit-amplification"
 """Name of this package in an index; it is imported and recorded as `cca`."""
@@ -51,10 +51,10 @@ def hardware(device: str | None = None) -> dict[str, Any]:
 
 def source_commit() -> str | None:
     """The git commit this package is run from, with ``+`` when its files differ; None for an installed package."""
-    source = Path(__file__).resolve().parents[2]
+    git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
     try:
-        commit, *_, changed = (
-            subprocess.run(["git", "-C", str(source), *arguments], capture_output=True, text=True, timeout=20)
+        commit, changed = (
+            subprocess.run([*git, *arguments], capture_output=True, text=True, timeout=20)
             for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "."))
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -65,7 +65,7 @@ def source_commit() -> str | None:
 
 
 def facts_of(task: Task, grader: Grader, model: PreTrainedModel, name: str) -> dict[str, Any]:
-    """For the manifest: where the problems come from, the commit of a hub model, what shuts in programs judged."""
+    """Facts for the manifest: sources of the problems, the commit of a hub model, what shuts in programs judged."""
     judge = getattr(grader.judge, "judge", grader.judge)  # within its stop strings
     found = {"model_commit": model_commit(model, name), "isolation": getattr(judge, "isolation", None)}
     return {"task": task.origin, **{key: value for key, value in found.items() if value}}

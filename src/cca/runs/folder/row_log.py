@@ -1,4 +1,4 @@
-"""Append-only logs of a run: traces, pivots under way, measurements.
+"""Append-only logs of a run: traces, pivots under way, measurements, and the arms of a comparison.
 
 A log is a JSONL file with a header row. Every other row carries the hash of its content, and rows are appended in
 chunks and flushed to disk. One rule for a torn end holds for all logs: rows are sound up to the first that is torn or
@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cca.errors import CcaError
 from cca.files import Row, fingerprint
+
+MEASUREMENTS = "measurements.jsonl"
+HEADER = {"format": "cca.measurements", "version": 1}
 
 
 class RowLog:
@@ -54,6 +58,38 @@ class RowLog:
             return json.loads(line) == self.header
         except (ValueError, RecursionError):
             return False
+
+
+class Measurements:
+    """Values by key, so that nothing is measured twice; ``done`` is called whenever one is on disk.
+
+    Validating a step and testing a patch take most of a run's time. Each measurement (the verdicts on a chunk of
+    problems, the base's answers to it, a drift) has the hash of all that decides it as its key: base model, edited
+    weights, problems, judge, longest completion. A resumed run repeats its steps, which is cheap, and finds their
+    validations here; a fork finds those of the run it came from.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        done: Callable[[], None] = lambda: None,
+        file: str = MEASUREMENTS,
+        header: Mapping[str, Any] = HEADER,
+    ) -> None:
+        self._log, self._done = RowLog(folder / file, header), done
+        self._known: dict[str, Any] = {
+            row["key"]: row.get("value") for row in self._log.rows() if isinstance(row.get("key"), str)
+        }
+
+    def get(self, key: str) -> Any:
+        """The value under ``key``; None when it was not measured yet."""
+        return self._known.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a value (anything that JSON holds), flushed to disk."""
+        self._log.append([{"key": key, "value": value}])
+        self._known[key] = value
+        self._done()
 
 
 def rows_so_far(path: Path) -> tuple[list[Row], int | None]:

@@ -13,38 +13,40 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import Field, ValidationError
 
 from cca.errors import CcaError
 from cca.files import read_json, read_sealed, write_json, write_sealed
-from cca.runs.config.config import Config, load_config, make_config
-from cca.runs.folder.stage_inputs import STAGES
-from cca.runs.progress.progress import now
+from cca.runs.config import Config, load_config, make_config
+from cca.runs.costs import FILE as TIMING
+from cca.runs.folder.row_log import MEASUREMENTS
+from cca.runs.folder.stage_files import STAGES, UNDER_WAY
+from cca.runs.progress import CURRENT, LOG, now
+from cca.section import Section
 
 FORMAT, VERSION = "cca.run", 1
 MANIFEST, LOCK, NOTE = "manifest.json", ".lock", ".owner.json"
 ENGINE = ("engine", "vllm", "ray", "device")
 """Keys that say what computes, and where; they may change during a run, as hardware does."""
+PAGES = ("report.json", "report.html", "compare.json", "compare.html")
 WRITTEN_WHOLE = {
-    MANIFEST, NOTE, ".status.json", "timing.json", "plan.json", "report.json", "report.html", "compare.json",
-    "compare.html", "mask.partial.safetensors", "amplify.partial.safetensors", "control.partial.safetensors",
-    "measurements.jsonl", *(name for stage in STAGES.values() for name in (*stage.files, *stage.says)),
+    MANIFEST, NOTE, CURRENT, TIMING, MEASUREMENTS, *PAGES, *UNDER_WAY,
+    *(name for stage in STAGES.values() for name in (*stage.files, *stage.says)),
 }  # fmt: skip
 """Names of the files that cca replaces whole, through a temporary file (`cca.files.write_bytes`)."""
 LEFTOVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(Section):
     """A process that holds a run folder. ``started`` tells it from a later one with the same id (Linux only)."""
 
-    process: int
+    process: int = Field(gt=0, lt=1 << 31, strict=True)
     host: str
     since: str
     started: str | None
@@ -67,49 +69,15 @@ class Owner:
 
     @staticmethod
     def me() -> Owner:
-        return Owner(os.getpid(), platform.node(), now(), _started(os.getpid()))
+        return Owner(process=os.getpid(), host=platform.node(), since=now(), started=_started(os.getpid()))
 
     @staticmethod
     def of(folder: Path) -> Owner | None:
         """The owner by the note in ``folder``; None without a readable note."""
         try:
-            note = read_json(folder / NOTE)
-        except CcaError:
+            return Owner.model_validate(read_json(folder / NOTE))
+        except (CcaError, ValidationError):
             return None
-        kinds = {"process": int, "host": str, "since": str, "started": str | None}
-        if not isinstance(note, dict) or note.keys() != kinds.keys():
-            return None
-        sound = all(isinstance(note[name], kind) for name, kind in kinds.items()) and 0 < note["process"] < 1 << 31
-        return Owner(**note) if sound else None
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[Owner | None]:
-    """Lock ``folder``; yields the owner that was killed while it held the lock, if there was one.
-
-    Raises CcaError naming the owner when another process holds it, and when it cannot be written to.
-    """
-    lock = FileLock(folder / LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        owner = Owner.of(folder)
-        who = str(owner) if owner else "another process"
-        raise CcaError(f"{folder}: in use by {who}; wait for it or take another folder") from error
-    except FileExistsError as error:
-        raise CcaError(f"{folder}: expected a folder for the run, got a file; take another 'out'") from error
-    except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CcaError(f"{folder}: cannot be written to ({reason}); take another folder") from error
-    try:
-        killed = Owner.of(folder)
-        write_json(folder / NOTE, asdict(Owner.me()))
-        yield killed
-    finally:
-        with suppress(OSError):  # on a folder that became read-only the note of a dead process says the same
-            (folder / NOTE).unlink(missing_ok=True)
-        lock.release()
 
 
 class RunFolder:
@@ -120,17 +88,31 @@ class RunFolder:
         self.killed: Owner | None = None
         """The owner that was killed while it held the lock, if there was one."""
         self._made = False
-        self._lock: AbstractContextManager[Owner | None] | None = None
+        self._lock = FileLock(path / LOCK)
 
     def __enter__(self) -> RunFolder:
+        """Raises CcaError naming the owner when another process holds it, and when it cannot be written to."""
         self._made = not self.path.exists()
-        self._lock = lock_folder(self.path)
-        self.killed = self._lock.__enter__()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+            self.killed = Owner.of(self.path)
+            write_json(self / NOTE, Owner.me().model_dump())
+        except Timeout as error:
+            who = Owner.of(self.path) or "another process"
+            raise CcaError(f"{self.path}: in use by {who}; wait for it or take another folder") from error
+        except FileExistsError as error:
+            raise CcaError(f"{self.path}: expected a folder for the run, got a file; take another 'out'") from error
+        except (OSError, NotImplementedError) as error:
+            self._lock.release()
+            reason = getattr(error, "strerror", None) or str(error)
+            raise CcaError(f"{self.path}: cannot be written to ({reason}); take another folder") from error
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        assert self._lock is not None
-        self._lock.__exit__(*raised)
+        with suppress(OSError):  # on a folder that became read-only the note of a dead process says the same
+            (self / NOTE).unlink(missing_ok=True)
+        self._lock.release()
         if self._made and not self.begun and all(_ours(entry.name) for entry in self.path.iterdir()):
             shutil.rmtree(self.path)  # nothing came of it: a model or a task that cannot be used
 
@@ -142,7 +124,9 @@ class RunFolder:
         return (self / MANIFEST).exists()
 
     def check_new(self) -> None:
-        """Raises CcaError when the folder holds files that cca did not write."""
+        """Raises CcaError when the folder is no run's and holds files that cca did not write."""
+        if self.begun or not self.path.is_dir():
+            return
         foreign = sorted(entry.name for entry in self.path.iterdir() if not _ours(entry.name))
         if foreign:
             raise CcaError(f"{self.path}: expected a new folder or a run's, found {foreign[0]!r} in it")
@@ -159,17 +143,17 @@ class RunFolder:
 
     def begin(self, config: Config, fingerprints: Mapping[str, str], device: str | None = None, **more: Any) -> None:
         """Write the manifest of a new run of ``config`` on this model and data; the model is on ``device``."""
-        given = config.model_dump(mode="json", exclude_unset=True, exclude={"out"})
         from cca.runs.folder.provenance import provenance
 
         whole = {
             **provenance(device),
             "config": without_out(config),
             "engine": config.model_dump(mode="json", include=set(ENGINE)),
-            "given": given,
+            "given": config.model_dump(mode="json", exclude_unset=True, exclude={"out"}),
             "fingerprints": dict(fingerprints),
+            **more,
         }
-        write_sealed(self / MANIFEST, FORMAT, VERSION, {**whole, **more})
+        write_sealed(self / MANIFEST, FORMAT, VERSION, whole)
 
     def check_config(self, config: Config) -> None:
         """Raises CcaError naming the keys that differ from those this run began with."""
@@ -245,7 +229,7 @@ def folder_of(where: Path) -> Path:
 
 
 def _ours(name: str) -> bool:
-    return name.startswith(".") or name in ("run.log", "plan.json")
+    return name.startswith(".") or name == LOG
 
 
 def _started(process: int) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -19,79 +20,68 @@ from cca.patches.algebra import nearest_reachable
 from cca.patches.patch import Patch
 from cca.patches.patch_file import save_patch
 from cca.pivots.pivot import Pivot
-from cca.runs.folder.stage_files import StageFiles
-from cca.runs.folder.stage_inputs import PATCH, STEPS
-from cca.runs.progress.progress import RunProgress
-from cca.runs.progress.trackers import Track
+from cca.runs.folder.stage_files import PATCH, STEPS, StageFiles
 
 AMPLIFY = "cca.amplify"
 SUMMARY = "amplify.json"
 
 
-def run_amplify(
-    files: StageFiles,
-    model: PreTrainedModel,
-    anatomy: Anatomy,
-    circuit: Circuit,
-    pivots: Sequence[Pivot],
-    settings: AmplifyConfig,
-    validator: Validator,
-    *,
-    texts: Sequence[Text],
-    seed: int,
-    base: tuple[str, str | None],
-    made_by: Row,
-    progress: RunProgress,
-    track: Track,
-) -> None:
+@dataclass(frozen=True)
+class Training:
+    """Amplifies circuits of one model on the same pivots, with the same settings and judge; made while it is untouched.
+
+    ``texts`` are those of other skills that steps may be fitted to.
+    """
+
+    files: StageFiles
+    model: PreTrainedModel
+    anatomy: Anatomy
+    pivots: Sequence[Pivot]
+    settings: AmplifyConfig
+    validator: Validator
+    texts: Sequence[Text]
+    seed: int
+
+    def on(self, circuit: Circuit, what: str, kept_in: str) -> Amplified:
+        """Train a circuit, validated step by step. ``kept_in`` names the file of its state, for a resumed run."""
+        files, validator = self.files, self.validator
+        validator.prepare(self.anatomy.rows(circuit.components, self.settings.rows))
+        state = files.training_state(kept_in, what, circuit.fingerprint)
+        with files.progress.work(f"{what}: steps on {len(circuit)} components", self.settings.steps) as report:
+
+            def step_done(record: StepRecord) -> None:
+                report(1 if record.step else 0)
+                cut_off = record.validation.cut_off
+                if record.step == 0 and cut_off is not None:
+                    of = f"of the base's validation answers were cut off at {validator.max_new_tokens} tokens"
+                    files.progress.say(f"{what}: {cut_off:.1%} {of}")
+                files.track({what: record.to_row()}, record.step)
+                files.chunk_done()
+
+            amplified = amplify(
+                self.model, self.anatomy, circuit, self.pivots, self.settings, validator, texts=self.texts,
+                seed=self.seed, on_step=step_done, state=state, note=files.note, what=what,
+            )  # fmt: skip
+        if " at step " in amplified.stopped:  # neither all steps taken nor out of patience
+            files.note(f"{what}: {amplified.stopped}; the best step before it is kept")
+        return amplified
+
+
+def run_amplify(training: Training, circuit: Circuit, base: tuple[str, str | None], made_by: Row) -> None:
     """Write ``amplify.json`` and ``patch.safetensors``, which is never written again.
 
     ``base`` is the name and revision of the model; ``made_by`` goes into the patch, with the best step.
     """
-    amplified = train(
-        files, model, anatomy, circuit, pivots, settings, validator,
-        texts=texts, seed=seed, what="amplify", kept_in=STEPS, progress=progress, track=track,
-    )  # fmt: skip
-    write_sealed(files / SUMMARY, AMPLIFY, 1, {"made_from": files.made_from, **amplify_summary(amplified)})
-    save_patch(files / PATCH, make_patch(model, circuit, amplified, base, made_by))
-
-
-def train(
-    files: StageFiles,
-    model: PreTrainedModel,
-    anatomy: Anatomy,
-    circuit: Circuit,
-    pivots: Sequence[Pivot],
-    settings: AmplifyConfig,
-    validator: Validator,
-    *,
-    texts: Sequence[Text],
-    seed: int,
-    what: str,
-    kept_in: str,
-    progress: RunProgress,
-    track: Track,
-) -> Amplified:
-    """Amplify a circuit, validated step by step. ``kept_in`` names the file that keeps the state for a resumed run."""
-    validator.prepare(anatomy.rows(circuit.components, settings.rows))
-    state = files.training_state(kept_in, what, circuit.fingerprint)
-    with progress.work(f"{what}: steps on {len(circuit)} components", settings.steps) as report:
-
-        def step_done(record: StepRecord) -> None:
-            report(1 if record.step else 0)
-            if record.step == 0 and record.validation.cut_off is not None:
-                share, limit = record.validation.cut_off, validator.max_new_tokens
-                progress.say(f"{what}: {share:.1%} of the base's validation answers were cut off at {limit} tokens")
-            track({what: record.to_row()}, record.step)
-            files.chunk_done()
-
-        amplified = amplify(
-            model, anatomy, circuit, pivots, settings, validator, texts=texts, seed=seed,
-            on_step=step_done, state=state, note=files.note, what=what,
-        )  # fmt: skip
-    if " at step " in amplified.stopped:  # neither all steps taken nor out of patience
-        files.note(f"{what}: {amplified.stopped}; the best step before it is kept")
-    return amplified
+    files, amplified = training.files, training.on(circuit, "amplify", STEPS)
+    summary = {
+        "made_from": files.made_from,
+        "best_step": amplified.best_step,
+        "coefficient": amplified.coefficient,
+        "stopped": amplified.stopped,
+        "history": [_finite(record.to_row()) for record in amplified.history],
+    }
+    write_sealed(files / SUMMARY, AMPLIFY, 1, summary)
+    save_patch(files / PATCH, make_patch(training.model, circuit, amplified, base, made_by))
 
 
 def make_patch(
@@ -111,15 +101,6 @@ def make_patch(
         circuit=[str(component) for component in circuit.components],
         made_by={**made_by, "best_step": amplified.best_step},
     )
-
-
-def amplify_summary(amplified: Amplified) -> Row:
-    return {
-        "best_step": amplified.best_step,
-        "coefficient": amplified.coefficient,
-        "stopped": amplified.stopped,
-        "history": [_finite(record.to_row()) for record in amplified.history],
-    }
 
 
 def _finite(value: Any) -> Any:

@@ -13,9 +13,7 @@ from cca.gradients.sampled_likelihood import Text
 from cca.models.anatomy.anatomy import Anatomy
 from cca.models.memory import halving
 from cca.pivots.pivot import Pivot
-from cca.runs.folder.stage_files import StageFiles
-from cca.runs.folder.stage_inputs import MASK
-from cca.runs.progress.progress import RunProgress
+from cca.runs.folder.stage_files import MASK, StageFiles
 from cca.runs.replica import broadcast_file
 
 FILE = "circuit.jsonl"
@@ -33,13 +31,12 @@ def run_circuit(
     texts: Sequence[Text],
     rows: str,
     seed: int,
-    progress: RunProgress,
 ) -> None:
     """Write ``circuit.jsonl``. ``settings`` are those of `resolve_auto`; ``texts`` are retention texts."""
     trains = "dcm" in settings.localiser.split()
     what = f"circuit: {settings.localiser}"
     total = {"attribution": len(pivots), "dcm": settings.epochs}.get(settings.localiser)
-    with files.timed(), progress.work(what, total) as report:
+    with files.timed(), files.progress.work(what, total) as report:
 
         def attempt(batch_size: int) -> Circuit:
             state = files.training_state(MASK)

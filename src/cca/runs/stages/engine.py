@@ -14,7 +14,7 @@ from cca.engines.hf import HFEngine
 from cca.engines.weight_sync import ModelSource, WeightWatch
 from cca.errors import CcaError
 from cca.models.loading import LoadedModel
-from cca.runs.config.config import Config
+from cca.runs.config import Config
 
 ROOM = 2.5
 """Free memory that vLLM needs, in multiples of the model's weights: a copy, its cache, gradients."""

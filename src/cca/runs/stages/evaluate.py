@@ -1,37 +1,27 @@
-"""The evaluate stage: base and patched on the same test problems and retention sets, and the controls beside them.
+"""The evaluate stage: base and patched on the same test problems and retention sets, and their controls.
 
 The test split is read here and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from math import isfinite
 from statistics import median
-from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from cca.amplify.amplify import Amplified
-from cca.amplify.settings import AmplifyConfig, BudgetConfig
+from cca.amplify.settings import BudgetConfig
 from cca.circuits.circuit import Circuit, random_circuit, shares
 from cca.evaluation.accuracy import localisation
 from cca.evaluation.answers import Answering, weights_key
-from cca.evaluation.validation import AgainstBase, Validator
+from cca.evaluation.validation import AgainstBase
 from cca.files import Row, read_sealed, write_sealed
-from cca.gradients.sampled_likelihood import Text
-from cca.models.anatomy.anatomy import Anatomy
 from cca.models.anatomy.components import KINDS
 from cca.patches.patch import Patch
-from cca.pivots.pivot import Pivot
-from cca.pivots.traces import Grader
 from cca.problems.task import Task
-from cca.runs.folder.stage_files import StageFiles
-from cca.runs.folder.stage_inputs import CONTROL
-from cca.runs.progress.progress import RunProgress
-from cca.runs.progress.trackers import Track
-from cca.runs.stages.amplify import AMPLIFY, SUMMARY, train
+from cca.runs.folder.stage_files import CONTROL
+from cca.runs.stages.amplify import AMPLIFY, SUMMARY, Training
 
 FILE = "evaluation.json"
 FORMAT = "cca.evaluation"
@@ -39,93 +29,65 @@ NO_BUDGET = BudgetConfig(points=100.0, drift=1e9)
 
 
 def run_evaluate(
-    files: StageFiles,
+    training: Training,
     patch: Patch,
     circuit: Circuit,
-    pivots: Sequence[Pivot],
-    model: PreTrainedModel,
-    anatomy: Anatomy,
     task: Task,
-    grader: Grader,
     answering: Answering,
-    settings: AmplifyConfig,
-    *,
-    controls: int,
-    texts: Sequence[Text],
     max_new_tokens: int,
-    seed: int,
-    progress: RunProgress,
-    track: Track,
+    controls: int,
 ) -> None:
-    """Write ``evaluation.json``: base and patched on the test split, and ``controls`` random circuits."""
+    """Write ``evaluation.json``: base and patched on the test split, and ``controls`` random circuits.
+
+    ``training`` is that of the controls: no cost disqualifies a step of theirs.
+    """
+    files, model, anatomy, pivots = training.files, training.model, training.anatomy, training.pivots
     with files.timed():
-        with progress.work("evaluate: base and patched", None):
-            tested = AgainstBase(
-                model, grader, answering, task.test, task.retention, task.seen_templates, max_new_tokens, seed,
-                note=files.note,
-            )  # fmt: skip
+        with files.progress.work("evaluate: base and patched", None):
+            tested = AgainstBase(model, answering, task, max_new_tokens, training.seed, files.note)
             weights = weights_key((e.parameter, e.axis, e.indices, e.before, e.after) for e in patch.edits)
             with patch.applied(model):
                 measured = tested(weights)
             base, patched = (f"{measured[side]['cut_off']:.1%}" for side in ("base", "patched"))
-            progress.say(
+            files.progress.say(
                 f"evaluate: {base} of the base's answers and {patched} of the patched model's were cut off at "
                 f"{max_new_tokens} tokens"
             )
         measured |= {
-            "share": shares(circuit, anatomy, settings.rows),
+            "share": shares(circuit, anatomy, training.settings.rows),
             "circuit": {"components": len(circuit), "method": circuit.method},
             "anatomy": {
                 "layers": [{kind: anatomy.count(layer.index, kind) for kind in KINDS} for layer in anatomy.layers]
             },
             "pivots": {"count": len(pivots)},
+            "controls": {},
         }
-        planted = localisation(pivots, task.train, grader)
+        planted = localisation(pivots, task.train, answering.grader)
         if planted:
             measured["pivots"]["planted"] = planted
-    measured["controls"] = {}
     with files.timed("controls"):
         if controls:
-            unbounded = NO_BUDGET  # no cost of a control disqualifies a step
-            validator = Validator(
-                model, grader, answering, task.validation, task.retention, unbounded, max_new_tokens, files.note
-            )
-
-            def train_control(control: Circuit, what: str) -> Amplified:
-                return train(
-                    files, model, anatomy, control, pivots, settings, validator,
-                    texts=texts, seed=seed, what=what, kept_in=CONTROL, progress=progress, track=track,
-                )  # fmt: skip
-
-            measured["controls"] = _controls(files, anatomy, circuit, tested, controls, seed, train_control)
+            measured["controls"] = _controls(training, circuit, tested, controls)
     write_sealed(files / FILE, FORMAT, 1, {"made_from": files.made_from, **measured})
 
 
-def _controls(
-    files: StageFiles,
-    anatomy: Anatomy,
-    circuit: Circuit,
-    tested: AgainstBase,
-    count: int,
-    seed: int,
-    train_control: Callable[[Circuit, str], Amplified],
-) -> Row:
+def _controls(training: Training, circuit: Circuit, tested: AgainstBase, count: int) -> Row:
     """Random circuits of the same size and mix, amplified on the same pivots with the same settings and no budget.
 
     ``matched`` is the first validated step at which a control is as accurate as the patch on the validation data:
-    what the same gain costs there. Its drift, like the patch's beside it, is that of the validation halves.
+    what the same gain costs there. Its drift, like the patch's, is that of the validation halves.
     """
-    summary = read_sealed(files / SUMMARY, AMPLIFY, 1)
+    summary = read_sealed(training.files / SUMMARY, AMPLIFY, 1)
     target = next(r["validation"] for r in summary["history"] if r["step"] == summary["best_step"])
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(training.seed)
     draws = []
     for draw in range(count):
-        control = random_circuit(anatomy, circuit, generator)
-        amplified = train_control(control, f"control: random circuit {draw + 1} of {count}")
+        control = random_circuit(training.anatomy, circuit, generator)
+        amplified = training.on(control, f"control: random circuit {draw + 1} of {count}", CONTROL)
         draws.append(_control_row(tested, amplified, control, target))
     matched = [row["drift"] for draw in draws if (row := draw["matched"]) and row["drift"] is not None]
     drifts = [kl for draw in draws if (kl := draw["drift"]["kl"]) is not None]
-    row: dict[str, Any] = {
+    row: Row = {
         "draws": draws,
         "gain": {"points": median(draw["gain"]["points"] for draw in draws)},
         "drift": {"kl": median(drifts) if drifts else None},

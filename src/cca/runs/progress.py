@@ -97,14 +97,11 @@ class _CurrentWork:
         each = (self.written - self.began) / done_here if done_here > 0 else None
         left = None if self.total is None or each is None else each * (self.total - self.done)
         whole = {
-            "what": self.what,
-            "done": self.done,
-            "total": self.total,
-            "since": self.since,
-            "updated": now(),
+            "what": self.what, "done": self.done, "total": self.total, "since": self.since, "updated": now(),
             "seconds_each": each if each is None else round(each, 4),
-        }
-        write_json(self.path, {**whole, "seconds_left": left if left is None else round(left, 1)})
+            "seconds_left": left if left is None else round(left, 1),
+        }  # fmt: skip
+        write_json(self.path, whole)
 
 
 def now() -> str:

@@ -1,6 +1,6 @@
 """The configuration as text: every key with its meaning, a run.yaml to begin with, a JSON schema for editors.
 
-All of it is made from the fields and the texts below them in `cca.runs.config.config`, so none of it can fall behind.
+All of it is made from the fields and the texts below them in `cca.runs.config`, so none of it can fall behind.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 
 from cca.errors import CcaError
 from cca.problems.task_config import SHAPES
-from cca.runs.config.config import Config, make_config, nearest
+from cca.runs.config import Config, make_config, section_of
+from cca.section import nearest
 
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 Line = Callable[[str, str], str]
@@ -31,7 +32,7 @@ def describe(key: str | None = None) -> str:
     section: type[BaseModel] = Config
     *parents, last = key.split(".")
     for parent in parents:
-        section = _model(_field(section, parent, key)) or section
+        section = section_of(_field(section, parent, key)) or section
     field = _field(section, last, key)
     return "\n".join(_entry(last, field, "", _plainly))
 
@@ -55,7 +56,7 @@ def starter(given: Mapping[str, Any]) -> str:
         "",
     ]
     for name, field in Config.model_fields.items():
-        model = _model(field)
+        model = section_of(field)
         if model is None:
             lines += [*_entry(name, field, "", line, resolved), ""]
         else:
@@ -66,26 +67,11 @@ def starter(given: Mapping[str, Any]) -> str:
 def schema() -> dict[str, Any]:
     """The JSON schema of run.yaml. A section may be a heading without keys, as `cca init` leaves them."""
     whole = {"$schema": SCHEMA, **Config.model_json_schema(), "title": "run.yaml of cca"}
-    _allow_empty(whole, Config)
-    for name, definition in whole["$defs"].items():
-        _allow_empty(definition, next((m for m in _sections(Config) if m.__name__ == name), None))
+    for definition in (whole, *whole["$defs"].values()):
+        for described in definition["properties"].values():
+            if "$ref" in described:
+                described["anyOf"] = [{"$ref": described.pop("$ref")}, {"type": "null"}]
     return whole
-
-
-def _sections(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    for field in section.model_fields.values():
-        model = _model(field)
-        if model is not None:
-            yield model
-            yield from _sections(model)
-
-
-def _allow_empty(definition: dict[str, Any], section: type[BaseModel] | None) -> None:
-    """Let the sections in ``definition`` be null."""
-    for name, field in section.model_fields.items() if section else ():
-        if _model(field) is not None:
-            reference = definition["properties"][name].pop("$ref")
-            definition["properties"][name]["anyOf"] = [{"$ref": reference}, {"type": "null"}]
 
 
 def _section(section: type[BaseModel], indent: str, line: Line, values: Mapping[str, Any] | None = None) -> list[str]:
@@ -98,7 +84,7 @@ def _entry(
     """The lines of one key, and of those below it; with ``values`` they are shown in place of the defaults."""
     if field.description:
         yield f"{indent}# {field.description}{_choices(field)}"
-    model = _model(field)
+    model = section_of(field)
     if model is not None:
         yield f"{indent}{name}:"
         yield from _section(model, indent + "  ", line, None if values is None else values[name])
@@ -131,11 +117,6 @@ def _field(section: type[BaseModel], name: str, key: str) -> FieldInfo:
     if field is None:
         raise CcaError(f"unknown config key {key!r}; {nearest(name, list(section.model_fields))}")
     return field
-
-
-def _model(field: FieldInfo) -> type[BaseModel] | None:
-    annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _yaml(value: Any) -> str:

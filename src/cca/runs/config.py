@@ -5,13 +5,13 @@ Unknown keys are refused by name. A preset sets defaults; what run.yaml or ``--s
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from cca.amplify.settings import AmplifyConfig
 from cca.circuits.settings import CircuitConfig
@@ -23,8 +23,28 @@ from cca.models.anatomy.declarations import declaration_for
 from cca.pivots.settings import PivotsConfig, TracesConfig
 from cca.problems.task_config import SHAPES, TaskSpec
 from cca.problems.task_config import TaskFiles as TaskFiles
-from cca.runs.config.presets import PRESETS
-from cca.section import Section, check_plain
+from cca.section import Section, check_plain, first_fault, merged
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # Published settings (arXiv 2512.16914): see docs/concepts.md for where each stands.
+    "paper": {
+        "traces": {"samples": 10, "temperature_when_right": 1.2, "temperature_when_wrong": 0.8, "templates_below": 0.8},
+        "pivots": {"method": "branching"},
+        "circuit": {
+            "localiser": "dcm", "gate": "double", "learning_rate": 5e-3, "decay_every": 5, "decay": 0.9, "epochs": 50,
+            "batch_size": 8, "penalty": 0.01, "initial": 1.0, "threshold": 0.5,
+        },
+        "amplify": {
+            "objective": "logit-gap", "optimiser": "gradient-descent", "whitening": "none", "rows": "paper",
+            "predicted_change": None,
+            "coefficient": 1e-4, "steps": 100, "patience": 100,
+            "validate_at": [2, 4, 6, 8, 10, *range(15, 101, 5)],
+            "budget": {"points": 100.0, "drift": 1e9},
+        },
+    },
+}  # fmt: skip
+"""Sets of defaults, which run.yaml and ``--set`` go over."""
 
 
 class Config(Section):
@@ -131,32 +151,14 @@ def make_config(given: Mapping[str, Any]) -> Config:
     if not isinstance(preset, str) or preset not in PRESETS:
         raise CcaError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     try:
-        config = Config.model_validate(_merged(PRESETS[preset], _filled(Config, given)))
+        config = Config.model_validate(merged(PRESETS[preset], given))
     except ValidationError as error:
-        raise CcaError(_first_fault(error)) from error
+        fault = first_fault(error, "config key", known_keys)
+        raise CcaError(f"{fault}; `cca config` says what it means" if fault.endswith("missing") else fault) from error
     amplify = given.get("amplify")
     if isinstance(amplify, Mapping) and "precondition" in amplify:
         config._notes = ("amplify.precondition is now called amplify.whitening",)
     return config
-
-
-def _filled(section: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
-    """``given`` with ``{}`` for sections that have a heading and no key, as `cca init` leaves them."""
-    filled = dict(given)
-    for name, field in section.model_fields.items():
-        model = field.annotation
-        if name in filled and isinstance(model, type) and issubclass(model, BaseModel):
-            inner = {} if filled[name] is None else filled[name]
-            filled[name] = _filled(model, inner) if isinstance(inner, Mapping) else inner
-    return filled
-
-
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 def _override(given: dict[str, Any], override: str) -> None:
@@ -176,33 +178,17 @@ def _override(given: dict[str, Any], override: str) -> None:
         raise CcaError(f"--set {key}: expected a YAML value, got {text!r}") from error
 
 
-def _first_fault(error: ValidationError) -> str:
-    fault = next((f for f in error.errors() if f["type"] == "extra_forbidden"), error.errors()[0])
-    path = [str(part) for part in fault["loc"]]
-    shape = 1 if path[0] == "task" else None  # which mapping a task was read as is no key of anybody's
-    where = ".".join(part for i, part in enumerate(path) if i != shape and part not in ("str", "dict[str,any]"))
-    if fault["type"] == "extra_forbidden":
-        known = known_keys(path[:-1])
-        return f"unknown config key {where!r}; {nearest(path[-1], known)}"
-    if fault["type"] == "missing":
-        return f"config key {where!r} is missing; `cca config` says what it means"
-    return f"config key {where!r}: {fault['msg'].lower().removeprefix('value error, ')}, got {fault['input']!r:.80}"
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint for who mistyped ``name``: the known key like it, or all of them."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-
-
 def known_keys(path: Sequence[str]) -> list[str]:
     """The keys of the section at ``path``."""
     section: type[BaseModel] = Config
     for part in path:
         if part == "task":
             continue  # its shape comes next
-        annotation = SHAPES[part] if part in SHAPES else section.model_fields[part].annotation
-        assert isinstance(annotation, type), annotation
-        assert issubclass(annotation, BaseModel), annotation
-        section = annotation
+        section = SHAPES[part] if part in SHAPES else section_of(section.model_fields[part]) or section
     return list(section.model_fields)
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that a field holds; None for a single value."""
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

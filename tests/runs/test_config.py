@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel
 
 from cca.errors import CcaError
-from cca.runs.config.config import Config, config_of, load_config, make_config
-from cca.runs.config.help_text import describe, schema, starter
+from cca.runs.config import Config, config_of, load_config, make_config
+from cca.runs.help_text import describe, schema, starter
 
 LEAST = {"model": "tinymath", "task": "tinymath", "out": "runs/x"}
 

@@ -7,32 +7,32 @@ import time
 
 import pytest
 
-from cca.runs.stages.parallel_chunks import in_order
+from cca.runs.stages.traces_and_pivots import in_order
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 5])
-def test_results_come_in_the_order_of_the_chunks(lanes: int) -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_results_come_in_the_order_of_the_chunks(at_once: int) -> None:
     running, most, lock = 0, 0, threading.Lock()
-    side_by_side = threading.Barrier(lanes, timeout=60)
+    side_by_side = threading.Barrier(at_once, timeout=60)
 
     def work(chunk: int) -> int:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
-        if chunk <= lanes:
+        if chunk <= at_once:
             side_by_side.wait()  # breaks unless so many chunks are worked on at once
         time.sleep(0.02 if chunk % 3 == 0 else 0.001)
         with lock:
             running -= 1
         return chunk * chunk
 
-    assert list(in_order(range(1, 12), work, lanes)) == [n * n for n in range(1, 12)]
-    assert most == lanes
+    assert list(in_order(range(1, 12), work, at_once)) == [n * n for n in range(1, 12)]
+    assert most == at_once
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-def test_a_fault_comes_at_its_place_and_ends_the_rest(lanes: int) -> None:
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_fault_comes_at_its_place_and_ends_the_rest(at_once: int) -> None:
     begun: list[int] = []
 
     def work(chunk: int) -> int:
@@ -41,8 +41,8 @@ def test_a_fault_comes_at_its_place_and_ends_the_rest(lanes: int) -> None:
             raise ValueError("broken")
         return chunk
 
-    results = in_order(range(100), work, lanes)
+    results = in_order(range(100), work, at_once)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="broken"):
         next(results)
-    assert len(begun) <= 3 + lanes
+    assert len(begun) <= 3 + at_once
