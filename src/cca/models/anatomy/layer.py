@@ -68,10 +68,6 @@ class LayerAnatomy:
         return self.pattern("q").length if self.attention else 0
 
     @property
-    def v_head_dim(self) -> int:
-        return self.pattern("v").length if self.attention else 0
-
-    @property
     def n_routed(self) -> int:
         return self.experts.count * self.experts.neurons if self.experts else 0
 
