@@ -50,11 +50,11 @@ class Pivot:
         if not isinstance(row, dict) or set(row) != {field.name for field in fields(Pivot)}:
             raise CcaError(f"expected a pivot row, got other fields: {row!r:.120}")
         texts = all(isinstance(row[name], str) for name in ("problem", "template", "method"))
-        if not texts or not isinstance(row["greedy_right"], bool) or not is_token(row["sample"]):
+        if not texts or not isinstance(row["greedy_right"], bool) or not _token(row["sample"]):
             raise CcaError(f"pivot of problem {row['problem']!r:.80}: a value is not of its kind: {row!r:.200}")
         prompt, prefix = row["prompt"], row["prefix"]
         lists = isinstance(prompt, list) and isinstance(prefix, list) and bool(prompt or prefix)
-        if not lists or not all(map(is_token, (*prompt, *prefix, row["desired"], row["undesired"]))):
+        if not lists or not all(map(_token, (*prompt, *prefix, row["desired"], row["undesired"]))):
             raise CcaError(f"pivot of problem {row['problem']!r:.80}: expected token ids (whole numbers) throughout")
         return Pivot(**{**row, "prompt": tuple(prompt), "prefix": tuple(prefix)})
 
@@ -79,8 +79,7 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
     return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
 
 
-def is_token(value: object) -> bool:
-    """True for what may stand for a token in a file."""
+def _token(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 31
 
 

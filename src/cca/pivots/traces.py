@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from cca.engines.engine import Completion, Engine, GreedyPath, Progress, Request, Tokens, request_seed
 from cca.errors import CcaError
 from cca.files import Row
-from cca.pivots.pivot import is_token
 from cca.pivots.settings import TracesConfig
 from cca.problems.judges.judge import Judge, Judgement, Verdict
 from cca.problems.problem import Problem
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 
 FORMAT, VERSION = "cca.traces", 1
+MOST_TOKENS = 1 << 31
+"""Upper bound of the token ids in a file."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,12 @@ class Trace:
             all(isinstance(row[name], str) for name in ("problem", "text", "verdict"))
             and isinstance(row["answer"], str | None)
             and isinstance(row["finished"], bool)
-            and is_token(sample)
+            and type(sample) is int
+            and sample >= 0
             and type(temperature) in (int, float)
             and 0 <= temperature < math.inf
             and isinstance(token_ids, list)
-            and all(map(is_token, token_ids))
+            and all(type(token) is int and 0 <= token < MOST_TOKENS for token in token_ids)
             and row["verdict"] in list(Verdict)
         )
         if not sound:
@@ -164,10 +166,10 @@ class Grader:
         """The verdict on a completion. ``cut_off``: it reached its token limit, so only a closed answer counts."""
         return self.judge(self.codec.decode(token_ids), problem.answer, cut_off=cut_off)
 
-    def verdict(self, problem: Problem, token_ids: Sequence[int], *, finished: bool) -> Verdict | None:
-        """The verdict on a completion; None where the token limit cut it off before its answer."""
+    def right(self, problem: Problem, token_ids: Sequence[int], finished: bool) -> bool | None:
+        """True for a right completion; None where the token limit cut it off before its answer."""
         verdict = self.judgement(problem, token_ids, cut_off=not finished).verdict
-        return verdict if finished or verdict is not Verdict.UNREADABLE else None
+        return None if not finished and verdict is Verdict.UNREADABLE else verdict is Verdict.RIGHT
 
     def finished(self, token_ids: Sequence[int]) -> bool:
         """The stop rule for engines: True when the verdict on a completion cannot change any more."""
