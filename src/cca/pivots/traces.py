@@ -166,10 +166,10 @@ class Grader:
         """The verdict on a completion. ``cut_off``: it reached its token limit, so only a closed answer counts."""
         return self.judge(self.codec.decode(token_ids), problem.answer, cut_off=cut_off)
 
-    def right(self, problem: Problem, token_ids: Sequence[int], finished: bool) -> bool | None:
-        """True for a right completion; None where the token limit cut it off before its answer."""
+    def verdict(self, problem: Problem, token_ids: Sequence[int], *, finished: bool) -> Verdict | None:
+        """The verdict on a completion; None where the token limit cut it off before its answer."""
         verdict = self.judgement(problem, token_ids, cut_off=not finished).verdict
-        return None if not finished and verdict is Verdict.UNREADABLE else verdict is Verdict.RIGHT
+        return verdict if finished or verdict is not Verdict.UNREADABLE else None
 
     def finished(self, token_ids: Sequence[int]) -> bool:
         """The stop rule for engines: True when the verdict on a completion cannot change any more."""
