@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -70,9 +70,7 @@ def shares(circuit: Circuit, anatomy: Anatomy, rows: str = "paper") -> dict[str,
 
 
 def save_circuit(path: Path, circuit: Circuit, **header: object) -> None:
-    rows = [{"component": str(c), "score": circuit.scores.get(c)} for c in circuit.components]
-    for row in rows:
-        _checked_score(row["component"], row["score"])
+    rows = [{"component": str(c), "score": _checked_score(str(c), circuit.scores.get(c))} for c in circuit.components]
     write_rows(path, FORMAT, VERSION, rows, method=circuit.method, **header)
 
 
@@ -107,11 +105,7 @@ def _checked_score(name: str, score: object) -> float | None:
         return None
     if isinstance(score, bool) or not isinstance(score, int | float):
         raise CcaError(f"{name}: expected a number as its score or none, got {score!r:.40}")
-    try:
-        finite = math.isfinite(score)
-    except OverflowError:  # a whole number too large for a float
-        finite = False
-    if not finite:
+    if not abs(score) <= sys.float_info.max:  # a whole number may be larger too
         raise CcaError(f"{name}: expected a finite score, got {score!r:.40}")
     return float(score)
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from cca.engines.engine import Completion, GreedyPath, Request, StopRule, Tokens
 from cca.engines.rows import Rows
+from cca.models.precision import in_double
 
 STOP_EVERY = 8
 """Decoded tokens between two looks at the stop rule of a row; it costs Python time, a late stop a few tokens."""
@@ -118,11 +119,6 @@ def context_length(model: PreTrainedModel) -> int:
 def uniforms(seed: int, steps: int) -> Tensor:
     """(steps,) float64 numbers in [0, 1) on the CPU; a longer draw begins with the shorter one."""
     return torch.rand(steps, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def in_double(x: Tensor) -> Tensor:
-    """``x`` in float64, on its device; on the CPU where that has no float64 (MPS)."""
-    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def choose(logits: Tensor, temperatures: Tensor, places: Tensor | None) -> Tensor:

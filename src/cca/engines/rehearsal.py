@@ -27,7 +27,6 @@ from cca.engines.rows import CachedRows, Rows, Shortcuts, make_rows
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy
 from cca.models.forward.prefix_state import fixed_rotation_limit
-from cca.models.forward.prefixes import is_direct
 from cca.models.memory import is_out_of_memory
 
 OWN = (2, 8, 5)
@@ -50,7 +49,7 @@ def rehearse(model: PreTrainedModel, anatomy: Anatomy | None) -> tuple[Shortcuts
     kind = type(model).__name__
     room = context_length(model) >= SHARED + max(OWN) + max(WRITTEN)
     with torch.inference_mode():
-        readable = anatomy is not None and is_direct(anatomy) and fixed_rotation_limit(model) is None
+        readable = anatomy is not None and anatomy.interface and fixed_rotation_limit(model) is None
         direct = Shortcuts(share=room)
         if readable and not any(_fault(model, anatomy, direct, shared) for shared in ([0, SHARED] if room else [0])):
             return direct, ""

@@ -108,7 +108,7 @@ def prefixed(
     if shared is None and own is None:
         yield
         return
-    kind = DirectPrefixes if is_direct(anatomy) else CachedPrefixes
+    kind = DirectPrefixes if anatomy.interface else CachedPrefixes
     with hooked_attention(model, anatomy, prefixes=kind(model, shared, own)):
         yield
 
@@ -201,7 +201,7 @@ def _computed(
             raise CcaError("prefixes: expected to be computed outside of gated and prefixed blocks, got one open")
         # the logits are not needed: project one position per row, the least a model can be asked for
         stack.callback(project_only(model, rows, torch.full_like(rows, T - 1)).remove)
-        if not is_direct(anatomy):
+        if not anatomy.interface:
             prefixes = CachedPrefixes(model, shared, None)
             stack.enter_context(hooked_attention(model, anatomy, prefixes=prefixes))
             model(input_ids=tokens)
@@ -232,11 +232,6 @@ def project_only(model: PreTrainedModel, rows: Tensor, positions: Tensor) -> tor
 
     head: Any = model.get_output_embeddings()
     return head.register_forward_pre_hook(gather)
-
-
-def is_direct(anatomy: Anatomy) -> bool:
-    """True where prefixes are read inside the attention function of every layer."""
-    return all(parts.interface for parts in anatomy.layers if parts.attention is not None)
 
 
 def _device(model: PreTrainedModel) -> torch.device:
