@@ -14,7 +14,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-NAMES = ("coverage", "branching", "masking", "amplify", "drafts", "memory", "patch_big_checkpoint", "demo")
+NAMES = ("coverage", "branching", "masking", "amplify", "drafts", "memory", "decoding", "patch_big_checkpoint", "demo")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="which (default: all)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default: 2)")
     parser.add_argument("--markdown", action="store_true", help="print the tables of docs/performance.md")
+    parser.add_argument("--model", help="a model folder for `decoding` (default: random weights)")
     options = parser.parse_args()
 
     import torch
@@ -34,7 +35,8 @@ def main() -> int:
     rows: list[Row] = []
     start = time.perf_counter()
     for name in options.names or NAMES:
-        found = importlib.import_module(f"benchmarks.{name}").measure()
+        given = [options.model] if name == "decoding" else []
+        found = importlib.import_module(f"benchmarks.{name}").measure(*given)
         rows += found
         if not options.markdown:
             print(f"\n{name}\n{table(found, markdown=False)}", flush=True)

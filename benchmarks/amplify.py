@@ -13,10 +13,10 @@ from benchmarks.models import random_llama, random_pivots
 from cca.circuits.attribution import attribution_circuit, gate_gradient
 from cca.circuits.circuit import Circuit, whole_model
 from cca.circuits.settings import Size
-from cca.gradients.objectives import OBJECTIVES
-from cca.gradients.pivot_gradient import add_pivot_gradient
+from cca.gradients.pivot_gradient import OBJECTIVES, add_pivot_gradient
 from cca.gradients.trainable_rows import Key, TrainableRows
-from cca.models.anatomy.anatomy import Anatomy, anatomy_of, get_rows
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
+from cca.models.anatomy.weight_rows import get_rows
 from cca.pivots.pivot import Pivot
 
 PAIRS = 3

@@ -18,8 +18,7 @@ from benchmarks.measuring import Measured, Row
 from cca.engines.hf import HFEngine
 from cca.errors import CcaError
 from cca.models.loading import load_model
-from cca.pivots.branching import branching_pivots
-from cca.pivots.find import pair_traces
+from cca.pivots.find import branching_pivots, pair_traces
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import Grader, Trace, sample_traces
@@ -43,19 +42,16 @@ class Naive:
     grader: Grader
     generated_tokens: int = field(default=0, init=False)
 
-    def pivot(self, problem: Problem, sampled: Trace) -> Pivot | None:
+    def pivot(self, problem: Problem, sampled: Trace) -> list[Pivot]:
         prompt, text = self.grader.prompt_ids(problem), sampled.token_ids
         before = self.completed(prompt, ())
         for k in range(len(text)):
             after = self.completed(prompt, text[: k + 1])
             right = [self.grader.judgement(problem, t).verdict is Verdict.RIGHT for t in (before, after)]
             if right[0] != right[1]:
-                return make_pivot(
-                    problem.id, problem.template, prompt, text[:k], text[k], before[k],
-                    greedy_right=right[0], method="branching", sample=sampled.sample,
-                )  # fmt: skip
+                return [make_pivot(problem, prompt, sampled, k, before[k], greedy_right=right[0], method="branching")]
             before = after
-        return None
+        return []
 
     def completed(self, prompt: tuple[int, ...], text: tuple[int, ...]) -> tuple[int, ...]:
         end = self.model.generation_config.eos_token_id

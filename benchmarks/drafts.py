@@ -20,8 +20,7 @@ from cca.engines.engine import Request, Tokens, complete_drafts, make_drafts
 from cca.engines.hf import HFEngine
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.loading import load_model
-from cca.pivots.branching import branching_pivots
-from cca.pivots.find import pair_traces
+from cca.pivots.find import branching_pivots, pair_traces
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import Grader, sample_traces
 from cca.problems.judges import make_judge
@@ -54,7 +53,7 @@ def measure() -> list[Row]:
 def _edit(model: PreTrainedModel, grader: Grader, engine: HFEngine, problems: Sequence[Problem]) -> Amplified:
     traces = sample_traces(problems, grader, engine, TracesConfig(), NEW_TOKENS)
     pairs = pair_traces(problems, traces)
-    pivots = [p for p in branching_pivots(pairs, grader, engine, NEW_TOKENS) if p is not None]
+    pivots = [pivot for own in branching_pivots(pairs, grader, engine, NEW_TOKENS) for pivot in own]
     anatomy = anatomy_of(model)
     gradient = gate_gradient(model, anatomy, pivots)
     circuit = attribution_circuit(gradient, anatomy, "absolute", ["neuron"], Size.parse(NEURONS), "paper")

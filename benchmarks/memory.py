@@ -18,8 +18,7 @@ from benchmarks.models import random_llama, random_pivots
 from cca.amplify.amplify import Validation, amplify
 from cca.amplify.settings import AmplifyConfig
 from cca.circuits.circuit import Circuit, random_circuit
-from cca.gradients.objectives import OBJECTIVES
-from cca.gradients.pivot_gradient import add_pivot_gradient
+from cca.gradients.pivot_gradient import OBJECTIVES, add_pivot_gradient
 from cca.gradients.trainable_rows import TrainableRows
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.weight_rows import WeightRows

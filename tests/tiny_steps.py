@@ -12,7 +12,7 @@ import tiny_world
 from cca.amplify.amplify import Amplified, Validation, amplify
 from cca.amplify.settings import AmplifyConfig
 from cca.circuits.circuit import Circuit
-from cca.gradients.objectives import OBJECTIVES
+from cca.gradients.pivot_gradient import OBJECTIVES
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.anatomy.components import Component
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -50,11 +50,6 @@ def initialise() -> None:
         torch.cuda.set_device(place)
     with _together():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
-
-
-def shut_down() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def size() -> int:
@@ -114,20 +109,19 @@ def all_reduce_sums(*numbers: float) -> list[float]:
 
 def all_reduce_(tensor: Tensor) -> None:
     """Replace ``tensor`` by its sum over all ranks."""
-    if size() > 1:
-        value = tensor.contiguous()
-        with _together():
-            dist.all_reduce(value)
-        if value is not tensor:
-            tensor.copy_(value)
+    _replace(tensor, dist.all_reduce)
 
 
 def broadcast_(tensor: Tensor) -> None:
     """Replace ``tensor`` by what rank 0 has, where each computed its own: devices need not round alike."""
+    _replace(tensor, lambda value: dist.broadcast(value, 0))
+
+
+def _replace(tensor: Tensor, collective: Callable[[Tensor], object]) -> None:
     if size() > 1:
         value = tensor.contiguous()
         with _together():
-            dist.broadcast(value, 0)
+            collective(value)
         if value is not tensor:
             tensor.copy_(value)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -47,10 +46,8 @@ def test_the_best_step_wins_and_its_rows_are_returned(model: PreTrainedModel) ->
 
 
 def test_of_equal_steps_the_one_that_drifted_least_wins(model: PreTrainedModel) -> None:
-    drifts = iter([0.0, 3.0, 2.0, 2.5, 9, 9, 9])
-    seen = iter([0.5] + [0.7] * 6)
-    result = run(model, lambda: Validation(next(seen), next(drifts), {}, True))
-    assert result.best_step == 2
+    verdicts = iter([(0.5, 0.0), (0.7, 3.0), (0.7, 2.0), (0.7, 2.5), (0.7, 9), (0.7, 9), (0.7, 9)])
+    assert run(model, lambda: Validation(*next(verdicts), {}, True)).best_step == 2
 
 
 def test_a_step_outside_the_budget_never_wins(model: PreTrainedModel) -> None:
@@ -88,21 +85,13 @@ def test_only_the_steps_named_are_validated(model: PreTrainedModel) -> None:
     result = amplify(model, anatomy_of(model), CIRCUIT, PIVOTS, settings, validate, on_step=told.append)
     assert [record.step for record in result.history] == [0, 2, 5]
     assert told == list(result.history)
-    losses = [record.objective for record in told[1:]]
-    assert losses[1] is not None
-    assert losses[0] is not None
-    assert losses[1] < losses[0]
-    assert told[0].to_row()["validation"] == {
-        "accuracy": 0.5,
-        "drift": 1.0,
-        "retention": {},
-        "in_budget": True,
-        "cut_off": None,
-    }
+    assert (told[2].objective or 0.0) < (told[1].objective or 0.0)
+    first = {"accuracy": 0.5, "drift": 1.0, "retention": {}, "in_budget": True, "cut_off": None}
+    assert told[0].to_row()["validation"] == first
 
 
-@pytest.mark.parametrize("fault", ["raise", "interrupt"])
-def test_weights_are_restored_when_validation_fails(model: PreTrainedModel, fault: str) -> None:
+@pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt])
+def test_weights_are_restored_when_validation_fails(model: PreTrainedModel, fault: type[BaseException]) -> None:
     base = {name: parameter.clone() for name, parameter in model.named_parameters()}
     calls = 0
 
@@ -111,10 +100,10 @@ def test_weights_are_restored_when_validation_fails(model: PreTrainedModel, faul
         calls += 1
         if calls == 3:
             assert any(not torch.equal(parameter, base[name]) for name, parameter in model.named_parameters())
-            raise KeyboardInterrupt if fault == "interrupt" else ValueError
+            raise fault
         return judged(0.5)()
 
-    with pytest.raises(KeyboardInterrupt if fault == "interrupt" else ValueError):
+    with pytest.raises(fault):
         run(model, validate)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, base[name])
@@ -152,7 +141,7 @@ def test_a_zero_gradient_stops_with_a_word(model: PreTrainedModel) -> None:
         (CIRCUIT, PIVOTS, {"optimiser": "adam"}, "expected a coefficient"),
         (CIRCUIT, PIVOTS, {"predicted_change": None}, "expected predicted_change or coefficient"),
         (CIRCUIT, PIVOTS, {"whitening": "fisher"}, "expected text of other skills, got none"),
-        (CIRCUIT, PIVOTS, {"anchor": 1.0}, "expected texts to hold the model to, got none"),
+        (CIRCUIT, PIVOTS, {"anchor": 1.0}, "amplify.anchor: expected text of other skills, got none"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
@@ -171,12 +160,6 @@ def test_better() -> None:
     assert not better(verdict(0.5), verdict(0.5))
     assert not better(verdict(0.9, in_budget=False), verdict(0.1))
     assert not better(verdict(0.5, math.nan), verdict(0.5, 0.0))
-
-
-def test_settings_that_are_none_are_refused_by_name() -> None:
-    for wrong in ({"rows": "all"}, {"objective": "hinge"}, {"optimiser": "sgd"}, {"batch_size": 0}):
-        with pytest.raises(ValidationError, match=next(iter(wrong))):
-            AmplifyConfig.model_validate(wrong)
 
 
 def test_the_old_name_of_whitening_is_read() -> None:

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 import tiny_world
 from cca.amplify.amplify import Validation, amplify
 from cca.amplify.settings import AmplifyConfig
-from cca.gradients.objectives import OBJECTIVES
-from cca.gradients.pivot_gradient import add_pivot_gradient
+from cca.gradients.pivot_gradient import OBJECTIVES, add_pivot_gradient
 from cca.gradients.trainable_rows import TrainableRows
 from cca.models.anatomy.anatomy import anatomy_of
 from tiny_steps import CIRCUIT, PIVOTS, judged, objective_of, run, written

@@ -12,7 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from cca.models.anatomy.anatomy import Anatomy, Component, WeightRows, get_rows, set_rows_
+from cca.models.anatomy.anatomy import Anatomy
+from cca.models.anatomy.components import Component
+from cca.models.anatomy.weight_rows import WeightRows, get_rows, set_rows_
 
 PROMPTS = torch.randint(3, 60, (2, 12), generator=torch.Generator().manual_seed(0))
 Kept = list[tuple[WeightRows, Tensor]]
@@ -22,7 +24,7 @@ def at_output_projection(model: PreTrainedModel, anatomy: Anatomy) -> Tensor:
     """The last layer's attention result by Q head: (heads, ...)."""
     layer = anatomy.layers[-1]
     result = input_of(model, layer.pattern("o").module)
-    return result.unflatten(-1, (layer.n_heads, -1)).movedim(-2, 0)
+    return result.unflatten(-1, (layer.count("q"), -1)).movedim(-2, 0)
 
 
 def at_projection(role: str) -> Callable[[PreTrainedModel, Anatomy], Tensor]:
@@ -46,7 +48,7 @@ def in_cache(kind: str) -> Callable[[PreTrainedModel, Anatomy], Tensor]:
         kept = cache.layers[layer.index]
         states = kept.keys if kind == "k" else kept.values  # (B, heads, T, D)
         # Falcon keeps a copy of each K/V head for every Q head of its group.
-        return states.unflatten(1, (layer.n_kv_heads, -1)).movedim(1, 0)
+        return states.unflatten(1, (layer.count("k"), -1)).movedim(1, 0)
 
     return seen
 
@@ -126,7 +128,7 @@ def rows_kept(model: PreTrainedModel, rows: Iterable[WeightRows]) -> Iterator[Ke
 def rows_of_role(anatomy: Anatomy, components: list[Component], role: str) -> tuple[WeightRows, ...]:
     """The rows of one role alone, which no mode offers."""
     layers = tuple(
-        replace(layer, patterns=tuple(replace(p, role="up") for p in layer.patterns if p.role == role))
+        replace(layer, patterns=tuple(replace(p, role="up" if p.role == role else "") for p in layer.patterns))
         for layer in anatomy.layers
     )
     return replace(anatomy, layers=layers).rows(components, "up")

@@ -9,15 +9,15 @@ import torch
 from doubles import in_double
 from torch import Tensor
 from transformers import PreTrainedModel
-from zoo import TINY, VOCABULARY
+from zoo import TINY, VOCABULARY, whole_gaps
 
 import tiny_world
 from cca.circuits.circuit import Circuit
-from cca.gradients.objectives import OBJECTIVES
-from cca.gradients.pivot_gradient import MIN_SHARED, add_pivot_gradient
+from cca.gradients.pivot_gradient import MIN_SHARED, OBJECTIVES, add_pivot_gradient
 from cca.gradients.trainable_rows import TrainableRows
-from cca.models.anatomy.anatomy import Anatomy, anatomy_of, get_rows
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.components import KINDS
+from cca.models.anatomy.weight_rows import get_rows
 from cca.pivots.pivot import Pivot
 
 SHARED = torch.randint(3, VOCABULARY, (MIN_SHARED + 3,), generator=torch.Generator().manual_seed(6)).tolist()
@@ -85,11 +85,7 @@ def some_of_each_layer(anatomy: Anatomy) -> Circuit:
 def dense_gradients(model: PreTrainedModel, pivots: Sequence[Pivot]) -> tuple[float, dict[str, Tensor]]:
     """The mean objective and its gradient for every parameter, each prompt run whole and alone."""
     model.requires_grad_(True)
-    gaps = []
-    for pivot in pivots:
-        logits = model(input_ids=torch.tensor([pivot.tokens]), use_cache=False).logits[0, -1]
-        gaps.append(logits[pivot.desired] - logits[pivot.undesired])
-    loss = SOFTPLUS(torch.stack(gaps)).mean()
+    loss = SOFTPLUS(whole_gaps(model, pivots)).mean()
     names = [name for name, _ in model.named_parameters()]
     gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
     model.requires_grad_(False)

@@ -14,8 +14,9 @@ from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel, PreTrainedModel
 from zoo import OLD, TINY, energise
 
 from cca.errors import CcaError
-from cca.models.anatomy.anatomy import Component, Declaration, anatomy_of, check_anatomy
-from cca.models.anatomy.declarations import declaration_for, read_declaration
+from cca.models.anatomy.anatomy import anatomy_of, check_anatomy
+from cca.models.anatomy.components import Component
+from cca.models.anatomy.declarations import Declaration, declaration_for, read_declaration
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "your-model.md").read_text(encoding="utf-8")
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from zoo import TINY, VOCABULARY
 
-from cca.models.anatomy.anatomy import Anatomy, Component, anatomy_of
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
+from cca.models.anatomy.components import Component
 from cca.models.forward.gates import check_gates, gated
 
 KINDS = ("q", "k", "v", "neuron")
@@ -115,12 +116,12 @@ def test_gradients_equal_finite_differences(double_model: PreTrainedModel, anato
 def some_components(anatomy: Anatomy) -> Iterator[Component]:
     """One of each kind in each layer, and of routed and dense neurons."""
     for layer in anatomy.layers:
-        yield Component(layer.index, "q", layer.n_heads - 1)
-        yield Component(layer.index, "k", layer.n_kv_heads - 1)
+        yield Component(layer.index, "q", layer.count("q") - 1)
+        yield Component(layer.index, "k", layer.count("k") - 1)
         yield Component(layer.index, "v", 0)
         if layer.n_routed:
             yield Component(layer.index, "neuron", layer.n_routed // 2)
-        if layer.n_dense:
+        if layer.down is not None:
             yield Component(layer.index, "neuron", layer.n_routed + 5)
 
 

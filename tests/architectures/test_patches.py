@@ -15,7 +15,8 @@ from transformers.pytorch_utils import Conv1D
 from zoo import TINY
 
 from cca.errors import CcaError
-from cca.models.anatomy.weight_rows import EACH, get_rows, row_shape, same_bits
+from cca.models.anatomy.weight_rows import get_rows, same_bits
+from cca.models.checkpoint import EACH, row_shape
 from cca.patches.apply import verify, write_copy
 from cca.patches.patch import Patch
 from cca.patches.peft_export import export_lora

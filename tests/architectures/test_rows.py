@@ -7,8 +7,10 @@ import torch
 from zoo import TINY
 
 from cca.errors import CcaError
-from cca.models.anatomy.anatomy import Anatomy, Component, anatomy_of, get_rows, set_rows_
-from cca.models.anatomy.weight_rows import EACH, row_shape, with_rows
+from cca.models.anatomy.anatomy import Anatomy, anatomy_of
+from cca.models.anatomy.components import Component
+from cca.models.anatomy.weight_rows import get_rows, set_rows_, with_rows
+from cca.models.checkpoint import EACH, row_shape
 
 
 def named(anatomy: Anatomy, component: str, mode: str = "paper") -> dict[str, tuple[int, list[int]]]:
@@ -21,75 +23,66 @@ def span(start: int, stop: int) -> list[int]:
     return list(range(start, stop))
 
 
-def test_separate_projections():
-    anatomy = anatomy_of(TINY["llama-biased"]())
-    assert named(anatomy, "L1.q3") == {
-        "self_attn.q_proj.weight": (0, span(24, 32)),
-        "self_attn.q_proj.bias": (0, span(24, 32)),
-    }
-    assert named(anatomy, "L1.q3", "full")["self_attn.o_proj.weight"] == (1, span(24, 32))
-    assert "self_attn.o_proj.bias" not in named(anatomy, "L1.q3", "full")
-    assert named(anatomy, "L1.v1", "full").keys() == {"self_attn.v_proj.weight", "self_attn.v_proj.bias"}
-    assert named(anatomy, "L1.neuron7", "full") == {
-        "mlp.up_proj.weight": (0, [7]),
-        "mlp.up_proj.bias": (0, [7]),
-        "mlp.gate_proj.weight": (0, [7]),
-        "mlp.gate_proj.bias": (0, [7]),
-        "mlp.down_proj.weight": (1, [7]),
-    }
+# model -> (component, mode, its rows). 4 Q heads of 8, 2 K/V heads, 48 neurons, of 32 inputs; old ones 4 and 4, 128
+ROWS = {
+    "llama-biased": [
+        ("L1.q3", "paper", {f"self_attn.q_proj.{name}": (0, span(24, 32)) for name in ("weight", "bias")}),
+        ("L1.v1", "full", {f"self_attn.v_proj.{name}": (0, span(8, 16)) for name in ("weight", "bias")}),
+        ("L1.q3", "full", {
+            **{f"self_attn.q_proj.{name}": (0, span(24, 32)) for name in ("weight", "bias")},
+            "self_attn.o_proj.weight": (1, span(24, 32)),  # whose bias belongs to no head
+        }),
+        ("L1.neuron7", "full", {
+            **{f"mlp.{role}_proj.{name}": (0, [7]) for role in ("up", "gate") for name in ("weight", "bias")},
+            "mlp.down_proj.weight": (1, [7]),
+        }),
+    ],
+    "phi3": [  # fused in blocks
+        ("L1.q1", "paper", {"self_attn.qkv_proj.weight": (0, span(8, 16))}),
+        ("L1.k1", "paper", {"self_attn.qkv_proj.weight": (0, span(40, 48))}),
+        ("L1.v1", "paper", {"self_attn.qkv_proj.weight": (0, span(56, 64))}),
+        ("L1.neuron5", "paper", {"mlp.gate_up_proj.weight": (0, [53])}),
+        ("L1.neuron5", "full", {"mlp.gate_up_proj.weight": (0, [5, 53]), "mlp.down_proj.weight": (1, [5])}),
+    ],
+    "gpt-neox": [  # fused per head
+        ("L1.k2", "paper", {f"attention.query_key_value.{n}": (0, span(56, 64)) for n in ("weight", "bias")}),
+        ("L1.v0", "paper", {f"attention.query_key_value.{n}": (0, span(16, 24)) for n in ("weight", "bias")}),
+    ],
+    "falcon": [  # two groups of two Q heads, a K head and a V head
+        ("L1.q2", "paper", {"self_attention.query_key_value.weight": (0, span(32, 40))}),
+        ("L1.k1", "paper", {"self_attention.query_key_value.weight": (0, span(48, 56))}),
+    ],
+    "falcon-mqa": [("L1.v0", "paper", {"self_attention.query_key_value.weight": (0, span(40, 48))})],
+    "gpt2": [  # transposed
+        ("L1.v3", "full", {"attn.c_attn.weight": (1, span(88, 96)), "attn.c_attn.bias": (0, span(88, 96))}),
+        ("L1.q3", "full", {
+            "attn.c_attn.weight": (1, span(24, 32)), "attn.c_attn.bias": (0, span(24, 32)),
+            "attn.c_proj.weight": (0, span(24, 32)),
+        }),
+        ("L1.neuron9", "full", {
+            "mlp.c_fc.weight": (1, [9]), "mlp.c_fc.bias": (0, [9]), "mlp.c_proj.weight": (0, [9]),
+        }),
+    ],
+    "mixtral": [  # 4 experts of 48 neurons: expert 2, neuron 4
+        ("L1.neuron100", "full", {
+            "mlp.experts.gate_up_proj": (1, [2 * 96 + 4, 2 * 96 + 48 + 4]), "mlp.experts.down_proj": (2, [100]),
+        }),
+    ],
+    "gpt-oss": [
+        ("L1.neuron100", "full", {
+            "mlp.experts.gate_up_proj": (2, [2 * 96 + 8, 2 * 96 + 9]),
+            "mlp.experts.gate_up_proj_bias": (EACH, [2 * 96 + 8, 2 * 96 + 9]), "mlp.experts.down_proj": (1, [100]),
+        }),
+    ],
+    "qwen2-moe": [("L1.neuron66", "paper", {"mlp.shared_expert.up_proj.weight": (0, [2])})],  # after 4 experts of 16
+}  # fmt: skip
 
 
-def test_fused_in_blocks():
-    anatomy = anatomy_of(TINY["phi3"]())  # 4 Q heads, 2 K/V heads, 8 wide; 48 neurons
-    assert named(anatomy, "L1.q1") == {"self_attn.qkv_proj.weight": (0, span(8, 16))}
-    assert named(anatomy, "L1.k1") == {"self_attn.qkv_proj.weight": (0, span(40, 48))}
-    assert named(anatomy, "L1.v1") == {"self_attn.qkv_proj.weight": (0, span(56, 64))}
-    assert named(anatomy, "L1.neuron5") == {"mlp.gate_up_proj.weight": (0, [53])}
-    assert named(anatomy, "L1.neuron5", "full")["mlp.gate_up_proj.weight"] == (0, [5, 53])
-
-
-def test_fused_per_head():
-    anatomy = anatomy_of(TINY["gpt-neox"]())
-    assert named(anatomy, "L1.k2")["attention.query_key_value.weight"] == (0, span(2 * 24 + 8, 2 * 24 + 16))
-    assert named(anatomy, "L1.v0")["attention.query_key_value.bias"] == (0, span(16, 24))
-
-
-def test_fused_in_groups():
-    anatomy = anatomy_of(TINY["falcon"]())  # two groups of two Q heads, a K head and a V head
-    assert named(anatomy, "L1.q2") == {"self_attention.query_key_value.weight": (0, span(32, 40))}
-    assert named(anatomy, "L1.k1") == {"self_attention.query_key_value.weight": (0, span(48, 56))}
-    multi_query = anatomy_of(TINY["falcon-mqa"]())
-    assert named(multi_query, "L1.v0") == {"self_attention.query_key_value.weight": (0, span(40, 48))}
-
-
-def test_transposed():
-    anatomy = anatomy_of(TINY["gpt2"]())
-    assert named(anatomy, "L1.v3", "full") == {
-        "attn.c_attn.weight": (1, span(88, 96)),
-        "attn.c_attn.bias": (0, span(88, 96)),
-    }
-    assert named(anatomy, "L1.q3", "full")["attn.c_proj.weight"] == (0, span(24, 32))
-    assert named(anatomy, "L1.neuron9", "full") == {
-        "mlp.c_fc.weight": (1, [9]),
-        "mlp.c_fc.bias": (0, [9]),
-        "mlp.c_proj.weight": (0, [9]),
-    }
-
-
-def test_experts():
-    anatomy = anatomy_of(TINY["mixtral"]())  # 4 experts of 48 neurons
-    assert named(anatomy, "L1.neuron100", "full") == {  # expert 2, neuron 4
-        "mlp.experts.gate_up_proj": (1, [2 * 96 + 4, 2 * 96 + 48 + 4]),
-        "mlp.experts.down_proj": (2, [100]),
-    }
-    anatomy = anatomy_of(TINY["gpt-oss"]())
-    assert named(anatomy, "L1.neuron100", "full") == {
-        "mlp.experts.gate_up_proj": (2, [2 * 96 + 8, 2 * 96 + 9]),
-        "mlp.experts.gate_up_proj_bias": (EACH, [2 * 96 + 8, 2 * 96 + 9]),
-        "mlp.experts.down_proj": (1, [100]),
-    }
-    shared = anatomy_of(TINY["qwen2-moe"]())  # 4 experts of 16, then a shared one of 24
-    assert named(shared, "L1.neuron66") == {"mlp.shared_expert.up_proj.weight": (0, [2])}
+@pytest.mark.parametrize("name", ROWS)
+def test_the_rows_of_a_component(name):
+    anatomy = anatomy_of(TINY[name]())
+    for component, mode, expected in ROWS[name]:
+        assert named(anatomy, component, mode) == expected, (component, mode)
 
 
 def test_parameter_counts():

@@ -7,11 +7,14 @@ visibly. Grouped-query attention wherever the architecture has it; windows short
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma3ForConditionalGeneration, PretrainedConfig, PreTrainedModel
+
+from cca.pivots.pivot import Pivot
 
 VOCABULARY = 64
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -196,3 +199,12 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma3-multimodal": gemma3_multimodal,
 }
 RARE: dict[str, Callable[[], PreTrainedModel]] = {name: (lambda name=name: tiny(name)) for name in RARE_CONFIGS}
+
+
+def whole_gaps(model: PreTrainedModel, pivots: Iterable[Pivot]) -> Tensor:
+    """logit(desired) - logit(undesired) of each pivot, every prompt run whole and alone, (P,)."""
+    gaps = []
+    for pivot in pivots:
+        logits = model(input_ids=torch.tensor([pivot.tokens]), use_cache=False).logits[0, -1]
+        gaps.append(logits[pivot.desired] - logits[pivot.undesired])
+    return torch.stack(gaps)

@@ -7,7 +7,7 @@ import torch
 from doubles import in_double
 from torch import Tensor
 from transformers import PreTrainedModel
-from zoo import VOCABULARY
+from zoo import VOCABULARY, whole_gaps
 
 import tiny_world
 from cca.circuits.attribution import attribution_circuit, gate_gradient, top_scored
@@ -22,12 +22,8 @@ SHARED = torch.randint(3, VOCABULARY, (19,), generator=torch.Generator().manual_
 
 
 def mean_gap(model: PreTrainedModel, anatomy: Anatomy, pivots: list[Pivot], factors: Tensor) -> Tensor:
-    gaps = []
     with gated(model, anatomy, factors):
-        for pivot in pivots:
-            logits = model(input_ids=torch.tensor([pivot.tokens]), use_cache=False).logits[0, -1]
-            gaps.append(logits[pivot.desired] - logits[pivot.undesired])
-    return torch.stack(gaps).mean()
+        return whole_gaps(model, pivots).mean()
 
 
 @pytest.mark.parametrize("shared", [(), SHARED], ids=["own prompts", "shared examples"])

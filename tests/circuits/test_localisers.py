@@ -12,8 +12,7 @@ import tiny_world
 from cca.circuits.attribution import gate_fisher, integrated_gradient, selective_scores
 from cca.circuits.circuit import Circuit, random_circuit_by_layer
 from cca.circuits.localisers import Site, find_localiser
-from cca.circuits.natural import natural_circuit
-from cca.circuits.settings import LOCALISERS, CircuitConfig, Size, check_localiser, resolve_auto
+from cca.circuits.settings import LOCALISERS, CircuitConfig, check_localiser, resolve_auto
 from cca.errors import CcaError
 from cca.gradients.pivot_forward import PivotForward
 from cca.models.anatomy.anatomy import anatomy_of
@@ -146,14 +145,6 @@ def test_every_localiser_gives_a_circuit_of_the_size_asked_for(name: str, site: 
 def test_every_row_of_the_table_names_a_function() -> None:
     for name in LOCALISERS:
         assert callable(find_localiser(name)), name
-
-
-def test_natural_is_the_natural_circuit_of_the_site(site: Site) -> None:
-    own = natural_circuit(
-        site.model, site.anatomy, site.pivots, site.texts, Size.parse(5), ("q", "neuron"), "full", 0, 32
-    )
-    kinds = ("q", "neuron")
-    assert site.with_rows("full").locate(CircuitConfig(localiser="natural", size=5, kinds=kinds)) == own
 
 
 def test_auto_is_natural_with_text_of_other_skills_and_attribution_without(site: Site) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
+from zoo import whole_gaps
 
 import tiny_world
-from cca.circuits import natural
+from cca.circuits import localisers
 from cca.circuits.circuit import Circuit, shares
-from cca.circuits.natural import DAMPING, natural_circuit
-from cca.circuits.settings import Size
+from cca.circuits.localisers import DAMPING, Site, natural
+from cca.circuits.settings import CircuitConfig
 from cca.errors import CcaError
 from cca.gradients.fisher import measure_whitening
 from cca.models.anatomy.anatomy import anatomy_of
@@ -28,15 +28,8 @@ def model() -> PreTrainedModel:
 
 
 def located(model: PreTrainedModel, size: str, kinds: tuple[str, ...] = KINDS, rows: str = "paper") -> Circuit:
-    return natural_circuit(model, anatomy_of(model), PIVOTS, TEXTS, Size.parse(size), kinds, rows, seed=0, batch_size=4)
-
-
-def softplus_of(model: PreTrainedModel) -> Tensor:
-    gaps = []
-    for pivot in PIVOTS:
-        logits = model(input_ids=torch.tensor([pivot.tokens]), use_cache=False).logits[0, -1]
-        gaps.append(logits[pivot.desired] - logits[pivot.undesired])
-    return torch.nn.functional.softplus(-torch.stack(gaps)).mean()
+    site = Site(model, anatomy_of(model), PIVOTS, TEXTS, rows, batch_size=4)
+    return natural(site, CircuitConfig.model_validate({"size": size, "kinds": kinds}))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
@@ -49,7 +42,15 @@ def test_scores_are_what_the_rows_promise_a_parameter(name: str) -> None:
     every = anatomy.rows(circuit.components)
     whiten = measure_whitening(model, every, TEXTS, DAMPING, torch.Generator().manual_seed(0))
     weights = {row.parameter: model.get_parameter(row.parameter).requires_grad_(True) for row in every}
-    dense = dict(zip(weights, torch.autograd.grad(softplus_of(model), list(weights.values())), strict=True))
+    dense = dict(
+        zip(
+            weights,
+            torch.autograd.grad(
+                torch.nn.functional.softplus(-whole_gaps(model, PIVOTS)).mean(), list(weights.values())
+            ),
+            strict=True,
+        )
+    )
     assert {key for key in ((row.parameter, row.axis) for row in every) if not key[0].endswith("bias")} <= set(
         whiten.factors
     )
@@ -65,7 +66,7 @@ def test_scores_are_what_the_rows_promise_a_parameter(name: str) -> None:
 
 def test_groups_of_layers_change_nothing(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = located(model, "10% of parameters")
-    monkeypatch.setattr(natural, "HELD", 1)
+    monkeypatch.setattr(localisers, "HELD", 1)
     apart = located(model, "10% of parameters")
     assert apart.components == whole.components
 
@@ -84,7 +85,7 @@ def test_sizes(model: PreTrainedModel) -> None:
 
 def test_what_cannot_be_located_is_refused(model: PreTrainedModel) -> None:
     with pytest.raises(CcaError, match="expected text of other skills"):
-        natural_circuit(model, anatomy_of(model), PIVOTS, [], Size.parse("3"), KINDS, "paper", seed=0, batch_size=4)
+        natural(Site(model, anatomy_of(model), PIVOTS), CircuitConfig(size=3, kinds=KINDS))
     with pytest.raises(CcaError, match="this model has none"):
         located(model, "3", kinds=())
     with pytest.raises(CcaError, match="own rows in mode up, this model has none"):

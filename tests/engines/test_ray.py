@@ -17,7 +17,7 @@ from cca.engines.weight_sync import ModelSource, WeightWatch
 from cca.errors import CcaError
 from cca.models.anatomy.weight_rows import get_rows, set_rows_
 from cca.models.loading import LoadedModel, load_model
-from cca.pivots.branching import branching_pivots
+from cca.pivots.find import branching_pivots
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import Grader, opposite, sample_traces
 from cca.problems.judges import make_judge

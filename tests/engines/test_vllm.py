@@ -17,8 +17,7 @@ from cca.errors import CcaError
 from cca.models.anatomy.weight_rows import get_rows
 from cca.models.loading import LoadedModel, load_model
 from cca.patches.patch import Patch
-from cca.pivots.branching import branching_pivots
-from cca.pivots.find import pair_traces
+from cca.pivots.find import branching_pivots, pair_traces
 from cca.pivots.settings import TracesConfig
 from cca.pivots.traces import Grader, Trace, sample_traces
 from cca.problems.judges import make_judge

@@ -94,7 +94,7 @@ def test_layers_that_no_text_reaches_are_left_out() -> None:
     model = tiny("mixtral")
     anatomy = anatomy_of(model)
     text = [((5,), (2,))]
-    each = anatomy.layers[1].n_neurons // 4
+    each = anatomy.count(1, "neuron") // 4
     experts = [anatomy.rows([Component(1, "neuron", e * each)]) for e in range(4)]
     known = [fisher_blocks(model, rows, text, drawing()) for rows in experts]
     assert sorted(map(len, known)) == [0, 0, 1, 1]

@@ -9,11 +9,11 @@ import torch
 from doubles import in_double
 from torch import Tensor
 from transformers import PreTrainedModel
+from zoo import whole_gaps
 
 import tiny_world
 from cca.errors import CcaError
-from cca.gradients.objectives import OBJECTIVES, LogitObjective, make_objective
-from cca.gradients.pivot_gradient import KLAnchor, add_pivot_gradient
+from cca.gradients.pivot_gradient import OBJECTIVES, KLAnchor, add_pivot_gradient, make_objective
 from cca.gradients.trainable_rows import TrainableRows
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.components import Component
@@ -66,10 +66,7 @@ def test_gradients_are_finite_differences_of_the_definition(name: str, anchored:
     model, pivots, step = tiny_world.model(), tiny_world.pivots(5), 1e-5
     anatomy = anatomy_of(model)
     with in_double():
-        base, before = [], said(model)
-        for pivot in pivots:
-            last = logits(model, pivot.tokens)[-1]
-            base.append(float(last[pivot.desired] - last[pivot.undesired]))
+        base, before = whole_gaps(model, pivots).tolist(), said(model)
         objective = make_objective(name, model, anatomy, pivots, beta=2.0)
         anchor = KLAnchor(model, TEXTS, weight=3.0, batch_size=2) if anchored else None
         rows = moved(anatomy, model)
@@ -132,7 +129,3 @@ def test_softplus_is_the_loss_of_choosing_between_the_two_tokens() -> None:
     assert losses[0] == 200
     assert losses[-1] < 1e-80  # of a wide gap neither loss nor pull is left, and nothing overflows
     assert pull("softplus").tolist() == pytest.approx([-1.0, -0.7310586, -0.5, -0.1192029, 0.0], abs=1e-7)
-
-
-def test_objectives_of_gaps_are_not_taken_for_objectives_of_logits() -> None:
-    assert not any(isinstance(function, LogitObjective) for function in OBJECTIVES.values())

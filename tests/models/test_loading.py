@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerFast
 import tiny_world
 from cca.errors import CcaError
 from cca.models.checkpoint import JOURNALS
-from cca.models.fingerprint import model_fingerprint
 from cca.models.loading import Codec, load_model
 
 
@@ -52,14 +51,6 @@ def test_other_tokenizers_keep_their_spaces() -> None:
 def test_soft_caps_are_not_lost(tmp_path: Path) -> None:
     assert load_model(str(saved(tmp_path / "gemma2", "gemma2"))).model.config._attn_implementation == "eager"
     assert load_model(str(saved(tmp_path / "llama"))).model.config._attn_implementation == "sdpa"
-
-
-def test_the_fingerprint_sees_one_weight(tmp_path: Path) -> None:
-    loaded = load_model(str(saved(tmp_path)))
-    assert loaded.fingerprint == model_fingerprint(tiny_world.model(dtype=torch.float32))
-    with torch.no_grad():
-        loaded.model.get_parameter("model.layers.0.mlp.up_proj.weight")[3, 4] += 0.01
-    assert model_fingerprint(loaded.model) != loaded.fingerprint
 
 
 @pytest.mark.parametrize("journal", JOURNALS.values())

@@ -11,8 +11,10 @@ import pytest
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 
 HELD = """
-from cca.models.memory import give_back_freed_memory, held_memory, keep_freed_memory
+from cca.models.memory import give_back_freed_memory, keep_freed_memory
+import psutil
 import torch
+held_memory = lambda: psutil.Process().memory_info().rss
 done = keep_freed_memory()
 before = held_memory()
 del_me = torch.ones(16 << 20)

@@ -15,13 +15,12 @@ from cca.pivots.find import pair_traces
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.settings import PivotsConfig, TracesConfig
 from cca.pivots.success_rate import HIGHEST, LOWEST, success_rate_pivots
-from cca.pivots.traces import Grader, Trace, sample_traces
+from cca.pivots.traces import Grader, Pair, Trace, sample_traces
 from cca.problems.judges.judge import Judgement, Verdict
 from cca.problems.problem import Problem
 
 SETTINGS = PivotsConfig(method="success-rate", threshold=0.4, samples=10, temperature=1.3, per_problem=9)
 LONGEST, SEED = 8, 3
-Pairs = list[tuple[Problem, Trace, Trace]]
 
 
 class ThirdWordJudge(tiny_world.ChecksumJudge):
@@ -34,7 +33,7 @@ class ThirdWordJudge(tiny_world.ChecksumJudge):
         return Judgement(Verdict.RIGHT if even else Verdict.WRONG, text)
 
 
-def paired(grader: Grader, engine: HFEngine, count: int) -> Pairs:
+def paired(grader: Grader, engine: HFEngine, count: int) -> list[Pair]:
     problems = tiny_world.problems(count)
     return pair_traces(problems, sample_traces(problems, grader, engine, TracesConfig(samples=4), LONGEST))
 
@@ -73,10 +72,7 @@ def naive_pivots(problem: Problem, sampled: Trace, grader: Grader, engine: HFEng
         apart = rate(text[: k + 1]) - rate((*text[:k], other))
         if (apart if rises else -apart) < SETTINGS.threshold - 1e-9:
             return None
-        made = make_pivot(
-            problem.id, "t", prompt, text[:k], text[k], other,
-            greedy_right=not rises, method="success-rate", sample=sampled.sample,
-        )  # fmt: skip
+        made = make_pivot(problem, prompt, sampled, k, other, greedy_right=not rises, method="success-rate")
         return -abs(apart), made
 
     if not LOWEST <= rate(()) <= HIGHEST:

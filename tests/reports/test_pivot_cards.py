@@ -6,7 +6,7 @@ import pytest
 from run_sample import text_rows, write_lines
 
 from cca.errors import CcaError
-from cca.pivots.texts import FORMAT
+from cca.pivots.pivot import TEXTS_FORMAT as FORMAT
 from cca.reports.run_files import LAST_OF_PROMPT, read_cards
 
 

@@ -25,13 +25,11 @@ from cca.circuits.circuit import Circuit
 from cca.errors import CcaError
 from cca.files import Row
 from cca.gradients.fisher import Whitening, measure_whitening
-from cca.gradients.objectives import make_objective
-from cca.gradients.pivot_gradient import AddGradient, KLAnchor, Trained, add_pivot_gradient
+from cca.gradients.pivot_gradient import AddGradient, KLAnchor, Trained, add_pivot_gradient, make_objective
 from cca.gradients.sampled_likelihood import MOST_TEXTS, Text
 from cca.gradients.trainable_rows import Key, TrainableRows
 from cca.gradients.training_state import TrainingFile, TrainingState
 from cca.models.anatomy.anatomy import Anatomy
-from cca.models.anatomy.weight_rows import WeightRows
 from cca.models.memory import halving
 from cca.pivots.pivot import Pivot
 
@@ -111,7 +109,11 @@ def amplify(
         raise CcaError(f"amplify: expected components that own rows in mode {settings.rows}, got none that do")
 
     def whiten(batch_size: int) -> Whitening | None:
-        return make_whitening(model, rows, settings, texts, seed, batch_size)
+        possible = settings.optimiser == "gradient-descent" and len(texts) > 0
+        if settings.whitening == "none" or (settings.whitening == "auto" and not possible):
+            return None
+        generator = torch.Generator().manual_seed(seed)
+        return measure_whitening(model, rows, texts, settings.damping, generator, batch_size)
 
     def train(batch_size: int) -> Amplified:
         add_gradient = make_gradient(model, anatomy, pivots, settings, texts, batch_size)
@@ -125,25 +127,6 @@ def amplify(
     whitening = halving(f"{what}: Fisher information", MOST_TEXTS, whiten, note)
     # From the first step again when memory ran out, as in a run that never had the larger batch.
     return halving(what, settings.batch_size, train, note)
-
-
-def make_whitening(
-    model: PreTrainedModel,
-    rows: Sequence[WeightRows],
-    settings: AmplifyConfig,
-    texts: Sequence[Text],
-    seed: int,
-    batch_size: int = MOST_TEXTS,
-) -> Whitening | None:
-    """The whitening that ``settings`` ask for, measured on the model as it is; None for plain steps.
-
-    batch_size: texts per pass. Raises CcaError for ``whitening: fisher`` without texts.
-    """
-    possible = settings.optimiser == "gradient-descent" and len(texts) > 0
-    if settings.whitening == "none" or (settings.whitening == "auto" and not possible):
-        return None
-    generator = torch.Generator().manual_seed(seed)
-    return measure_whitening(model, rows, texts, settings.damping, generator, batch_size)
 
 
 def make_gradient(

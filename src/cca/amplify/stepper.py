@@ -9,11 +9,11 @@ from torch import Tensor
 
 from cca import distributed
 from cca.amplify.settings import AmplifyConfig
-from cca.engines.decoding import in_double
 from cca.errors import CcaError
 from cca.gradients.fisher import Whitening
 from cca.gradients.trainable_rows import Key, TrainableRows
 from cca.gradients.training_state import TrainingState, optimiser_tensors, restore_optimiser
+from cca.models.precision import in_double
 
 
 class Stepper:

@@ -24,10 +24,11 @@ from cca.circuits.settings import Size
 from cca.engines.engine import Progress
 from cca.errors import CcaError
 from cca.gradients.pivot_forward import PivotForward
-from cca.gradients.sampled_likelihood import MOST_TEXTS, Text, deal_batches, sampled_log_likelihood
+from cca.gradients.sampled_likelihood import MOST_TEXTS, Text, deal_batches, sampled_log_likelihood, usable_texts
 from cca.models.anatomy.anatomy import Anatomy
 from cca.models.anatomy.components import Component
 from cca.models.forward.gates import frozen_weights, gated
+from cca.models.precision import wide_dtype
 from cca.pivots.pivot import Pivot
 
 SIGNS = ("absolute", "signed")
@@ -51,12 +52,12 @@ def gate_gradient(
     return _finite(total / len(pivots)).cpu()
 
 
-def integrated_gradient(forward: PivotForward, points: int = POINTS, progress: Progress | None = None) -> Tensor:
+def integrated_gradient(forward: PivotForward, points: int = POINTS) -> Tensor:
     """Integrated gradients of the mean logit gap, (anatomy.size,) in float32 or wider, on the CPU; in logits.
 
     Score i = the integral over a in [0, 1] of d mean(logit gap) / d factor_i at factors (a, ..., a) (arXiv 1703.01365,
     eq. 1), at ``points`` Gauss-Legendre points: as many forward and backward passes of one token per pivot.
-    ``progress`` counts points. Raises CcaError without points, and when the scores are not finite.
+    Raises CcaError without points, and when the scores are not finite.
     """
     if points < 1:
         raise CcaError(f"integrated attribution: expected at least 1 point, got {points}")
@@ -64,8 +65,6 @@ def integrated_gradient(forward: PivotForward, points: int = POINTS, progress: P
     total = _empty(forward)
     for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
         _add_gradient(total, forward, at=float(node), weight=float(weight))
-        if progress:
-            progress(1)
     return _finite(total / len(forward.last)).cpu()
 
 
@@ -74,8 +73,7 @@ def attribution_circuit(
 ) -> Circuit:
     """The components with the highest scores of a gradient (anatomy.size,).
 
-    Heads and neurons are ranked apart: their gradients are on different scales. ``rows`` is the row mode by which
-    parameters are counted. Raises CcaError for an unknown sign.
+    Raises CcaError for an unknown sign.
     """
     return top_scored(ranked_by(gradient, sign), anatomy, f"attribution-{sign}", kinds, size, rows)
 
@@ -88,7 +86,11 @@ def ranked_by(gradient: Tensor, sign: str) -> Tensor:
 
 
 def top_scored(scores: Tensor, anatomy: Anatomy, method: str, kinds: Sequence[str], size: Size, rows: str) -> Circuit:
-    """The circuit of the requested size with the highest ``scores`` (anatomy.size,) within each kind."""
+    """The circuit of the requested size with the highest ``scores`` (anatomy.size,) within each kind.
+
+    Heads and neurons are ranked apart: their scores are on different scales. ``rows`` is the row mode by which
+    parameters are counted.
+    """
     components: dict[Component, float] = {}
     for kind, count in size.counts(anatomy, kinds, rows).items():
         own = list(anatomy.components([kind]))
@@ -99,8 +101,7 @@ def top_scored(scores: Tensor, anatomy: Anatomy, method: str, kinds: Sequence[st
 
 
 def _empty(forward: PivotForward) -> Tensor:
-    dtype = torch.promote_types(forward.model.dtype, torch.float32)
-    return torch.zeros(forward.anatomy.size, dtype=dtype, device=forward.model.device)
+    return torch.zeros(forward.anatomy.size, dtype=wide_dtype(forward.model.dtype), device=forward.model.device)
 
 
 def _add_gradient(
@@ -139,16 +140,17 @@ def gate_fisher(
     In nats per solution token and squared factor. Every text is sampled ``samples`` times. Raises CcaError without
     texts.
     """
-    texts = [text for text in texts if text[0] and text[1]]
-    if not texts:
-        raise CcaError("selective: expected text of other skills, got none; add retention sets")
-    wide = torch.promote_types(model.dtype, torch.float32)
-    total = torch.zeros(anatomy.size, dtype=wide, device=model.device)
+    texts = usable_texts(texts, "selective")
+    like = {"dtype": wide_dtype(model.dtype), "device": model.device}
+    total = torch.zeros(anatomy.size, **like)
     with frozen_weights(model):
-        for rows, own_generator, counts in deal_batches(model, texts, batch_size, samples, generator):
-            squared = _squared_gradients(model, anatomy, rows, own_generator)
+        for batch, own_generator, counts in deal_batches(model, texts, batch_size, samples, generator):
+            factors = torch.ones(len(batch), anatomy.size, requires_grad=True, **like)
+            with gated(model, anatomy, factors, positions="all"):
+                likelihood = sampled_log_likelihood(model, batch, own_generator)
+            (gradient,) = torch.autograd.grad(likelihood, factors)  # a row per text
             if counts:
-                total += squared
+                total += gradient.square().sum(dim=0)
     distributed.all_reduce_(total)
     return (total / (samples * sum(len(solution) for _, solution in texts))).cpu()
 
@@ -156,15 +158,3 @@ def gate_fisher(
 def selective_scores(gradient: Tensor, fisher: Tensor, damping: float = DAMPING) -> Tensor:
     """|gradient| / sqrt(fisher + damping * mean fisher), (anatomy.size,)."""
     return gradient.abs() / (fisher + damping * fisher.mean()).clamp_min(torch.finfo(fisher.dtype).tiny).sqrt()
-
-
-def _squared_gradients(
-    model: PreTrainedModel, anatomy: Anatomy, texts: Sequence[Text], generator: torch.Generator
-) -> Tensor:
-    """The sum over texts of the squared gradients of their sampled tokens' log-probability, (anatomy.size,)."""
-    wide = torch.promote_types(model.dtype, torch.float32)
-    factors = torch.ones(len(texts), anatomy.size, dtype=wide, device=model.device, requires_grad=True)
-    with gated(model, anatomy, factors, positions="all"):
-        likelihood = sampled_log_likelihood(model, texts, generator)
-    (gradient,) = torch.autograd.grad(likelihood, factors)
-    return gradient.square().sum(dim=0)

@@ -6,9 +6,9 @@
    of pivots of similar length in a new random order each epoch; after each step the gates are clamped to [0, 1].
 4. A component whose gate ends above ``threshold`` is in the circuit.
 
-A step costs a forward and backward pass of one token per pivot (`PivotForward`). Other relaxations than the clamp are
-in `relaxations`; `Penalty` can also aim at a size. The whole training state is kept after every epoch: a training that
-was stopped continues to the same gates, to the bit.
+A step costs a forward and backward pass of one token per pivot (`PivotForward`). `RELAXATIONS` has others than the
+clamp; `Penalty` can also aim at a size. The whole training state is kept after every epoch: a training that was stopped
+continues to the same gates, to the bit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from cca.circuits.circuit import Circuit
-from cca.circuits.relaxations import relaxation
 from cca.circuits.settings import CircuitConfig
 from cca.engines.engine import Progress
 from cca.errors import CcaError
@@ -29,6 +28,7 @@ from cca.gradients.pivot_forward import PivotForward
 from cca.gradients.training_state import TrainingFile, TrainingState, optimiser_tensors, restore_optimiser
 from cca.models.anatomy.anatomy import Anatomy
 from cca.models.forward.gates import frozen_weights
+from cca.models.precision import wide_dtype
 
 Gaps = Callable[[int, Tensor], Tensor]
 """(batch number, factors (anatomy.size,)) -> the logit gaps (B,) of the batch's pivots."""
@@ -39,6 +39,106 @@ GATE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "ablate": lambda m: m,  # 0 ablates, 1 leaves the activation alone
 }
 """From gates m in [0, 1] to the factors of activations, of the same shape. The penalty pulls every gate towards 0."""
+
+
+class Relaxation:
+    """The paper's relaxation of the yes or no for every component: the trained parameter is the gate itself.
+
+    Subclasses give gates that a gradient can move in other ways; a new one is one class and one line of `RELAXATIONS`.
+    ``progress`` runs from 0 to 1 over the training.
+    """
+
+    def __init__(self, size: int, initial: float, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+        self.parameters = torch.full((size,), self.start(initial), dtype=dtype, device=device).requires_grad_()
+        """(size,), the leaf that trains."""
+
+    def start(self, initial: float) -> float:
+        """The parameter of a gate that starts at ``initial``."""
+        return initial
+
+    def gates(self, progress: float, generator: torch.Generator, /) -> Tensor:
+        """Gates in [0, 1] for one step, (size,)."""
+        del progress, generator
+        return self.parameters
+
+    def sizes(self, progress: float, /) -> Tensor:
+        """The expected contribution of each component to the circuit's size, in [0, 1], differentiable, (size,).
+
+        |m| as published: at 0 it has no gradient, so only its own gap keeps a closed gate down.
+        """
+        del progress
+        return self.parameters.abs()
+
+    @torch.no_grad()
+    def after_step(self, progress: float, /) -> None:
+        del progress
+        self.parameters.clamp_(0, 1)
+
+    def final(self) -> Tensor:
+        """Gates in [0, 1] without noise, (size,)."""
+        return self.parameters.detach()
+
+
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+class HardConcrete(Relaxation):
+    """L0 (arXiv 1712.01312): gates are binary concrete draws of temperature 2/3, stretched to (-0.1, 1.1) and clamped;
+    in the end the stretched sigmoid without noise."""
+
+    TEMPERATURE, LOW, HIGH, EDGE = 2 / 3, -0.1, 1.1, 1e-3
+
+    def start(self, initial: float) -> float:
+        return _logit((min(max(initial, self.EDGE), 1 - self.EDGE) - self.LOW) / (self.HIGH - self.LOW))
+
+    def gates(self, _: float, generator: torch.Generator, /) -> Tensor:
+        uniform = torch.rand(self.parameters.shape, generator=generator, dtype=torch.float64)
+        noise = uniform.clamp(1e-6, 1 - 1e-6).logit().to(self.parameters)
+        return self._stretched(((noise + self.parameters) / self.TEMPERATURE).sigmoid())
+
+    def sizes(self, _: float, /) -> Tensor:
+        """The probability of a gate that is not 0."""
+        return (self.parameters - self.TEMPERATURE * math.log(-self.LOW / self.HIGH)).sigmoid()
+
+    def after_step(self, _: float, /) -> None:
+        pass
+
+    def final(self) -> Tensor:
+        return self._stretched(self.parameters.detach().sigmoid())
+
+    def _stretched(self, x: Tensor) -> Tensor:
+        return (x * (self.HIGH - self.LOW) + self.LOW).clamp(0, 1)
+
+
+class Annealed(Relaxation):
+    """A sigmoid whose temperature falls from 1 to ``LAST``, geometrically, so that gates end as good as binary (as in
+    DAIS, arXiv 2011.02166).
+
+    Parameters stay within ``REACH`` temperatures of 0: further out a sigmoid has no gradient to come back by.
+    """
+
+    LAST, REACH = 0.1, 6.0
+
+    def start(self, initial: float) -> float:
+        return _logit(min(max(initial, 0.05), 0.95))  # further out a sigmoid hardly moves
+
+    def gates(self, progress: float, _: torch.Generator, /) -> Tensor:
+        return self.sizes(progress)
+
+    def sizes(self, progress: float, /) -> Tensor:
+        return (self.parameters / self.LAST**progress).sigmoid()
+
+    @torch.no_grad()
+    def after_step(self, progress: float, /) -> None:
+        reach = self.REACH * self.LAST**progress
+        self.parameters.clamp_(-reach, reach)
+
+    def final(self) -> Tensor:
+        return (self.parameters.detach() / self.LAST).sigmoid()
+
+
+RELAXATIONS = {"clamp": Relaxation, "hard-concrete": HardConcrete, "annealed": Annealed}
 
 
 class Penalty:
@@ -122,9 +222,8 @@ class _Training:
     def __init__(self, forward: PivotForward, settings: CircuitConfig, seed: int, target: int | None) -> None:
         self.forward = forward
         # Gates train in float32 whatever the model's dtype (float64 for a float64 model).
-        dtype = torch.promote_types(forward.model.dtype, torch.float32)
-        device = forward.model.device
-        self.relaxed = relaxation(settings.relaxation, forward.anatomy.size, settings.initial, dtype, device)
+        dtype, device = wide_dtype(forward.model.dtype), forward.model.device
+        self.relaxed = RELAXATIONS[settings.relaxation](forward.anatomy.size, settings.initial, dtype, device)
         self.factors = GATE_FUNCTIONS[settings.gate]
         self.penalty = Penalty(settings.penalty, target)
         self.adam = torch.optim.Adam([self.relaxed.parameters], lr=settings.learning_rate)

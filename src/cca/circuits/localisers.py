@@ -3,11 +3,17 @@
 A `Site` is where circuits are located: model, pivots, texts of other skills. It keeps what several localisers share
 (prefix KV, the gate gradient), so that comparing them costs each of them only its own part. Circuits combine as sets:
 ``attribution & dcm``, ``selective - random``, read from left to right.
+
+The natural circuit holds the components whose whitened steps promise the largest gain per parameter. Steps go along
+d = g F^-1 (`cca.gradients.fisher`). For a given cost to text of other skills, the gain that a row promises is g . d,
+its squared gradient in the metric of that cost. Components of all kinds are ranked together by the sum over their rows
+divided by their parameters, and taken until the requested size is used up. Nothing else decides: where heads are worth
+more than neurons, heads are taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -15,8 +21,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cca import distributed
 from cca.circuits.attribution import (
-    attribution_circuit,
     gate_fisher,
     gate_gradient,
     integrated_gradient,
@@ -26,19 +32,26 @@ from cca.circuits.attribution import (
 )
 from cca.circuits.circuit import Circuit, load_circuit, random_circuit, whole_model
 from cca.circuits.dcm import learn_mask
-from cca.circuits.natural import natural_circuit
 from cca.circuits.settings import LOCALISERS, CircuitConfig, Size, check_localiser, resolve_auto
 from cca.engines.engine import Progress
 from cca.errors import CcaError
+from cca.gradients.fisher import measure_whitening
 from cca.gradients.pivot_forward import PivotForward
+from cca.gradients.pivot_gradient import OBJECTIVES, add_pivot_gradient
 from cca.gradients.sampled_likelihood import MOST_TEXTS, Text
+from cca.gradients.trainable_rows import TrainableRows
 from cca.gradients.training_state import TrainingFile
 from cca.models.anatomy.anatomy import Anatomy
 from cca.models.anatomy.components import KINDS
+from cca.models.precision import in_double
 from cca.pivots.pivot import Pivot
 from cca.section import load_entry
 
 T = TypeVar("T")
+OBJECTIVE = OBJECTIVES["softplus"]
+DAMPING = 1e-3
+HELD = 1 << 28
+"""Parameters whose gradients `natural` holds at a time; those of one layer at least."""
 
 
 @dataclass
@@ -119,8 +132,7 @@ def find_localiser(name: str) -> Localiser:
 
 
 def attribution(site: Site, settings: CircuitConfig) -> Circuit:
-    size, kinds = Size.parse(settings.size), settings.kinds or ()
-    return attribution_circuit(site.gradient, site.anatomy, settings.sign, kinds, size, site.rows)
+    return site.top(ranked_by(site.gradient, settings.sign), f"attribution-{settings.sign}", settings)
 
 
 def integrated(site: Site, settings: CircuitConfig) -> Circuit:
@@ -137,10 +149,38 @@ def selective(site: Site, settings: CircuitConfig) -> Circuit:
 
 
 def natural(site: Site, settings: CircuitConfig) -> Circuit:
-    return natural_circuit(
-        site.model, site.anatomy, site.pivots, site.texts, Size.parse(settings.size), settings.kinds or (),
-        site.rows, site.seed, site.batch_size,
-    )  # fmt: skip
+    """The natural circuit of at most the size, and at least one component; scores are the promised gain per parameter.
+
+    The gradient is always that of `OBJECTIVE` with damping `DAMPING`, whatever objective, anchor and damping the steps
+    are trained with later. Gains are compared across layers although each layer's F is divided by its own mean diagonal
+    (`cca.gradients.fisher`): the cost is on one scale within a layer only. Gradients are taken for one group of layers
+    at a time (`layer_groups`), at one pass over pivots and texts per group. Raises CcaError without texts of other
+    skills, and for kinds that the model lacks.
+    """
+    anatomy, kinds = site.anatomy, settings.kinds or ()
+    promised = torch.zeros(anatomy.size, dtype=torch.float64)
+    parameters = torch.zeros(anatomy.size, dtype=torch.int64)
+    for group in layer_groups(anatomy, kinds, site.rows):
+        trained = TrainableRows(site.model, anatomy.rows(group, site.rows))
+        add_pivot_gradient(site.model, anatomy, trained, site.pivots, OBJECTIVE, site.batch_size)
+        gradients = {key: leaf.grad for key, leaf in trained.masters.items() if leaf.grad is not None}
+        rows, batch_size = list(trained.rows.values()), min(MOST_TEXTS, site.batch_size)
+        directions = measure_whitening(site.model, rows, site.texts, DAMPING, site.generator(), batch_size)(gradients)
+        for key, row in trained.rows.items():
+            owners = anatomy.owners(row)
+            parameters.index_add_(0, owners, torch.full_like(owners, trained.masters[key].shape[1]))
+            if key in gradients:
+                promised.index_add_(0, owners, in_double(gradients[key] * directions[key]).sum(dim=1).cpu())
+    if not parameters.any():
+        raise CcaError(
+            f"circuit: expected components of kind {', '.join(kinds)} that own rows in mode {site.rows}, "
+            "this model has none"
+        )
+    distributed.broadcast_(promised)
+    scores = promised / parameters.clamp_min(1)
+    chosen = _fitting(scores, parameters, Size.parse(settings.size), anatomy)
+    scored = {anatomy.component(flat): float(scores[flat]) for flat in chosen}
+    return Circuit.of(scored, "natural", scored)
 
 
 def dcm(site: Site, settings: CircuitConfig) -> Circuit:
@@ -169,3 +209,41 @@ def read_from_file(site: Site, settings: CircuitConfig) -> Circuit:
     given = load_circuit(settings.file)
     site.anatomy.rows(given.components)  # refuses components the model lacks
     return given
+
+
+def layer_groups(anatomy: Anatomy, kinds: Sequence[str], rows: str) -> Iterator[Tensor]:
+    """Masks (anatomy.size,) of the components that own rows: layer by layer, several together while they are small."""
+    group = torch.zeros(anatomy.size, dtype=torch.bool)
+    held = 0
+    for layer in anatomy.layers:
+        own = torch.zeros_like(group)
+        for kind in kinds:
+            own[anatomy.span(layer.index, kind)] = True
+        more = anatomy.parameter_count(own, rows)
+        if held and held + more > HELD:
+            yield group
+            group, held = torch.zeros_like(group), 0
+        group = group | own
+        held += more
+    if held:
+        yield group
+
+
+def _fitting(scores: Tensor, parameters: Tensor, size: Size, anatomy: Anatomy) -> list[int]:
+    """Flat indices of the best components that fit; those too large for what is left are skipped.
+
+    scores, parameters: (anatomy.size,); components without parameters own no rows.
+    """
+    candidates = parameters.nonzero().squeeze(1)
+    ranked = candidates[scores[candidates].argsort(descending=True, stable=True)]
+    if size.of == "parameters":
+        left, costs = size.amount * anatomy.total_parameters, parameters[ranked]
+    else:
+        left = max(1, int(size.amount if size.of == "count" else size.amount * anatomy.size))
+        costs = torch.ones_like(ranked)
+    chosen = []
+    for flat, cost in zip(ranked.tolist(), costs.tolist(), strict=True):
+        if cost <= left:
+            chosen.append(flat)
+            left -= cost
+    return chosen or [int(ranked[parameters[ranked].argmin()])]

@@ -54,7 +54,7 @@ class Completion:
 @dataclass(frozen=True)
 class GreedyPath:
     """Along ``prefix + text``: the greedy token after each ``text[:k]`` (k = 0 ... len(text) - 1) and by how many
-    logits it leads the runner-up.
+    logits it leads the runner-up, beyond what rounding in the model's dtype may have moved.
 
     ``second`` are those runners-up, ``log_probs`` the natural log of the probability of the text's own tokens at
     temperature 1; both are empty where an engine cannot tell.

@@ -33,7 +33,7 @@ from cca.engines.rows import Rows, Shortcuts, make_rows, row_bytes
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.forward.prefixes import common_prefix
-from cca.models.memory import free_memory, halving, is_out_of_memory
+from cca.models.memory import available_memory, halving, is_out_of_memory
 
 READ_VALUES = 1 << 26
 """Logits that reading may hold at once: a vocabulary's for every token of every text."""
@@ -164,7 +164,7 @@ class HFEngine:
                     progress(1)
 
         longest_row = max(len(request.prefix) + budget - request.written for _, request, budget, _ in asked)
-        self._halving("generation", longest_row - (shared if self.shortcuts.direct else 0), work)
+        self._halving("generation", len(asked), longest_row - (shared if self.shortcuts.direct else 0), work)
         return [results[index] for index in range(len(requests))]
 
     def _read(self, texts: Sequence[tuple[Tokens, Tokens]], shared: int | None) -> list[GreedyPath]:
@@ -184,9 +184,9 @@ class HFEngine:
                 numbers, order = order[:count], order[count:]
                 own = [(texts[i][0][shared:], texts[i][1]) for i in numbers]
                 for number, logits in zip(numbers, rows.read(own), strict=True):
-                    paths[number] = greedy_path(logits, texts[number][1])
+                    paths[number] = greedy_path(logits, texts[number][1], self.model.dtype)
 
-        self._halving("reading texts", max(map(sum, (map(len, text) for text in texts))), work)
+        self._halving("reading texts", len(texts), max(map(sum, (map(len, text) for text in texts))), work)
         return [paths[index] for index in range(len(texts))]
 
     def _shared(self, prefixes: Sequence[Tokens], asked: int | None) -> int:
@@ -199,15 +199,16 @@ class HFEngine:
         """Rows behind a prefix, none of them there yet."""
         return make_rows(self.model, self.anatomy, self.shortcuts, prefix)
 
-    def _halving(self, what: str, tokens: int, work: Callable[[int], None]) -> None:
-        """``work`` with a batch of rows of ``tokens`` each that memory holds, halved for good once it did not."""
+    def _halving(self, what: str, count: int, tokens: int, work: Callable[[int], None]) -> None:
+        """``work`` on ``count`` rows with a batch of such rows, of ``tokens`` each, as memory holds, halved for good
+        once it did not."""
 
         def attempt(size: int) -> int:
             with torch.inference_mode():
                 work(size)
             return size
 
-        size = self._rows_that_fit(tokens) if self.shortcuts.batch else 1
+        size = min(count, self._rows_that_fit(tokens)) if self.shortcuts.batch else 1
         done = halving(what, size, attempt, self.tell, self.together)
         if done < size:
             self.batch_size = done
@@ -215,7 +216,7 @@ class HFEngine:
     def _rows_that_fit(self, tokens: int) -> int:
         """Rows of a batch: on a CPU nothing raises when memory ends, so it is asked before."""
         each = row_bytes(self.model, self.anatomy if self.shortcuts.direct else None, tokens)
-        fit = int(MEMORY * free_memory(self.model.device) / each)
+        fit = int(MEMORY * available_memory(self.model.device) / each)
         fit = min(distributed.all_gather_json(fit)) if self.together else fit
         if fit < self.batch_size:
             self.tell(f"engine: memory holds {max(fit, 1)} texts of {tokens} tokens at once, not {self.batch_size}")

@@ -27,6 +27,7 @@ from cca.models.forward.attention import AttentionHooks, hooked_attention
 from cca.models.forward.one_token_attention import OneTokenPrefixes
 from cca.models.forward.prefix_state import OwnPrefixes, SharedPrefix
 from cca.models.forward.prefixes import logits_at, padded, prefill, prefixed, project_only
+from cca.models.precision import wide
 
 ROOM = 32
 """Tokens by which the room of rows grows at once."""
@@ -75,7 +76,7 @@ def row_bytes(model: PreTrainedModel, anatomy: Anatomy | None, tokens: int) -> i
     if anatomy is None:
         features = 2 * config.hidden_size * config.num_hidden_layers
     else:
-        features = sum(layer.n_kv_heads * (layer.head_dim + layer.v_head_dim) for layer in anatomy.layers)
+        features = sum(2 * layer.n_kv_heads * layer.head_dim for layer in anatomy.layers)
     return tokens * features * model.dtype.itemsize + config.vocab_size * (model.dtype.itemsize + 8)
 
 
@@ -269,8 +270,3 @@ def _arguments(kind: type[PreTrainedModel]) -> frozenset[str] | None:
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return None
     return frozenset(parameters)
-
-
-def wide(logits: Tensor) -> Tensor:
-    """The logits in float32 or wider: ties and margins are not half precision's to decide."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

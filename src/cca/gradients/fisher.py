@@ -37,13 +37,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from cca import distributed
-from cca.engines.decoding import in_double
-from cca.errors import CcaError
-from cca.gradients.sampled_likelihood import MOST_TEXTS, Text, deal_batches, sampled_log_likelihood
+from cca.gradients.sampled_likelihood import MOST_TEXTS, Text, deal_batches, sampled_log_likelihood, usable_texts
 from cca.gradients.trainable_rows import Key
-from cca.models.anatomy.weight_rows import WeightRows, row_shape
+from cca.models.anatomy.weight_rows import WeightRows
+from cca.models.checkpoint import row_shape
 from cca.models.forward.expert_gates import activated, inner, linear, routing
 from cca.models.forward.gates import frozen_weights
+from cca.models.precision import in_double, wide, wide_dtype
 
 INPUTS = 0.1
 """Weight of E[x x^T] next to F, both in units of their mean diagonal."""
@@ -95,9 +95,7 @@ def measure_whitening(
     damping: added to the diagonal of M, in units of its mean; > 0. batch_size: texts per pass. Raises CcaError without
     texts.
     """
-    texts = [text for text in texts if text[0] and text[1]]
-    if not texts:
-        raise CcaError("whitening by Fisher information: expected text of other skills, got none; add retention sets")
+    texts = usable_texts(texts, "whitening by Fisher information")
     blocks = fisher_blocks(model, rows, texts, generator, batch_size)
     return Whitening({key: _factor(blocks.pop(key), damping) for key in list(blocks)})
 
@@ -118,8 +116,8 @@ def fisher_blocks(
     if not rows:
         return {}
     number = {(row.parameter, row.axis): len(row.indices) for row in rows}
-    fisher: dict[Key, Tensor] = {}  # sums of d^2 x x^T, (d, d)
-    inputs: dict[Key, Tensor] = {}  # sums of x x^T, (d, d), by the first key that reads the input
+    fisher = {key: _no_moment(model, key) for key in number}  # sums of d^2 x x^T
+    inputs: dict[Key, Tensor] = {}  # sums of x x^T, by the first key that reads the input
     reads: dict[Key, int] = dict.fromkeys(number, 0)
     first_reader: dict[Key, Key] = {}
     with probed(model, rows) as probes:
@@ -129,19 +127,19 @@ def fisher_blocks(
             for readers in _by_input(probes, derivatives):
                 first = readers[0][0].key
                 first_reader |= {probe.key: first for probe, _ in readers}
+                if first not in inputs:
+                    inputs[first] = _no_moment(model, first)
                 if not counts:
                     continue
                 x, weights = _contributing(readers, number)
                 for (probe, _), own_weights in zip(readers, weights, strict=True):
-                    _add(fisher, probe.key, (x * own_weights[:, None]).T @ x)
-                _add(inputs, first, x.T @ x)
+                    fisher[probe.key] += (x * own_weights[:, None]).T @ x
+                inputs[first] += x.T @ x
                 reads[first] += len(x)
             probes.clear()
-    if distributed.size() > 1:
-        for moments, keys in ((fisher, number), (inputs, set(first_reader.values()))):
-            for key in sorted(keys):
-                moments.setdefault(key, _no_moment(model, key))
-                distributed.all_reduce_(moments[key])
+    for moments in (fisher, inputs):
+        for key in sorted(moments):  # the same order in all processes
+            distributed.all_reduce_(moments[key])
     read_by_all = dict(zip(reads, distributed.all_reduce_sums(*reads.values()), strict=True))
     sampled = samples * sum(len(solution) for _, solution in texts)
     for moment in fisher.values():
@@ -167,25 +165,16 @@ def _by_input(probes: Sequence[Probe], derivatives: Sequence[Tensor]) -> list[Re
 
 def _contributing(readers: Readers, number: Mapping[Key, int]) -> tuple[Tensor, list[Tensor]]:
     """The inputs (n, d) at which any reader has a derivative (so no padding), and each reader's mean d^2, (n,)."""
-    x = readers[0][0].x
-    wide = torch.promote_types(x.dtype, torch.float32)
-    weights = [
-        (derivative.to(wide).square().sum(dim=-1) / number[probe.key]).flatten() for probe, derivative in readers
-    ]
+    weights = [(wide(derivative).square().sum(dim=-1) / number[probe.key]).flatten() for probe, derivative in readers]
     chosen = torch.stack(weights).sum(dim=0) > 0
-    return x.to(wide).flatten(0, -2)[chosen], [own[chosen] for own in weights]
-
-
-def _add(moments: dict[Key, Tensor], key: Key, moment: Tensor) -> None:
-    if key in moments:
-        moments[key] += moment
-    else:
-        moments[key] = moment
+    return wide(readers[0][0].x).flatten(0, -2)[chosen], [own[chosen] for own in weights]
 
 
 def _no_moment(model: PreTrainedModel, key: Key) -> Tensor:
-    d = row_shape(model.get_parameter(key[0]).shape, key[1])[1]
-    return torch.zeros(d, d, dtype=torch.promote_types(model.dtype, torch.float32), device=model.device)
+    """Zeros (d, d) for the rows of ``key``, next to their weight."""
+    weight = model.get_parameter(key[0])
+    d = row_shape(weight.shape, key[1])[1]
+    return torch.zeros(d, d, dtype=wide_dtype(weight.dtype), device=weight.device)
 
 
 def _factor(block: Block, damping: float) -> Tensor:

@@ -25,6 +25,7 @@ from cca.models.forward.gates import gated
 from cca.models.forward.one_token_attention import OneTokenPrefixes
 from cca.models.forward.prefix_store import Storage
 from cca.models.forward.prefixes import buckets, common_prefix, logits_at, prefill, prefill_own
+from cca.models.precision import wide
 from cca.pivots.pivot import Pivot
 
 
@@ -98,5 +99,5 @@ class PivotForward:
 
 def logit_gaps(logits: Tensor, desired: Tensor, undesired: Tensor) -> Tensor:
     """logits (B, V), token ids (B,) -> (B,), in float32 or wider."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return (wide.gather(1, desired[:, None]) - wide.gather(1, undesired[:, None])).squeeze(1)
+    logits = wide(logits)
+    return (logits.gather(1, desired[:, None]) - logits.gather(1, undesired[:, None])).squeeze(1)

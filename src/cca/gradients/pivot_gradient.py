@@ -1,5 +1,13 @@
 """The gradient of the pivot objective with respect to the rows being trained.
 
+Objectives, of the logit gap z = logit(desired) - logit(undesired) of each pivot:
+
+* ``logit-gap`` (the paper's): -z; unbounded, so it overshoots.
+* ``softplus``: log(1 + exp(-z)); a pivot stops pulling once its gap is wide.
+* ``cross-entropy``: -log p(desired), which also pulls against every token that is neither.
+* ``dpo`` (arXiv 2305.18290, eq. 7): -log sigmoid(beta * (z - base z)). For one token the normalisers of the
+  log-probabilities cancel, so logit gaps suffice; the reference is the model as it is when the objective is made.
+
 The prefix that all pivots share is run once per step, with gradient, as a batch of one. Micro-batches of pivots attend
 to its keys and values as leaves; their summed gradient then flows back through the one prefix graph. That is the
 gradient of running every full prompt, for a fraction of the work. With several processes (`cca.distributed`) each takes
@@ -19,17 +27,58 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cca import distributed
-from cca.engines.engine import Progress
 from cca.errors import CcaError
-from cca.gradients.objectives import LogitObjective, Objective
-from cca.gradients.pivot_forward import logit_gaps
-from cca.gradients.sampled_likelihood import Text, solution_log_probabilities
+from cca.gradients.pivot_forward import PivotForward, logit_gaps
+from cca.gradients.sampled_likelihood import Text, solution_log_probabilities, usable_texts
 from cca.models.anatomy.anatomy import Anatomy
 from cca.models.forward.prefixes import SharedPrefix, buckets, common_prefix, logits_at, padded, prefill
+from cca.models.precision import wide, wide_dtype
 from cca.pivots.pivot import Pivot
 
+Objective = Callable[..., Tensor]
+"""(gaps (B,), logits (B, V), the numbers of the pivots) -> losses (B,), in float32 or wider."""
+OBJECTIVES: dict[str, Objective] = {
+    "logit-gap": lambda gaps, *_: -gaps,
+    "softplus": lambda gaps, *_: functional.softplus(-gaps),
+}
+"""Objectives that need the gaps alone."""
 MIN_SHARED = 16
 """Shortest shared prefix, in tokens, that is worth a forward pass of its own."""
+
+
+def make_objective(
+    name: str, model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], beta: float = 1.0
+) -> Objective:
+    """The objective with this name on these pivots; make it while the model is untouched.
+
+    beta: how sharply dpo counts the gap against the base's, > 0. Raises CcaError for an unknown name.
+    """
+    if name == "cross-entropy":
+        desired = torch.tensor([pivot.desired for pivot in pivots])
+
+        def cross_entropy(_: Tensor, logits: Tensor, numbers: Sequence[int]) -> Tensor:
+            return functional.cross_entropy(wide(logits), desired[numbers].to(logits.device), reduction="none")
+
+        return cross_entropy
+    if name == "dpo":
+        base = base_gaps(model, anatomy, pivots)
+        return lambda gaps, _, numbers: functional.softplus(-beta * (gaps - base[numbers].to(gaps)))
+    if name not in OBJECTIVES:
+        known = ", ".join((*OBJECTIVES, "cross-entropy", "dpo"))
+        raise CcaError(f"objective: expected one of {known}, got {name!r}")
+    return OBJECTIVES[name]
+
+
+@torch.no_grad()
+def base_gaps(model: PreTrainedModel, anatomy: Anatomy, pivots: Sequence[Pivot], batch_size: int = 32) -> Tensor:
+    """The logit gap of each pivot in the model as it is, (P,), in float32 or wider."""
+    forward = PivotForward(model, anatomy, pivots, batch_size)
+    dtype = wide_dtype(model.dtype)
+    gaps = torch.zeros(len(pivots), dtype=dtype, device=model.device)
+    factors = torch.ones(anatomy.size, dtype=dtype, device=model.device)
+    for batch in range(forward.batches):
+        gaps[forward.rows(batch)] = forward.gaps(batch, factors)
+    return gaps
 
 
 class Trained(Protocol):
@@ -52,16 +101,15 @@ def add_pivot_gradient(
     anatomy: Anatomy,
     trained: Trained,
     pivots: Sequence[Pivot],
-    objective: Objective | LogitObjective,
+    objective: Objective,
     batch_size: int,
-    progress: Progress | None = None,
     checkpointing: bool = False,
 ) -> tuple[float, float]:
     """Add the gradient of the mean objective (paper, section 3.3) to the leaves of ``trained``.
 
-    Returns (mean objective, mean logit gap). batch_size: pivots per forward and backward pass; ``progress`` counts
-    pivots. checkpointing: keep no activations inside layers, at the cost of a second forward pass of each. Raises
-    CcaError where the model cannot be checkpointed.
+    Returns (mean objective, mean logit gap). batch_size: pivots per forward and backward pass. checkpointing: keep no
+    activations inside layers, at the cost of a second forward pass of each. Raises CcaError where the model cannot be
+    checkpointed.
     """
     tokens = [pivot.tokens for pivot in pivots]
     shared_length = common_prefix(tokens)
@@ -76,25 +124,16 @@ def add_pivot_gradient(
             batch = batches[number]
             own, lengths = padded([tokens[row][shared_length:] for row in batch], model.device)
             logits = logits_at(model, anatomy, own, lengths, shared=shared)
-            gaps = logit_gaps(logits, *_pair(pivots, batch, logits.device))
-            by_logits = isinstance(objective, LogitObjective)
-            losses = objective.of_logits(logits, gaps, batch) if by_logits else objective(gaps)
-            loss = counts * losses.sum() / len(pivots)
+            pairs = torch.tensor([(pivots[row].desired, pivots[row].undesired) for row in batch], device=logits.device)
+            gaps = logit_gaps(logits, *pairs.T)
+            loss = counts * objective(gaps, logits, batch).sum() / len(pivots)
             loss.backward()
             loss_sum += float(loss.detach())
             gap_sum += counts * float(gaps.detach().sum())
-            if progress:
-                progress(len(batch))
         if graph and shared:
             _through_prefix(graph, shared)
     loss_sum, gap_sum = distributed.all_reduce_sums(loss_sum, gap_sum)
     return loss_sum, gap_sum / len(pivots)
-
-
-def _pair(pivots: Sequence[Pivot], batch: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    desired = torch.tensor([pivots[row].desired for row in batch], device=device)
-    undesired = torch.tensor([pivots[row].undesired for row in batch], device=device)
-    return desired, undesired
 
 
 def _as_leaves(prefix: SharedPrefix) -> SharedPrefix:
@@ -123,8 +162,7 @@ def checkpointed(model: PreTrainedModel, anatomy: Anatomy) -> Iterator[None]:
     reads prefixes from a cache.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    cached = not all(parts.interface for parts in anatomy.layers if parts.attention is not None)
-    if cached or not layers or not model.supports_gradient_checkpointing:
+    if not anatomy.interface or not layers or not model.supports_gradient_checkpointing:
         raise CcaError(
             f"{anatomy.model_type}: expected an architecture that can be checkpointed next to prefixes, "
             "got one that cannot; set gradient_checkpointing to false"
@@ -155,23 +193,22 @@ class KLAnchor:
     """Remembers the model's predictions on ``texts`` as it is now. Raises CcaError without texts."""
 
     def __init__(self, model: PreTrainedModel, texts: Sequence[Text], weight: float, batch_size: int = 16) -> None:
-        texts = [text for text in texts if text[0] and text[1]]
-        if not texts:
-            raise CcaError("amplify.anchor: expected texts to hold the model to, got none; add retention sets")
+        texts = usable_texts(texts, "amplify.anchor")
         self.model, self.weight = model, weight
         batches = buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size)
-        own = distributed.my_share(len(batches))
-        self.batches = [[texts[row] for row in batches[number]] for number, _ in own]
-        self._counts = [counts for _, counts in own]
         self.tokens = sum(len(solution) for _, solution in texts)
-        with torch.no_grad():
-            self.base = [solution_log_probabilities(self.model, batch) for batch in self.batches]
+        self._batches = []
+        """(texts, the log-probabilities of their solutions as they were, counts), for this process's share."""
+        for number, counts in distributed.my_share(len(batches)):
+            batch = [texts[row] for row in batches[number]]
+            with torch.no_grad():
+                self._batches.append((batch, solution_log_probabilities(model, batch), counts))
 
     def add_gradient(self, trained: Trained) -> float:
         """Add the gradient of weight * KL; returns weight * KL, in nats."""
         total = 0.0
         with distributed.summed_gradients(trained.leaves), trained.active():
-            for batch, base, counts in zip(self.batches, self.base, self._counts, strict=True):
+            for batch, base, counts in self._batches:
                 now = solution_log_probabilities(self.model, batch)
                 kl = functional.kl_div(now, base, reduction="sum", log_target=True)
                 loss = counts * self.weight * kl / self.tokens

@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 
 from cca import distributed
 from cca.engines.engine import Tokens
+from cca.errors import CcaError
 from cca.models.forward.prefixes import buckets, padded, project_only
+from cca.models.precision import wide, wide_dtype
 
 MOST_TEXTS = 16
 """Texts per forward and backward pass, where memory allows."""
@@ -22,6 +24,14 @@ class Text(NamedTuple):
 
     prompt: Tokens
     solution: Tokens
+
+
+def usable_texts(texts: Sequence[Text], what: str) -> list[Text]:
+    """The texts that have a prompt and a solution. Raises CcaError that begins with ``what`` where there are none."""
+    usable = [text for text in texts if text[0] and text[1]]
+    if not usable:
+        raise CcaError(f"{what}: expected text of other skills, got none; add retention sets")
+    return usable
 
 
 def deal_batches(
@@ -72,13 +82,11 @@ def solution_log_probabilities(model: PreTrainedModel, texts: Sequence[Text]) ->
         logits = model(input_ids=token_ids, use_cache=False).logits[:, 0]
     finally:
         handle.remove()
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    return logits.to(wide).log_softmax(dim=-1)
+    return wide(logits).log_softmax(dim=-1)
 
 
 def _skip(model: PreTrainedModel, texts: Sequence[Text], generator: torch.Generator) -> None:
     """Leave the generator as `sampled_log_likelihood` does."""
-    wide = torch.promote_types(model.dtype, torch.float32)
     positions = sum(len(solution) for _, solution in texts)
-    even = torch.ones((), dtype=wide).expand(positions, model.config.get_text_config().vocab_size)
+    even = torch.ones((), dtype=wide_dtype(model.dtype)).expand(positions, model.config.get_text_config().vocab_size)
     torch.multinomial(even, 1, generator=generator)

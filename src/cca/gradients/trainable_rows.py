@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from cca.models.anatomy.weight_rows import WeightRows, get_rows, set_rows_, whole, with_rows
 from cca.models.forward.gates import frozen_weights
+from cca.models.precision import wide
 
 Key = tuple[str, int]  # parameter name, axis
 
@@ -38,10 +39,7 @@ class TrainableRows:
         self.rows = {(row.parameter, row.axis): row for row in rows}
         self._own: dict[Key, Tensor] | None = None
         """The model's original rows, while it holds others."""
-        self.masters = {
-            key: before.to(torch.promote_types(before.dtype, torch.float32)).requires_grad_()
-            for key, before in self.before.items()
-        }
+        self.masters = {key: wide(before).requires_grad_() for key, before in self.before.items()}
 
     @property
     def before(self) -> Mapping[Key, Tensor]:

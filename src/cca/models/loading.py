@@ -179,6 +179,11 @@ def load_model(
         "attn_implementation": attn_implementation or ("eager" if capped else None),
     }
     codec = load_codec(name, revision, trust_remote_code)
+    folder = _files(where, revision)
+    before = files_state(folder)
+
+    def fingerprint_of(model: PreTrainedModel) -> str:
+        return loaded_fingerprint(model, folder, before)
 
     def read() -> PreTrainedModel:
         told = {**options, **common, "output_loading_info": True}
@@ -202,12 +207,11 @@ def load_model(
             own.pop("device_map")
             return AutoModelForCausalLM.from_config(config, **own)
 
-        model, fingerprint = load_sharded(read, bare)
-        return LoadedModel(model, codec, name, revision, fingerprint, _files(where, revision))
-    folder = _files(where, revision)
-    before = files_state(folder)
-    model = read().eval().requires_grad_(False)
-    return LoadedModel(model, codec, name, revision, loaded_fingerprint(model, folder, before), folder)
+        model, fingerprint = load_sharded(read, bare, fingerprint_of)
+    else:
+        model = read().eval().requires_grad_(False)
+        fingerprint = fingerprint_of(model)
+    return LoadedModel(model, codec, name, revision, fingerprint, folder)
 
 
 def load_codec(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Codec:
@@ -245,9 +249,15 @@ def _complete_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
         found |= {ends} if isinstance(ends, int) else set(ends or ())
     turn = _end_of_turn(tokenizer)
     found |= set() if turn is None else {turn}
-    embeddings: Any = model.get_input_embeddings()
-    size = embeddings.weight.shape[0]
+    size = embedding_rows(model)
     model.generation_config.eos_token_id = sorted(end for end in found if 0 <= end < size) or None
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """How many token ids the model has embeddings for."""
+    embeddings: Any = model.get_input_embeddings()
+    rows = getattr(embeddings, "num_embeddings", None)  # a sharded weight does not have the whole shape
+    return rows if isinstance(rows, int) else embeddings.weight.shape[0]
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:

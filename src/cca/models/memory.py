@@ -45,14 +45,19 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """Give freed buffers back to the system, before asking it how much is free."""
+    """Give freed buffers back to the system."""
     if (trim := _function("malloc_trim")) is not None:
         trim.argtypes = [ctypes.c_size_t]
         trim(0)
 
 
-def free_main_memory() -> int:
-    """Bytes free to this process, within a container's limit; freed buffers are given back first."""
+def available_memory(device: torch.device | None = None) -> int:
+    """Bytes that this process could still allocate on ``device``; by default in main memory.
+
+    Of main memory within a container's limit; freed buffers are given back first.
+    """
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
     give_back_freed_memory()
     free = psutil.virtual_memory().available
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
@@ -71,20 +76,10 @@ def reset_peak_memory() -> None:
 
 def peak_memory() -> dict[str, int]:
     """Peak bytes since `reset_peak_memory`: ``cpu`` (resident), and ``gpu`` (allocated, of the fullest)."""
-    peaks = {"cpu": _status("VmHWM")}
+    peaks = {"cpu": _peak_resident()}
     if _gpus():
         peaks["gpu"] = max(torch.cuda.max_memory_allocated(i) for i in range(_gpus()))
     return peaks
-
-
-def held_memory() -> int:
-    """Resident bytes of this process."""
-    return _status("VmRSS")
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that could still be allocated where ``device`` is."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_main_memory()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -117,17 +112,12 @@ def halving(
                     "batch size and run again with --fork"
                 ) from error
         # Here the error is gone, and with it the frames that held the tensors of the failed attempt.
-        batch_size = halved(what, batch_size, tell)
-
-
-def halved(what: str, batch_size: int, tell: Callable[[str], None]) -> int:
-    """Half of ``batch_size``, after telling so and giving back the memory of the failed attempt."""
-    gc.collect()
-    give_back_freed_memory()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-    tell(f"{what}: out of memory with a batch of {batch_size}; going on with {batch_size // 2}")
-    return batch_size // 2
+        gc.collect()
+        give_back_freed_memory()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        tell(f"{what}: out of memory with a batch of {batch_size}; going on with {batch_size // 2}")
+        batch_size //= 2
 
 
 def _function(name: str) -> Any:
@@ -140,10 +130,10 @@ def _function(name: str) -> Any:
         return None
 
 
-def _status(name: str) -> int:
+def _peak_resident() -> int:
     try:
         lines = STATUS.read_text(encoding="ascii", errors="replace").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
         import resource
 

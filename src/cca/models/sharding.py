@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -25,13 +24,14 @@ from cca import distributed
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import anatomy_of
 from cca.models.anatomy.weight_rows import in_shards
-from cca.models.fingerprint import model_fingerprint
 
 
 def load_sharded(
-    read: Callable[[], PreTrainedModel], bare: Callable[[torch.dtype], PreTrainedModel]
+    read: Callable[[], PreTrainedModel],
+    bare: Callable[[torch.dtype], PreTrainedModel],
+    fingerprint_of: Callable[[PreTrainedModel], str],
 ) -> tuple[PreTrainedModel, str]:
-    """The model that the first process reads, spread over all, and its fingerprint as one process finds it.
+    """The model that the first process reads, spread over all, and its fingerprint, taken before it is spread.
 
     ``bare`` makes the same model with weights of no value.
     """
@@ -40,7 +40,7 @@ def load_sharded(
         model = read().requires_grad_(False)
         generation = model.generation_config.to_dict() if model.generation_config else None
         dtype = str(model.dtype).removeprefix("torch.")
-        facts = json.dumps([model_fingerprint(model), dtype, generation]).encode()
+        facts = json.dumps([fingerprint_of(model), dtype, generation]).encode()
     fingerprint, dtype, generation = json.loads(distributed.broadcast_bytes(facts))
     if model is None:
         with torch.device("meta"):
@@ -93,7 +93,7 @@ def _deliver(module: nn.Module, device: torch.device) -> None:
 def _from_first(tensor: Tensor, device: torch.device) -> Tensor:
     value = tensor.to(device) if distributed.is_main() else torch.empty_like(tensor, device=device)
     value = value.contiguous()
-    dist.broadcast(value, 0)
+    distributed.broadcast_(value)
     return value
 
 

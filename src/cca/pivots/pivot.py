@@ -8,12 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cca.engines.engine import Tokens
 from cca.errors import CcaError
 from cca.files import Row, read_rows, write_rows
 
-FORMAT, VERSION = "cca.pivots", 1
+if TYPE_CHECKING:
+    from cca.models.loading import Codec
+    from cca.pivots.traces import Trace
+    from cca.problems.problem import Problem
+
+FORMAT, TEXTS_FORMAT, VERSION = "cca.pivots", "cca.pivot-texts", 1
 
 
 @dataclass(frozen=True)
@@ -54,20 +60,18 @@ class Pivot:
 
 
 def make_pivot(
-    problem: str,
-    template: str,
-    prompt: Tokens,
-    prefix: Tokens,
-    sampled: int,
-    greedy: int,
-    *,
-    greedy_right: bool,
-    method: str,
-    sample: int,
+    problem: Problem, prompt: Tokens, sampled: Trace, place: int, other: int, *, greedy_right: bool, method: str
 ) -> Pivot:
-    """Name the two tokens at a branching point: the one on the right answer's side is desired."""
-    desired, undesired = (greedy, sampled) if greedy_right else (sampled, greedy)
-    return Pivot(problem, template, prompt, prefix, desired, undesired, greedy_right, method, sample)
+    """The pivot at token ``place`` of a sampled trace, against the token ``other`` on the greedy side.
+
+    Of the two the one on the right answer's side is desired.
+    """
+    own = sampled.token_ids[place]
+    desired, undesired = (other, own) if greedy_right else (own, other)
+    prefix = sampled.token_ids[:place]
+    return Pivot(
+        problem.id, problem.template, prompt, prefix, desired, undesired, greedy_right, method, sampled.sample
+    )  # fmt: skip
 
 
 def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
@@ -90,3 +94,20 @@ def load_pivots(path: Path) -> list[Pivot]:
         return [Pivot.from_row(row) for row in rows]
     except CcaError as error:
         raise CcaError(f"{path}: {error}") from error
+
+
+def write_pivot_texts(path: Path, pivots: Iterable[Pivot], codec: Codec) -> None:
+    """One row per pivot: what the model read and the two tokens it chose between, for pages that load no tokenizer."""
+    rows = [
+        {
+            "problem": pivot.problem,
+            "template": pivot.template,
+            "prompt_text": codec.decode(pivot.prompt),
+            "prefix_text": codec.decode(pivot.prefix),
+            "desired_text": codec.token_text(pivot.desired),
+            "undesired_text": codec.token_text(pivot.undesired),
+            "greedy_right": pivot.greedy_right,
+        }
+        for pivot in pivots
+    ]
+    write_rows(path, TEXTS_FORMAT, VERSION, rows)

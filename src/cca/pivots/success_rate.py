@@ -25,8 +25,7 @@ from cca.engines.engine import Engine, GreedyPath, Progress, Request, Tokens, re
 from cca.errors import CcaError
 from cca.pivots.pivot import Pivot, make_pivot
 from cca.pivots.settings import PivotsConfig
-from cca.pivots.traces import Grader, Pair, Trace
-from cca.problems.judges.judge import Verdict
+from cca.pivots.traces import Grader, Pair, Trace, read_sampled
 from cca.problems.problem import Problem
 
 METHOD = "success-rate"
@@ -103,19 +102,16 @@ def success_rate_pivots(
 
 
 def _begun(pairs: Sequence[Pair], grader: Grader, engine: Engine) -> list[_Search]:
-    prompts = [grader.prompt_ids(problem) for problem, _, _ in pairs]
-    texts = [(prompt, sampled.token_ids) for prompt, (_, _, sampled) in zip(prompts, pairs, strict=True)]
-    paths = engine.greedy_paths(texts)
-    for (_, text), path in zip(texts, paths, strict=True):
-        if not len(text) == len(path.second) == len(path.log_probs):
-            raise CcaError(
-                "pivots.method success-rate: expected an engine that tells log-probabilities of given texts, "
-                f"got {type(engine).__name__}, which does not; take engine hf or another method"
-            )
-    return [
+    searches = [
         _Search(problem, prompt, sampled, path)
-        for prompt, (problem, _, sampled), path in zip(prompts, pairs, paths, strict=True)
+        for (problem, _, sampled), (prompt, path) in zip(pairs, read_sampled(pairs, grader, engine), strict=True)
     ]
+    if any(not len(each.text) == len(each.path.second) == len(each.path.log_probs) for each in searches):
+        raise CcaError(
+            "pivots.method success-rate: expected an engine that tells log-probabilities of given texts, "
+            f"got {type(engine).__name__}, which does not; take engine hf or another method"
+        )
+    return searches
 
 
 @dataclass(frozen=True)
@@ -135,8 +131,8 @@ class _Rates:
         for search, prefix in dict.fromkeys(wanted):
             if prefix in search.rates:
                 continue
-            if len(prefix) >= most or (prefix and self.grader.codec.ends_text(prefix[-1])):
-                ended = bool(prefix) and self.grader.codec.ends_text(prefix[-1])
+            ended = bool(prefix) and self.grader.codec.ends_text(prefix[-1])
+            if ended or len(prefix) >= most:
                 search.rates[prefix] = self._rate(search, [(prefix, ended)])
             else:
                 unknown.append((search, prefix))
@@ -155,9 +151,9 @@ class _Rates:
     def _rate(self, search: _Search, texts: Sequence[tuple[Tokens, bool]]) -> float:
         """The share of right ones among (text, finished), without those that the token limit cut off before their
         answer; NaN, which reaches no threshold, where it was all of them."""
-        judged = [self.grader.judgement(search.problem, text, cut_off=not finished).verdict for text, finished in texts]
-        sound = [v for v, (_, finished) in zip(judged, texts, strict=True) if finished or v is not Verdict.UNREADABLE]
-        return sum(v is Verdict.RIGHT for v in sound) / len(sound) if sound else math.nan
+        judged = [self.grader.right(search.problem, text, finished) for text, finished in texts]
+        sound = [right for right in judged if right is not None]
+        return sum(sound) / len(sound) if sound else math.nan
 
 
 def _to_split(search: _Search, threshold: float) -> list[tuple[int, int]]:
@@ -184,10 +180,8 @@ def _pivots(search: _Search, settings: PivotsConfig) -> list[Pivot]:
         if not _reaches(apart if rises else -apart, settings.threshold):
             continue
         pivot = make_pivot(
-            search.problem.id, search.problem.template, search.prompt, search.text[:place],
-            sampled=search.text[place], greedy=other[-1], greedy_right=not rises,
-            method=METHOD, sample=search.sampled.sample,
-        )  # fmt: skip
+            search.problem, search.prompt, search.sampled, place, other[-1], greedy_right=not rises, method=METHOD
+        )
         found.append((-abs(apart), place, pivot))
     return [pivot for _, _, pivot in sorted(found, key=lambda each: each[:2])][: settings.per_problem]
 

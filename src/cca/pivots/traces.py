@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from cca.engines.engine import Completion, Engine, Progress, Request, Tokens, request_seed
+from cca.engines.engine import Completion, Engine, GreedyPath, Progress, Request, Tokens, request_seed
 from cca.errors import CcaError
 from cca.files import Row
 from cca.pivots.settings import TracesConfig
@@ -166,9 +166,20 @@ class Grader:
         """The verdict on a completion. ``cut_off``: it reached its token limit, so only a closed answer counts."""
         return self.judge(self.codec.decode(token_ids), problem.answer, cut_off=cut_off)
 
+    def right(self, problem: Problem, token_ids: Sequence[int], finished: bool) -> bool | None:
+        """True for a right completion; None where the token limit cut it off before its answer."""
+        verdict = self.judgement(problem, token_ids, cut_off=not finished).verdict
+        return None if not finished and verdict is Verdict.UNREADABLE else verdict is Verdict.RIGHT
+
     def finished(self, token_ids: Sequence[int]) -> bool:
         """The stop rule for engines: True when the verdict on a completion cannot change any more."""
         return self.judge.finished(self.codec.decode(token_ids))
+
+
+def read_sampled(pairs: Sequence[Pair], grader: Grader, engine: Engine) -> list[tuple[Tokens, GreedyPath]]:
+    """The prompt of each pair, and the greedy path along its sampled trace."""
+    texts = [(grader.prompt_ids(problem), sampled.token_ids) for problem, _, sampled in pairs]
+    return [(prompt, path) for (prompt, _), path in zip(texts, engine.greedy_paths(texts), strict=True)]
 
 
 def longest_completion(problems: Sequence[Problem], codec: Codec, context: int) -> int:

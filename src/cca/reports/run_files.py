@@ -13,8 +13,7 @@ from typing import Any
 from cca.circuits.circuit import Circuit, load_circuit
 from cca.errors import CcaError
 from cca.files import Row, read_json, read_rows
-from cca.pivots.pivot import Pivot, load_pivots
-from cca.pivots.texts import FORMAT, VERSION
+from cca.pivots.pivot import TEXTS_FORMAT, VERSION, Pivot, load_pivots
 from cca.reports import formats
 from cca.reports.parts import Flag, Part
 from cca.reports.report import Report
@@ -118,7 +117,7 @@ def read_cards(path: Path) -> list[PivotCard]:
     """
     if not path.exists():
         return []
-    _, rows = read_rows(path, FORMAT, VERSION)
+    _, rows = read_rows(path, TEXTS_FORMAT, VERSION)
     cards = [_card(row, f"{path}, row {index}") for index, row in enumerate(rows, start=1)]
     return spread(cards, SHOWN)
 

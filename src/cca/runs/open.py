@@ -24,7 +24,7 @@ from cca.gradients.sampled_likelihood import Text
 from cca.models.anatomy.anatomy import Anatomy, anatomy_of
 from cca.models.anatomy.declarations import read_declaration
 from cca.models.forward.gates import check_gates
-from cca.models.loading import LoadedModel, choose_device, load_model
+from cca.models.loading import LoadedModel, choose_device, embedding_rows, load_model
 from cca.patches.layout import merge_objection
 from cca.pivots.traces import Grader, longest_completion
 from cca.problems.problem import problems_fingerprint
@@ -41,7 +41,7 @@ from cca.runs.progress.interrupts import Interrupts
 from cca.runs.progress.progress import LoggedProgress, NoProgress, RunProgress
 from cca.runs.progress.trackers import Track, track_nothing, tracking
 from cca.runs.replica import receive_folder, replica_folder, send_folder
-from cca.runs.said_first import embedding_rows, first_day, notes_at_start, say_what_changed
+from cca.runs.said_first import first_day, notes_at_start, say_what_changed
 from cca.runs.stages.engine import make_engine
 from cca.tinymath import BUNDLED_MODEL
 

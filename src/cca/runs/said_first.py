@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from cca.engines.hf import context_length
 from cca.gradients.sampled_likelihood import Text, solution_log_probabilities
+from cca.models.loading import embedding_rows
 from cca.pivots.traces import Grader
 from cca.problems.problem import Problem
 from cca.problems.task import Task, overlaps
@@ -57,13 +57,6 @@ def _note_on_begin(model: PreTrainedModel, grader: Grader, problems: Sequence[Pr
         f"prompts do not begin with the tokenizer's {grader.codec.tokenizer.bos_token}: {without:.2f} nats per token "
         f"as they are, {within:.2f} with it in front ({len(texts)} training problems)"
     )
-
-
-def embedding_rows(model: PreTrainedModel) -> int:
-    """How many token ids the model has embeddings for."""
-    embeddings: Any = model.get_input_embeddings()
-    rows = getattr(embeddings, "num_embeddings", None)  # a sharded weight does not have the whole shape
-    return rows if isinstance(rows, int) else embeddings.weight.shape[0]
 
 
 def _nats_per_token(model: PreTrainedModel, texts: Sequence[Text]) -> float:

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,10 @@ from transformers import PreTrainedModel
 from cca.errors import CcaError
 from cca.models.anatomy.components import KINDS, Component
 from cca.models.anatomy.declarations import Declaration, declaration_for
-from cca.models.anatomy.layer import Experts, LayerAnatomy, read_layer
+from cca.models.anatomy.layer import LayerAnatomy, read_layer
 from cca.models.anatomy.layer_reader import LayerReader, at
-from cca.models.anatomy.weight_rows import EACH, UnitRows, WeightRows, get_rows, row_shape, set_rows_
-
-__all__ = [
-    "KINDS", "Anatomy", "Component", "Declaration", "Experts", "LayerAnatomy", "UnitRows", "WeightRows",
-    "anatomy_of", "check_anatomy", "get_rows", "set_rows_",
-]  # fmt: skip
+from cca.models.anatomy.weight_rows import WeightRows
+from cca.models.checkpoint import EACH, row_shape
 
 MODES: dict[str, tuple[str, ...]] = {
     "paper": ("q", "k", "v", "up"),
@@ -49,26 +46,23 @@ class Anatomy:
 
     @cached_property
     def _spans(self) -> dict[tuple[int, str], slice]:
-        spans, start = {}, 0
-        for layer in self.layers:
-            for kind in KINDS:
-                stop = start + layer.count(kind)
-                spans[layer.index, kind] = slice(start, stop)
-                start = stop
-        return spans
+        counts = {(layer.index, kind): layer.count(kind) for layer in self.layers for kind in KINDS}
+        stops = accumulate(counts.values())
+        return {key: slice(stop - counts[key], stop) for key, stop in zip(counts, stops, strict=True)}
 
     @cached_property
     def _ordered(self) -> list[tuple[tuple[int, str], slice]]:
         return list(self._spans.items())
 
     @cached_property
-    def _stops(self) -> list[int]:
-        return [span.stop for _, span in self._ordered]
+    def interface(self) -> bool:
+        """True when every attention goes through transformers' AttentionInterface (`LayerAnatomy.interface`)."""
+        return all(layer.interface for layer in self.layers if layer.attention is not None)
 
     @cached_property
     def size(self) -> int:
         """Number of components."""
-        return self._stops[-1]
+        return self._ordered[-1][1].stop
 
     def count(self, layer: int, kind: str) -> int:
         return self.layers[layer].count(kind)
@@ -89,7 +83,7 @@ class Anatomy:
         """The inverse of `index`."""
         if not 0 <= flat_index < self.size:
             raise CcaError(f"component number {flat_index}: expected 0 to {self.size - 1}")
-        (layer, kind), span = self._ordered[bisect_right(self._stops, flat_index)]
+        (layer, kind), span = self._ordered[bisect_right(self._ordered, flat_index, key=lambda item: item[1].stop)]
         return Component(layer, kind, flat_index - span.start)
 
     def components(self, kinds: Collection[str] = KINDS) -> Iterator[Component]:

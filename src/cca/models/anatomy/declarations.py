@@ -157,20 +157,15 @@ def _merged(base: Declaration, changes: Mapping[str, Any], where: str) -> Declar
 def _checked(name: str, kind: str, value: Any) -> Any:
     """The value of a field, a lone name made a tuple. Raises CcaError saying what the field takes."""
     if kind == "Names":
-        names = (value,) if isinstance(value, str) else value
-        if isinstance(names, list | tuple) and names and all(isinstance(one, str) and one for one in names):
-            return tuple(names)
-        raise CcaError(f"expected {name!r} to be a module's name or a list of names, got {value!r}")
-    if kind.endswith("| None") and value is None:
-        return None
-    if name in CHOICES:
-        if value in CHOICES[name]:
-            return value
-        raise CcaError(f"expected {name!r} to be one of {', '.join(CHOICES[name])}, got {value!r}")
-    if kind.startswith("bool"):
-        if isinstance(value, bool):
-            return value
-        raise CcaError(f"expected {name!r} to be true or false, got {value!r}")
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    raise CcaError(f"expected {name!r} to be a whole number of at least 1, got {value!r}")
+        value = (value,) if isinstance(value, str) else value
+        sound = isinstance(value, list | tuple) and value and all(isinstance(one, str) and one for one in value)
+        wanted = "a module's name or a list of names"
+    elif name in CHOICES:
+        sound, wanted = value in CHOICES[name], f"one of {', '.join(CHOICES[name])}"
+    elif kind.startswith("bool"):
+        sound, wanted = isinstance(value, bool), "true or false"
+    else:
+        sound, wanted = type(value) is int and value >= 1, "a whole number of at least 1"
+    if not sound and not (value is None and kind.endswith("| None")):
+        raise CcaError(f"expected {name!r} to be {wanted}, got {value!r}")
+    return tuple(value) if isinstance(value, list) else value

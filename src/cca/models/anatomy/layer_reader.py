@@ -31,11 +31,7 @@ class LayerReader:
 
     def child(self, parent: nn.Module, names: Names) -> tuple[str, nn.Module] | None:
         """The first of ``names`` that exists under ``parent``, with the module."""
-        for name in names:
-            found = at(parent, name)
-            if found is not None:
-                return name, found
-        return None
+        return next(((name, found) for name in names if (found := at(parent, name)) is not None), None)
 
     def need(self, parent: nn.Module, field: str) -> nn.Module:
         """The module that the declaration's ``field`` names under ``parent``."""
@@ -72,11 +68,12 @@ class LayerReader:
         return None if bias is None else self.parameters[id(bias)]
 
     def outputs(
-        self, module: nn.Module, kind: str, role: str, n: int, length: int, step: int, first: int = 0
+        self, module: nn.Module, kind: str, field: str, n: int, length: int, step: int, first: int = 0, start: int = 0
     ) -> UnitRows:
-        """Units that own consecutive output features of a projection."""
-        weight, axis, _, _ = self.weight(module, role)
-        return UnitRows(kind, role, weight, self.bias(module), axis, n, length, 0, step, n, 0, first)
+        """Units that own ``length`` of every ``step`` output features of the projection that ``field`` declares."""
+        weight, axis, _, _ = self.weight(module, field)
+        role = field if kind == "neuron" else kind
+        return UnitRows(kind, role, weight, self.bias(module), axis, n, length, start, step, n, 0, first)
 
     def inputs(self, module: nn.Module, kind: str, role: str, n: int, length: int, first: int = 0) -> UnitRows:
         """Units that own consecutive input features of a projection; its bias belongs to none of them."""

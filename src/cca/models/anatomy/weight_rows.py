@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from cca import distributed
-from cca.models.checkpoint import EACH, check_range, check_row_shapes
-from cca.models.checkpoint import row_shape as row_shape
+from cca.models.checkpoint import EACH, check_range, check_row_shapes, row_shape
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -133,7 +132,7 @@ def own_part(tensor: DTensor, axis: int, indices: Tensor, rows: Tensor) -> tuple
     if tensor.dim() == 2 and axis == 1:
         return local, indices, rows[:, low:high]
     # indices along other axes than the first count through it: index = position * inner + index within
-    inner = {1: 1, 2: 1 if axis == 0 else shape[1], 3: shape[axis]}[tensor.dim()]
+    inner = row_shape(shape, axis)[0] // shape[0]
     positions = indices // inner
     here = (positions >= low) & (positions < high)
     return local, indices[here] - low * inner, rows[here.to(rows.device)]

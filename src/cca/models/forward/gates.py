@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cca.errors import CcaError
-from cca.models.anatomy.anatomy import KINDS, Anatomy
+from cca.models.anatomy.anatomy import Anatomy
+from cca.models.anatomy.components import KINDS
 from cca.models.forward.attention import hooked_attention
 from cca.models.forward.expert_gates import routed_correction
 from cca.models.memory import is_out_of_memory

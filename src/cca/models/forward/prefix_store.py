@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from cca.errors import CcaError
 from cca.models.forward.prefix_state import OwnPrefixes
-from cca.models.memory import free_main_memory
+from cca.models.memory import available_memory
 
 Storage = Literal["device", "memory", "disk"]
 SHARE: dict[Storage, float] = {"device": 0.5, "memory": 0.5, "disk": 0.9}
@@ -118,7 +118,7 @@ def _read(path: Path, lengths: torch.Tensor, rows: tuple[int, ...], devices: Seq
 def _free(device: torch.device, folder: Path) -> dict[Storage, int]:
     """Free bytes of each storage, fastest first; with a CPU, device and memory are the same."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    slow: dict[Storage, int] = {"memory": free_main_memory(), "disk": shutil.disk_usage(there).free}
+    slow: dict[Storage, int] = {"memory": available_memory(), "disk": shutil.disk_usage(there).free}
     if device.type != "cuda":
         return slow
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

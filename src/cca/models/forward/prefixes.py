@@ -33,6 +33,10 @@ __all__ = [
 ]  # fmt: skip
 
 
+LEAST = 1 << 30
+"""Bytes that activations may take whatever the size of the model."""
+
+
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     """Length of the longest token prefix that all sequences share, leaving each at least its last token."""
     if not sequences:
@@ -144,12 +148,34 @@ def padded(sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu
     return tokens.to(device), lengths.to(device)
 
 
-def buckets(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Row numbers in batches of at most ``batch_size`` rows of similar length, shortest first."""
+def buckets(lengths: Sequence[int], batch_size: int, most_tokens: int | None = None) -> list[list[int]]:
+    """Row numbers in batches of at most ``batch_size`` rows of similar length, shortest first.
+
+    ``most_tokens``: of a batch, padding included; a row that is longer has a batch of its own.
+    """
     if batch_size < 1:
         raise CcaError(f"batch size: expected at least 1, got {batch_size}")
-    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (lengths[row], row)):
+        full = not batches or len(batches[-1]) == batch_size
+        if full or (most_tokens is not None and (len(batches[-1]) + 1) * lengths[row] > most_tokens):
+            batches.append([])
+        batches[-1].append(row)
+    return batches
+
+
+def most_tokens(model: PreTrainedModel) -> int:
+    """Tokens of one forward and backward pass whose activations take about as much memory as the weights, or `LEAST`.
+
+    A number of the model alone, not of what is free: batches, and with them rounding, are the same in every run.
+    """
+    config = model.config.get_text_config()
+    neurons = getattr(config, "intermediate_size", None)
+    neurons = neurons if isinstance(neurons, int) else 4 * config.hidden_size
+    layer = 16 * config.hidden_size + 4 * neurons  # values kept for the backward pass
+    each = config.num_hidden_layers * layer * model.dtype.itemsize + config.vocab_size * (model.dtype.itemsize + 8)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return max(1, max(weights, LEAST) // each)
 
 
 def check_prefixes(anatomy: Anatomy) -> None:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from cca.engines.engine import Engine
 from cca.errors import CcaError
 from cca.pivots.find import find_pivots
-from cca.pivots.pivot import Pivot, save_pivots
+from cca.pivots.pivot import Pivot, save_pivots, write_pivot_texts
 from cca.pivots.settings import PivotsConfig
-from cca.pivots.texts import write_pivot_texts
 from cca.pivots.traces import Grader, Pair
 from cca.runs.folder.stage_files import StageFiles
 from cca.runs.folder.stage_inputs import PIVOTS_LOG
