@@ -114,10 +114,14 @@ def works(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Works]:
         yield Works(tmp_path_factory.mktemp("works"), forge)
 
 
-def cases() -> Iterator[Any]:
-    for work, number, group, seed in STOPS:
-        name = f"{seed}-{work}-{signal.Signals(number).name}-{'group' if group else 'process'}"
-        yield pytest.param(work, number, group, seed, id=name, marks=QUICK if seed in QUICKLY else SLOW)
+def cases() -> list[Any]:
+    return [
+        pytest.param(
+            work, number, group, seed, marks=QUICK if seed in QUICKLY else SLOW,
+            id=f"{seed}-{work}-{signal.Signals(number).name}-{'group' if group else 'process'}",
+        )
+        for work, number, group, seed in STOPS
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "number", "group", "seed"), cases())

@@ -120,3 +120,10 @@ def test_a_model_whose_code_fails_is_refused_in_one_line() -> None:
     model.model.layers[0].self_attn.forward = broken
     with pytest.raises(CcaError, match=r"^LlamaForCausalLM cannot be decoded here \(no kernel for this\)"):
         HFEngine(model).complete([Request((3, 4))], 2)
+
+
+def test_a_model_that_says_nan_is_refused() -> None:
+    model = TINY["llama"]()
+    model.requires_grad_(False).lm_head.weight.mul_(1e38)  # finite, as its states are
+    with pytest.raises(CcaError, match=r"cannot be decoded here \(it gives NaN in torch.float32\)"):
+        HFEngine(model).complete([Request((3, 4))], 2)

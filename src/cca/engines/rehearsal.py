@@ -102,6 +102,8 @@ def _fault(model: PreTrainedModel, anatomy: Anatomy | None, shortcuts: Shortcuts
     try:
         alone = CachedRows(model, cached=False)
         wanted = [next(alone.read([pair])).float().log_softmax(-1) for pair in zip(prefixes, texts, strict=True)]
+        if any(bool(own.isnan().any()) for own in wanted):
+            return f"it gives NaN in {model.dtype}"
         for group in [[0, 1, 2]] if shortcuts.batch else [[0], [1], [2]]:
             rows = make_rows(model, anatomy, shortcuts, prefixes[0][:shared])
             own = [(prefixes[row][shared:], texts[row]) for row in group]

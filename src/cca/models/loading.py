@@ -186,13 +186,13 @@ def load_model(
         return loaded_fingerprint(model, folder, before)
 
     def read() -> PreTrainedModel:
-        told = {**options, **common, "output_loading_info": True}
+        asked = {**options, **common, "output_loading_info": True}
         try:
-            model, found = _from_pretrained("model", name, AutoModelForCausalLM, where, **told)
+            model, found = _from_pretrained("model", name, AutoModelForCausalLM, where, **asked)
         except CcaError as error:
             if "ignore_mismatched_sizes" in str(error):
-                told |= {"device_map": "meta", "ignore_mismatched_sizes": True}
-                _, found = _from_pretrained("model", name, AutoModelForCausalLM, where, **told)
+                asked |= {"device_map": "meta", "ignore_mismatched_sizes": True}
+                _, found = _from_pretrained("model", name, AutoModelForCausalLM, where, **asked)
                 refuse_other_shapes(name, found["mismatched_keys"])
             raise
         refuse_other_weights(name, model, list(found["missing_keys"]), list(found["unexpected_keys"]))
