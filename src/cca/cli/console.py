@@ -57,6 +57,10 @@ class ConsoleProgress:
 
     say = staticmethod(say)
 
+    def alive(self, text: str) -> None:
+        if not console.is_terminal:  # a terminal has a bar
+            say(text)
+
     @contextmanager
     def work(self, what: str, total: int | None) -> Iterator[Advance]:
         began = time.perf_counter()

@@ -53,7 +53,8 @@ def status(
         done = "" if now.get("total") is None else f", {now.get('done')} of {now['total']}"
         left = "" if now.get("seconds_left") is None else f", about {duration(now['seconds_left'])} left"
         each = "" if now.get("seconds_each") is None else f", {now['seconds_each']:.3g} s each"
-        say(f"now: {now.get('what')}{done}{each}{left}")
+        rate = "" if now.get("tokens_per_second") is None else f", {now['tokens_per_second']:g} tokens a second"
+        say(f"now: {now.get('what')}{done}{each}{rate}{left}")
     say(f"time so far: {duration(found['seconds'])}")
     for line in (*found["notes"], *found["log"]):
         say(f"  {line}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,11 +46,13 @@ def decode(
     ends: frozenset[int],
     stop: StopRule | None,
     device: torch.device,
+    count: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[int, Completion]]:
     """Yield (index, its new tokens) as texts end; others take their place, so that ``size`` are decoded at once.
 
     requests: index, request, longest completion with what is written of it, and how many random numbers of the
     request's seed earlier tokens have used. The first ``shared`` tokens of all prefixes are in ``rows`` already.
+    ``count`` gets the number of tokens of each step.
     """
     waiting = [_row(*request) for request in reversed(requests)]
     active: list[_Row] = []
@@ -62,6 +64,7 @@ def decode(
             logits.append(rows.add([row.request.prefix[shared:] for row in new]))
             active += new
         chosen = _chosen(torch.cat(logits) if len(logits) > 1 else logits[0], active, device)
+        count(len(active))
         keep: list[int] = []
         for place, (row, token) in enumerate(zip(active, chosen.tolist(), strict=True)):
             row.text.append(token)

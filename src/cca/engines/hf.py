@@ -154,12 +154,14 @@ class HFEngine:
             for request in (requests[index],)
         ]
 
+        def count(tokens: int) -> None:
+            self.generated_tokens += tokens
+
         def work(size: int) -> None:
             rows = self._rows(requests[0].prefix[:shared])
             left = [request for request in asked if request[0] not in results]
-            for index, made in decode(rows, left, shared, size, end_tokens(self.model), stop, self.model.device):
+            for index, made in decode(rows, left, shared, size, end_tokens(self.model), stop, self.model.device, count):
                 results[index] = made
-                self.generated_tokens += len(made.token_ids)
                 if progress:
                     progress(1)
 

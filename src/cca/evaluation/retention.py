@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from cca import distributed
 from cca.files import fingerprint
 from cca.gradients.sampled_likelihood import Text, solution_log_probabilities
-from cca.models.forward.prefixes import buckets
+from cca.models.forward.prefixes import buckets, most_tokens
 from cca.pivots.traces import Grader
 from cca.problems.problem import Problem
 
@@ -84,7 +84,9 @@ class DriftProbe:
 
     def __post_init__(self) -> None:
         self.texts = self._affordable()
-        batches = buckets([len(text.prompt) + len(text.solution) for text in self.texts], self.batch_size)
+        batches = buckets(
+            [len(text.prompt) + len(text.solution) for text in self.texts], self.batch_size, most_tokens(self.model)
+        )
         self._count = len(batches)
         # this process's share
         self._batches = [batches[number] for number, _ in distributed.my_share(len(batches))]

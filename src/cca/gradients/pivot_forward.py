@@ -24,7 +24,7 @@ from cca.models.forward.attention import hooked_attention
 from cca.models.forward.gates import gated
 from cca.models.forward.one_token_attention import OneTokenPrefixes
 from cca.models.forward.prefix_store import Storage
-from cca.models.forward.prefixes import buckets, common_prefix, logits_at, prefill, prefill_own
+from cca.models.forward.prefixes import buckets, common_prefix, logits_at, most_tokens, prefill, prefill_own
 from cca.models.precision import wide
 from cca.pivots.pivot import Pivot
 
@@ -51,7 +51,7 @@ class PivotForward:
         shared = common_prefix(tokens)
         self.shared = prefill(model, anatomy, tokens[0][:shared]) if shared else None
         between = [row[shared:-1] for row in tokens]
-        batches = buckets(list(map(len, between)), batch_size)
+        batches = buckets(list(map(len, between)), batch_size, most_tokens(model, max(map(len, tokens))))
         own = [[rows[index] for index, _ in distributed.my_share(len(rows))] for rows in batches]
         self.own = prefill_own(model, anatomy, between, self.shared, storage=storage, batches=own)
         device = model.device

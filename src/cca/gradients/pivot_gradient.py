@@ -31,7 +31,7 @@ from cca.errors import CcaError
 from cca.gradients.pivot_forward import PivotForward, logit_gaps
 from cca.gradients.sampled_likelihood import Text, solution_log_probabilities, usable_texts
 from cca.models.anatomy.anatomy import Anatomy
-from cca.models.forward.prefixes import SharedPrefix, buckets, common_prefix, logits_at, padded, prefill
+from cca.models.forward.prefixes import SharedPrefix, buckets, common_prefix, logits_at, most_tokens, padded, prefill
 from cca.models.precision import wide, wide_dtype
 from cca.pivots.pivot import Pivot
 
@@ -119,7 +119,9 @@ def add_pivot_gradient(
     with distributed.summed_gradients(trained.leaves), context, trained.active():
         graph = prefill(model, anatomy, tokens[0][:shared_length], with_grad=True) if shared_length else None
         shared = _as_leaves(graph) if graph else None
-        batches = buckets([len(row) for row in tokens], distributed.even_batch_size(len(tokens), batch_size))
+        lengths = [len(row) - shared_length for row in tokens]
+        size = distributed.even_batch_size(len(tokens), batch_size)
+        batches = buckets(lengths, size, most_tokens(model, max(map(len, tokens)) if shared_length else 0))
         for number, counts in distributed.my_share(len(batches)):
             batch = batches[number]
             own, lengths = padded([tokens[row][shared_length:] for row in batch], model.device)
@@ -195,7 +197,7 @@ class KLAnchor:
     def __init__(self, model: PreTrainedModel, texts: Sequence[Text], weight: float, batch_size: int = 16) -> None:
         texts = usable_texts(texts, "amplify.anchor")
         self.model, self.weight = model, weight
-        batches = buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size)
+        batches = buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size, most_tokens(model))
         self.tokens = sum(len(solution) for _, solution in texts)
         self._batches = []
         """(texts, the log-probabilities of their solutions as they were, counts), for this process's share."""

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from cca import distributed
 from cca.engines.engine import Tokens
 from cca.errors import CcaError
-from cca.models.forward.prefixes import buckets, padded, project_only
+from cca.models.forward.prefixes import buckets, most_tokens, padded, project_only
 from cca.models.precision import wide, wide_dtype
 
 MOST_TEXTS = 16
@@ -43,7 +43,8 @@ def deal_batches(
     ``generator`` is moved on for those of other processes. All processes get the same number of batches
     (`distributed.my_share`); those that only fill up do not count.
     """
-    batches = samples * buckets([len(prompt) + len(solution) for prompt, solution in texts], batch_size)
+    lengths = [len(prompt) + len(solution) for prompt, solution in texts]
+    batches = samples * buckets(lengths, batch_size, most_tokens(model))
     for number, batch in enumerate(batches):
         own = [texts[row] for row in batch]
         if number % distributed.size() == distributed.rank():

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from jinja2 import TemplateError
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cca import distributed
@@ -197,6 +198,8 @@ def load_model(
             raise
         refuse_other_weights(name, model, list(found["missing_keys"]), list(found["unexpected_keys"]))
         _complete_ends(model, codec.tokenizer)
+        if (head := model.get_output_embeddings()) is not None:
+            head.register_forward_pre_hook(_contiguous)
         return model
 
     if sharding == "fsdp":
@@ -233,6 +236,11 @@ def _model_path(name: str) -> str:
     refuse_other_files(name, folder)
     refuse_half_edited(folder)
     return str(folder)
+
+
+def _contiguous(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The input of the output matrix as one piece: of a slice torch copies that matrix once per row (CPU, bfloat16)."""
+    return given[0].contiguous(), *given[1:]
 
 
 def _complete_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

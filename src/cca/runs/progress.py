@@ -6,24 +6,29 @@ for `cca status`, which may be called on another machine.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from cca.engines.engine import Progress
 from cca.files import write_json
 
 LOG, CURRENT = "run.log", ".status.json"
-EVERY = 3.0
-"""Seconds between two writes of ``.status.json``."""
+EVERY, LINE_EVERY = 3.0, 60.0
+"""Seconds between two writes of ``.status.json``, and between two lines that say how far the work is."""
 
 
 class RunProgress(Protocol):
     def say(self, text: str) -> None:
         """Show one line: a finding or a decision."""
+        ...
+
+    def alive(self, text: str) -> None:
+        """Show once a minute, from another thread, how far the work is, where nothing else shows that."""
         ...
 
     def work(self, what: str, total: int | None) -> AbstractContextManager[Progress]:
@@ -37,6 +42,9 @@ class NoProgress:
     def say(self, text: str) -> None:
         del text
 
+    def alive(self, text: str) -> None:
+        del text
+
     @contextmanager
     def work(self, what: str, total: int | None) -> Iterator[Progress]:
         del what, total
@@ -48,10 +56,15 @@ class LoggedProgress:
 
     def __init__(self, folder: Path, shown: RunProgress) -> None:
         self.folder, self.shown = folder, shown
+        self.tokens: Callable[[], int] = lambda: 0
+        """Tokens generated so far."""
 
     def say(self, text: str) -> None:
         self.log(text)
         self.shown.say(text)
+
+    def alive(self, text: str) -> None:
+        self.shown.alive(text)
 
     def log(self, text: str) -> None:
         """Write a line into ``run.log`` alone."""
@@ -61,9 +74,9 @@ class LoggedProgress:
     @contextmanager
     def work(self, what: str, total: int | None) -> Iterator[Progress]:
         self.log(f"{what}{'' if total is None else f' ({total})'} ...")
-        began, current = time.monotonic(), _CurrentWork(self.folder, what, total)
+        began, current = time.monotonic(), _CurrentWork(self.folder, what, total, self.tokens)
         current.write()
-        with self.shown.work(what, total) as show:
+        with self.shown.work(what, total) as show, self._alive(current):
 
             def progress(done: int) -> None:
                 show(done)
@@ -72,36 +85,73 @@ class LoggedProgress:
             yield progress
         self.log(f"{what}: {time.monotonic() - began:.1f} s")
 
+    @contextmanager
+    def _alive(self, current: _CurrentWork) -> Iterator[None]:
+        """Signs of life, whatever the work is doing: the file every few seconds, a line every minute."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            minutes = 0
+            while not ended.wait(EVERY):
+                current.write()
+                if time.monotonic() - current.began >= LINE_EVERY * (minutes + 1):
+                    minutes += 1
+                    line = current.line()
+                    self.log(line)
+                    self.shown.alive(line)
+
+        thread = threading.Thread(target=beat, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
 
 class _CurrentWork:
     """One piece of work and how much of it is done, as ``.status.json`` has it."""
 
-    def __init__(self, folder: Path, what: str, total: int | None) -> None:
+    def __init__(self, folder: Path, what: str, total: int | None, tokens: Callable[[], int]) -> None:
         self.path = folder / CURRENT
         self.what, self.total, self.done = what, total, 0
-        self.first: int | None = None
+        self.first = 0
         """Items that an earlier process had done: the first progress of a resumed stage, which took no time here."""
-        self.began = self.written = time.monotonic()
+        self.began = time.monotonic()
         self.since = now()
+        self.tokens, self.tokens_before = tokens, tokens()
 
     def add(self, done: int) -> None:
-        if self.first is None and time.monotonic() - self.began < 0.1:
+        if not self.done and time.monotonic() - self.began < 0.1:
             self.first = done
         self.done += done
-        if time.monotonic() - self.written > EVERY:
-            self.write()
 
-    def write(self) -> None:
-        self.written = time.monotonic()
-        done_here = self.done - (self.first or 0)
-        each = (self.written - self.began) / done_here if done_here > 0 else None
+    def facts(self) -> dict[str, Any]:
+        elapsed = max(time.monotonic() - self.began, 1e-9)
+        done_here = self.done - self.first
+        each = elapsed / done_here if done_here > 0 else None
         left = None if self.total is None or each is None else each * (self.total - self.done)
-        whole = {
+        rate = (self.tokens() - self.tokens_before) / elapsed
+        return {
             "what": self.what, "done": self.done, "total": self.total, "since": self.since, "updated": now(),
             "seconds_each": each if each is None else round(each, 4),
             "seconds_left": left if left is None else round(left, 1),
+            "tokens_per_second": round(rate, 1) if rate else None,
         }  # fmt: skip
-        write_json(self.path, whole)
+
+    def write(self) -> None:
+        write_json(self.path, self.facts())
+
+    def line(self) -> str:
+        """What is done, how fast, and how long the rest would take at that rate."""
+        facts = self.facts()
+        of = "" if self.total is None else f" of {self.total}"
+        parts = [f"{self.done}{of} done after {time.monotonic() - self.began:.0f} s"]
+        if facts["tokens_per_second"] is not None:
+            parts.append(f"{facts['tokens_per_second']:g} tokens a second")
+        if facts["seconds_left"] is not None:
+            parts.append(f"about {facts['seconds_left']:.0f} s left")
+        return f"{self.what}: {', '.join(parts)}"
 
 
 def now() -> str:

@@ -164,16 +164,19 @@ def buckets(lengths: Sequence[int], batch_size: int, most_tokens: int | None = N
     return batches
 
 
-def most_tokens(model: PreTrainedModel) -> int:
+def most_tokens(model: PreTrainedModel, keys: int = 0) -> int:
     """Tokens of one forward and backward pass whose activations take about as much memory as the weights, or `LEAST`.
 
-    A number of the model alone, not of what is free: batches, and with them rounding, are the same in every run.
+    keys: of the shared prefix and of each row, next to which attention scores are held whole. A number of the model
+    alone, not of what is free: batches, and with them rounding, are the same in every run.
     """
     config = model.config.get_text_config()
     neurons = getattr(config, "intermediate_size", None)
     neurons = neurons if isinstance(neurons, int) else 4 * config.hidden_size
-    layer = 16 * config.hidden_size + 4 * neurons  # values kept for the backward pass
-    each = config.num_hidden_layers * layer * model.dtype.itemsize + config.vocab_size * (model.dtype.itemsize + 8)
+    size = model.dtype.itemsize
+    layer = (16 * config.hidden_size + 4 * neurons) * size  # kept for the backward pass
+    layer += keys * (getattr(config, "num_attention_heads", None) or 1) * (size + 8)
+    each = config.num_hidden_layers * layer + config.vocab_size * (size + 8)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     return max(1, max(weights, LEAST) // each)
 
