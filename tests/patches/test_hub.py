@@ -85,7 +85,7 @@ def test_without_a_connection_the_cache_is_verified(
 ) -> None:
     patch = toy_patch(toy_weights())
     repo = uploaded(hub, write_folder(tmp_path / "base", toy_weights()))
-    model_folder(repo, endpoint=hub.endpoint)
+    model_folder(repo)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert verify_on_hub(repo, patch) == "base"
     with pytest.raises(CcaError, match="cannot be had from the hub"):
