@@ -31,13 +31,13 @@ class RankedEngine(HFEngine):
     ) -> list[Completion]:
         """Complete every request. Raises CcaError for an empty prefix or one that leaves no room for a token."""
         check_room(requests, context_length(self.model), max_new_tokens)
-        before, told = self.generated_tokens, 0
+        before, reported = self.generated_tokens, 0
         if shared is None:
             shared = shared_length([request.prefix for request in requests])
 
         def tell(done: int) -> None:
-            nonlocal told
-            told += done
+            nonlocal reported
+            reported += done
             if progress:
                 progress(done)
 
@@ -48,7 +48,7 @@ class RankedEngine(HFEngine):
         completions = [Completion(tuple(row["token_ids"]), row["finished"]) for row in rows]
         self.generated_tokens = before + sum(len(completion.token_ids) for completion in completions)
         if progress:
-            progress(len(requests) - told)
+            progress(len(requests) - reported)
         return completions
 
     def greedy_paths(self, texts: Sequence[tuple[Tokens, Tokens]], shared: int | None = None) -> list[GreedyPath]:

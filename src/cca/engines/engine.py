@@ -95,7 +95,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """End what the engine started beside this process; it is not used afterwards."""
+        """End what the engine started next to this process; it is not used afterwards."""
         ...
 
 

@@ -122,7 +122,7 @@ class HFEngine:
         switch = rope_switch(self.model)
         if switch is None:
             return self._read(texts, shared)
-        cuts = [max(0, switch + 1 - len(prefix)) for prefix, _ in texts]  # tokens told by the short factors
+        cuts = [max(0, switch + 1 - len(prefix)) for prefix, _ in texts]  # tokens that the short factors decide
         short = iter(self._read([(p, t[:c]) for (p, t), c in zip(texts, cuts, strict=True) if t[:c]], 0))
         long = iter(self._read([(p + t[:c], t[c:]) for (p, t), c in zip(texts, cuts, strict=True) if t[c:]], 0))
         return [

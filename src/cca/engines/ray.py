@@ -3,7 +3,7 @@
 Notable decisions:
 
 * A unit of work is exactly the batch that `HFEngine` would decode in one process: the same rows, in the same order,
-  beside the same shared prefix. So neither the number of actors nor who does what changes a token.
+  with the same shared prefix. So neither the number of actors nor who does what changes a token.
 * Actors, not Ray Data: its actors live as long as one data set, so that every chunk and every validated step would load
   the model again, and weights that changed meanwhile could not be given to them.
 * An actor that dies costs the unit it was at: the unit goes to the next free actor, and a new one takes its place.

@@ -158,7 +158,7 @@ class VLLMEngine:
             self._held = self.watch.state
 
     def _run(self, asked: Sequence[tuple[Tokens, Any]], look: Any) -> None:
-        """Put all prompts through the engine; ``look`` is told of every output and says whether it was the last."""
+        """Put all prompts through the engine; ``look`` gets every output and says whether it was the last."""
         self._synchronise()
         engine = self._llm.llm_engine
         places: dict[str, int] = {}

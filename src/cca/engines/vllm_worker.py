@@ -3,7 +3,7 @@
 Only vLLM imports this module, by the names that `cca.engines.vllm` gives it.
 
 * `SeededSampling` makes the token that `cca.engines.decoding.choose` picks the only possible one. Requests are greedy
-  for vLLM; seed and temperature travel beside its own parameters.
+  for vLLM; seed and temperature travel with its own parameters.
 * `WeightsInPlace` becomes part of vLLM's worker. Tensors come in a safetensors file, named as in a checkpoint, and go
   through vLLM's own loader, which knows how this model fuses, shards and packs them.
 """

@@ -171,7 +171,7 @@ def choose_weights(where: str, config: Mapping[str, Any] | None, files: Sequence
         plain = isinstance(named, str) and Path(named).name == named
         if not plain or not named.endswith((".safetensors", ".safetensors.index.json")):
             raise CcaError(
-                f"{where}/config.json: expected 'transformers_weights' to name a safetensors file or index beside it, "
+                f"{where}/config.json: expected 'transformers_weights' to name a safetensors file or index next to it, "
                 f"got {named!r:.80}"
             )
         return named
@@ -191,7 +191,7 @@ def list_shards(where: str, index: Any) -> list[str]:
     shards = sorted(set(names.values()))
     for shard in shards:
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise CcaError(f"{where}: expected safetensors files beside it, got {shard!r}")
+            raise CcaError(f"{where}: expected safetensors files next to it, got {shard!r}")
     return shards
 
 
