@@ -264,8 +264,11 @@ ROWS = [{"question": f"What is {n} + 1?", "answer": f"{n + 1}"} for n in range(3
 def test_files_as_people_have_them(tmp_path: Path) -> None:
     """With a byte-order mark (Notepad, Excel), null for what is absent (pandas), and long fields."""
     lines = "".join(json.dumps({**row, "template": None, "id": None}) + "\n" for row in ROWS)
+    lines += json.dumps({**ROWS[0], "template": 7, "id": 300}) + "\n"
     (tmp_path / "bom.jsonl").write_text(lines, encoding="utf-8-sig")
-    assert [problem.id for problem in read_problems(tmp_path / "bom.jsonl")][:2] == ["0", "1"]
+    problems = read_problems(tmp_path / "bom.jsonl")
+    assert [problem.id for problem in problems][:2] == ["0", "1"]
+    assert (problems[-1].id, problems[-1].template) == ("300", "7")
     table = "question,answer\r\n" + "".join(f"q{n},{n}\r\n" for n in range(20)) + "x" * 140_000 + ",1\r\n"
     (tmp_path / "bom.csv").write_text(table, encoding="utf-8-sig")
     task = open_task(TaskSource(source="hf:a/b", path=tmp_path / "bom.csv"))

@@ -122,6 +122,11 @@ def test_a_run_whose_limit_is_too_short_is_refused_unless_allowed(tmp_path: Path
     config = tiny_run.make(tmp_path, judge={"name": "regex", "pattern": r"(w\d+)$"})
     with pytest.raises(CcaError, match="greedy traces were cut off at 5 tokens before their answer"):
         run_stage(load_config(config), "traces", NoProgress())
+    (log,) = tmp_path.glob("*/traces.jsonl")
+    before = log.read_bytes()
+    with pytest.raises(CcaError, match="greedy traces were cut off"):  # known already: nothing more is made
+        run_stage(load_config(config), "traces", NoProgress())
+    assert log.read_bytes() == before
     allowed = load_config(config, ["traces.allow_cut_off=true", f"out={tmp_path / 'allowed'}"])
     with pytest.raises(CcaError, match="nothing to pair"):
         run_stage(allowed, "traces", NoProgress())

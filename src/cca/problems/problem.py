@@ -236,16 +236,14 @@ def _problem(row: Row, where: str, index: int, prompts: Prompts) -> Problem:
     if unknown:
         raise CcaError(f"{where}: unknown field {unknown[0]!r:.80}; expected {', '.join(FIELDS)}")
     row = {key: value for key, value in row.items() if value is not None}  # null is as good as absent
-    identity = row.get("id", f"{index}")
-    if isinstance(identity, int) and not isinstance(identity, bool):
-        identity = str(identity)
+    names = {"id": row.get("id", f"{index}"), "template": row.get("template", "default")}
+    identity, template = (str(name) if type(name) is int else name for name in names.values())
     prompt, question = row.get("prompt"), row.get("question")
     if (prompt is None) == (question is None):
         raise CcaError(f"{where}: expected either 'prompt' or 'question', got {'both' if prompt else 'neither'}")
     answer = row.get("answer")
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         answer = str(answer)
-    template = row.get("template", "default")
     texts = {"id": identity, "template": template, "prompt": prompt or question, "answer": answer}
     for name, value in texts.items():
         if not isinstance(value, str) or not value.strip():

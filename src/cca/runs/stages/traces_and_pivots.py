@@ -61,6 +61,7 @@ def run_traces(
         check_cut_off(done, len(problems), max_new_tokens, settings.allow_cut_off)
         return not one_chunk
 
+    check_cut_off(done, len(problems), max_new_tokens, settings.allow_cut_off)
     if len(done) < len(problems):
         what = "traces: greedy and sampled"
         _append_chunks(files, log, what, problems, len(done), sample, row, goes_on, engine.parallel_chunks)
