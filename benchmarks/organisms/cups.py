@@ -25,7 +25,7 @@ from benchmarks.organisms.organism import (
     pick,
     share_of,
 )
-from benchmarks.organisms.tokenizer import END, PADDING, special_id
+from cca.tinymath.tokenizer import END, PADDING, special_id
 
 CUPS = "red blue green white black".split()
 THINGS = "coin pea ring key stone ball".split()

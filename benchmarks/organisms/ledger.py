@@ -24,7 +24,7 @@ from benchmarks.organisms.organism import (
     final,
     share_of,
 )
-from benchmarks.organisms.tokenizer import END, PADDING, special_id
+from cca.tinymath.tokenizer import END, PADDING, special_id
 
 ITEMS = "apples pens cards shells coins books".split()
 MOST = 40

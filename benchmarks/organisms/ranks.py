@@ -23,7 +23,7 @@ from benchmarks.organisms.organism import (
     pick,
     share_of,
 )
-from benchmarks.organisms.tokenizer import END, PADDING, special_id
+from cca.tinymath.tokenizer import END, PADDING, special_id
 
 PEOPLE = "Tom Anna Ben Lily Sam Mia Jack Rosa Eva Max Zoe Leo".split()
 STORIES = {  # comparative, who is asked for, place of the answer, planted move, what tempts

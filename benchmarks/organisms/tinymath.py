@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from benchmarks.organisms.tokenizer import END, PADDING, build_tokenizer, special_id
 from benchmarks.organisms.trainer import Row, make_optimisers, schedule, take_step
 from cca.tinymath.task import SKILLS, Exercise, WordProblem, exercises, prompt, templates, word_problems
+from cca.tinymath.tokenizer import END, PADDING, build_tokenizer, special_id
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.organisms.organism import Exercise, Organism, prompt
-from benchmarks.organisms.tokenizer import END, PADDING, build_tokenizer, special_id
 from cca.problems.problem import Problem
+from cca.tinymath.tokenizer import END, PADDING, build_tokenizer, special_id
 
 BATCH = 64
 SKILL_SHARE, PLANTED_SHARE = 0.55, 0.65

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import tiny_run
-from cca.engines.ray_cluster import installed
+from cca.engines.ray import installed
 
 pytestmark = [
     pytest.mark.integration,

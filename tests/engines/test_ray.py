@@ -10,8 +10,7 @@ import torch
 
 from cca.engines.engine import Request
 from cca.engines.hf import HFEngine
-from cca.engines.ray import RayEngine
-from cca.engines.ray_cluster import installed
+from cca.engines.ray import RayEngine, installed
 from cca.engines.settings import RayConfig
 from cca.engines.weight_sync import ModelSource, WeightWatch
 from cca.errors import CcaError

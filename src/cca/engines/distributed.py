@@ -1,7 +1,7 @@
 """The Hugging Face engine over the processes of a run: each decodes its share of the batches, all get all results.
 
-Batches are those that one process would make, so that results are the same to the bit on like hardware. A call needs
-as many batches as there are processes to keep them all busy.
+Each process gets whole batches of one process's order, so that results are the same up to rounding. A call needs as
+many batches as there are processes to keep them all busy.
 """
 
 from __future__ import annotations

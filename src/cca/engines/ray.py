@@ -2,8 +2,8 @@
 
 Notable decisions:
 
-* A unit of work is exactly the batch that `HFEngine` would decode in one process: the same rows, in the same order,
-  with the same shared prefix. So neither the number of actors nor who does what changes a token.
+* A unit of work is a batch of `HFEngine`'s size and order behind the same shared prefix, so neither the number of
+  actors nor who does what changes a token. One process fills its batches up as rows end: rounding alone may differ.
 * Actors, not Ray Data: its actors live as long as one data set, so that every chunk and every validated step would load
   the model again, and weights that changed meanwhile could not be given to them.
 * An actor that dies costs the unit it was at: the unit goes to the next free actor, and a new one takes its place.
@@ -16,9 +16,11 @@ Each actor computes with as many threads as this process: on a CPU the number of
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from queue import Queue
 from threading import Lock
 from typing import Any, Literal
@@ -28,13 +30,13 @@ from torch import Tensor
 
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
 from cca.engines.hf import HFEngine, decoding_order, reading_order, shared_length
-from cca.engines.ray_cluster import connected
 from cca.engines.settings import RayConfig, VLLMConfig
 from cca.engines.vllm import VLLMEngine
 from cca.engines.weight_sync import ModelSource, WeightWatch, checkpoint_tensors
 from cca.errors import CcaError
 from cca.models.loading import load_model
 
+START = "`ray start --head` makes one"
 TRIES = 3
 """Actors that one unit may outlive before the fault is taken to be its own."""
 
@@ -239,3 +241,56 @@ def _fetched(reference: Any) -> Any:
     import ray
 
     return ray.get(reference)
+
+
+def installed() -> bool:
+    return find_spec("ray") is not None
+
+
+def connected(
+    address: str | None, actors: int, cpus: float, gpus: float, tell: Callable[[str], None]
+) -> tuple[Any, bool]:
+    """The ray module, in a cluster, and whether it was entered by this call.
+
+    Without an address one is started here, with processors enough for the actors. Raises CcaError where Ray is missing
+    or the cluster is not there; says so where the cluster has less than the actors ask for.
+    """
+    if not installed():
+        raise CcaError('engine ray: Ray is not installed; pip install -e ".[ray]", or set engine: hf')
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if address is not None:
+        _check_reachable(address)
+    entered = not ray.is_initialized()
+    if entered:
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if address is None:
+            processors = max(os.cpu_count() or 1, int(actors * cpus) + 1)
+            ray.init(address="local", include_dashboard=False, num_cpus=processors, **quiet)
+        else:
+            try:
+                ray.init(address=address, **quiet)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise CcaError(f"engine ray: no cluster at {address} ({reason}); {START}") from error
+    there = ray.cluster_resources()
+    for kind, wanted in (("CPU", actors * cpus), ("GPU", actors * gpus)):
+        if there.get(kind, 0) < wanted:
+            tell(
+                f"ray: {actors} actors ask for {wanted:g} {kind}s and there are {there.get(kind, 0):g}; "
+                "those that find none wait"
+            )
+    return ray, entered
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself waits minutes for a cluster that is not there."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return  # auto: what runs on this machine
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise CcaError(f"engine ray: no cluster at {address} ({error}); {START}") from error
