@@ -112,9 +112,10 @@ class DirectRows:
         longest = max(self.lengths)
         if longest == self.keys[0].shape[2]:
             self._widen(longest + ROOM)
-        lengths, rows = torch.tensor(self.lengths, device=tokens.device), torch.arange(len(self.lengths))
+        lengths, count = torch.tensor(self.lengths, device=tokens.device), len(self.lengths)
+        rows = torch.arange(count, device=tokens.device)
         keys, values = (tuple(x[:, :, :longest] for x in side) for side in (self.keys, self.values))
-        prefixes = OneTokenPrefixes(self.model, self.shared, OwnPrefixes(keys, values, lengths, tuple(rows.tolist())))
+        prefixes = OneTokenPrefixes(self.model, self.shared, OwnPrefixes(keys, values, lengths, tuple(range(count))))
         with hooked_attention(self.model, self.anatomy, prefixes=prefixes, capture=True) as hooks:
             logits = self.model(input_ids=tokens[:, None], use_cache=False).logits[:, -1]
             for layer, (k, v) in _captured(hooks):
