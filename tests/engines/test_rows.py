@@ -17,6 +17,8 @@ from cca.models.anatomy.anatomy import anatomy_of
 
 SHARED = 20  # longer than the zoo's windows
 OWN = (3, 9, 1, 14, 6)
+INDIRECT = ("llama4", "minimax", "lfm2", "qwen3.5", "qwen3-next")
+"""Architectures with attention in chunks, or layers without attention."""
 
 
 def prompts(shared: int) -> list[Tokens]:
@@ -44,6 +46,8 @@ def test_decoding_equals_each_text_alone(name: str) -> None:
         anatomy = None
     with in_double(), torch.inference_mode():
         shortcuts, note = rehearse(model, anatomy)
+        direct = anatomy is not None and anatomy.interface and name not in INDIRECT
+        assert shortcuts.direct == direct
         assert shortcuts.share or "not shared" in note or "decoded without" in note
         for shared in [0, SHARED] if shortcuts.share else [0]:
             texts = prompts(shared)
@@ -74,3 +78,17 @@ def test_rows_behind_a_long_prefix_are_added_in_parts(monkeypatch: pytest.Monkey
         monkeypatch.setattr("cca.engines.rows.SCORES", 4 * 14 * (SHARED + 14))
         assert len(list(rows._parts([len(text) for text in own]))) > 2
         torch.testing.assert_close(rows.add(own), whole)
+
+
+def test_a_sampled_text_goes_on_with_the_numbers_it_has_not_used() -> None:
+    model, prefix = TINY["llama"](), prompts(0)[0]
+
+    def sampled(text: Tokens, count: int, used: int) -> Tokens:
+        rows = DirectRows(model, anatomy_of(model))
+        request = Request(text, 1.0, 5)
+        ((_, made),) = decode(rows, [(0, request, count, used)], 0, 1, frozenset(), None, model.device)
+        return made.token_ids
+
+    with torch.inference_mode():
+        whole = sampled(prefix, 9, 0)
+        assert sampled(prefix + whole[:4], 5, 4) == whole[4:]

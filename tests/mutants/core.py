@@ -62,8 +62,7 @@ FAULTS = [
         ("texts are read without the prefix they share", "with prefixed(self.model, self.anatomy, shared=self.shared)",
          "with prefixed(self.model, self.anatomy, shared=None)"),
     ),
-    *of("engines.decoding", "engines/test_rehearsal.py::"
-        "test_samples_do_not_depend_on_the_batch_across_the_switch_of_rotary_factors",
+    *of("engines.decoding", "engines/test_rows.py::test_a_sampled_text_goes_on_with_the_numbers_it_has_not_used",
         ("what earlier tokens drew is drawn again", "used + new)[used:]", "used + new)[:new]"),
     ),
     *of("engines.decoding", "engines/test_sampling.py",
