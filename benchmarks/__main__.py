@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default: 2)")
     parser.add_argument("--markdown", action="store_true", help="print the tables of docs/performance.md")
     parser.add_argument("--model", help="a model folder for `decoding` (default: random weights)")
+    parser.add_argument("--dtype", default="float32", help="of that model (default: float32)")
     options = parser.parse_args()
 
     import torch
@@ -35,7 +36,7 @@ def main() -> int:
     rows: list[Row] = []
     start = time.perf_counter()
     for name in options.names or NAMES:
-        given = [options.model] if name == "decoding" else []
+        given = [options.model, options.dtype] if name == "decoding" else []
         found = importlib.import_module(f"benchmarks.{name}").measure(*given)
         rows += found
         if not options.markdown:
