@@ -94,7 +94,7 @@ def _chosen(logits: Tensor, rows: Sequence[_Row], device: torch.device) -> Tenso
 
 
 ROUNDING = 4
-"""How far rounding may move a lead, in units of the dtype's eps times the largest logit: measured, up to 1.1."""
+"""How far rounding may move a lead, in units of the dtype's eps times the larger of the two logits: measured, up to 1.1."""
 
 
 def greedy_path(logits: Tensor, text: Tokens, dtype: torch.dtype) -> GreedyPath:
@@ -103,7 +103,7 @@ def greedy_path(logits: Tensor, text: Tokens, dtype: torch.dtype) -> GreedyPath:
     taken = logits.gather(1, torch.tensor(text, device=logits.device)[:, None])[:, 0]
     log_probs = taken - logits.logsumexp(dim=-1)
     greedy, second = tokens.T.tolist()
-    margins = best[:, 0] - best[:, 1] - ROUNDING * torch.finfo(dtype).eps * logits.abs().amax(dim=-1)
+    margins = best[:, 0] - best[:, 1] - ROUNDING * torch.finfo(dtype).eps * best.abs().amax(dim=-1)
     return GreedyPath(tuple(greedy), tuple(margins.tolist()), tuple(second), tuple(log_probs.tolist()))
 
 

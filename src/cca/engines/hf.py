@@ -180,8 +180,7 @@ class HFEngine:
             rows = self._rows(texts[0][0][:shared])
             order = [index for index in reading_order(texts) if index not in paths]
             while order:
-                # texts of a batch have about the length of its last, the longest
-                longest = max(1, len(texts[order[:size][-1]][1]))
+                longest = max(1, *(len(texts[index][1]) for index in order[:size]))
                 count = max(1, min(size, READ_VALUES // (longest * vocabulary)))
                 numbers, order = order[:count], order[count:]
                 own = [(texts[i][0][shared:], texts[i][1]) for i in numbers]

@@ -240,7 +240,7 @@ def _model_path(name: str) -> str:
 
 def _contiguous(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The input of the output matrix as one piece: of a slice torch copies that matrix once per row (CPU, bfloat16)."""
-    return given[0].contiguous(), *given[1:]
+    return tuple(x.contiguous() for x in given)
 
 
 def _complete_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,7 +93,8 @@ class LoggedProgress:
         def beat() -> None:
             minutes = 0
             while not ended.wait(EVERY):
-                current.write()
+                with suppress(OSError):  # a full disk ends no sign of life
+                    current.write()
                 if time.monotonic() - current.began >= LINE_EVERY * (minutes + 1):
                     minutes += 1
                     line = current.line()
@@ -107,6 +108,7 @@ class LoggedProgress:
         finally:
             ended.set()
             thread.join()
+            current.write()
 
 
 class _CurrentWork:
