@@ -94,7 +94,7 @@ def _chosen(logits: Tensor, rows: Sequence[_Row], device: torch.device) -> Tenso
 
 
 ROUNDING = 4
-"""How far rounding may move a lead, in units of the dtype's eps times the larger of the two logits: measured, up to 1.1."""
+"""How far rounding may move a lead, in units of the dtype's eps times the larger logit: measured, up to 1.1."""
 
 
 def greedy_path(logits: Tensor, text: Tokens, dtype: torch.dtype) -> GreedyPath:
