@@ -25,11 +25,11 @@ from transformers import PreTrainedModel
 from cca.amplify.amplify import StepRecord, Validation, better
 from cca.baselines import BaselineSettings
 from cca.circuits.circuit import Circuit
+from cca.engines.decoding import end_tokens
 from cca.engines.engine import Tokens
-from cca.engines.hf import end_tokens
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy
-from cca.models.anatomy.weight_rows import EACH, WeightRows, get_rows, set_rows_
+from cca.models.anatomy.weight_rows import WeightRows, get_rows, set_rows_
 from cca.models.forward.prefixes import padded
 from cca.pivots.traces import Grader, Trace
 from cca.problems.problem import Problem
@@ -236,23 +236,9 @@ SCALED = {"neuron": "down", "v": "v"}
 """Kind of component -> role of the weights that its activation scales with."""
 
 
-def scaled_rows(anatomy: Anatomy, circuit: Circuit) -> list[WeightRows]:
+def scaled_rows(anatomy: Anatomy, circuit: Circuit) -> tuple[WeightRows, ...]:
     """The rows whose product with c scales the circuit's activations by c. Raises CcaError for Q and K heads."""
     other = sorted({component.kind for component in circuit.components} - SCALED.keys())
     if other:
         raise CcaError(f"scaling: expected a circuit of neurons and V heads, got {', '.join(other)} heads in it")
-    units: dict[tuple[int, str], list[int]] = {}
-    for component in circuit.components:
-        units.setdefault((component.layer, component.kind), []).append(component.index)
-    owned: dict[tuple[str, int], list[Tensor]] = {}
-    patterns = [(layer.index, pattern) for layer in anatomy.layers for pattern in layer.patterns]
-    for layer, pattern in patterns:
-        own = torch.tensor(units.get((layer, pattern.kind), []), dtype=torch.long) - pattern.first
-        own = own[(own >= 0) & (own < pattern.n)]
-        if SCALED.get(pattern.kind) == pattern.role and len(own):
-            indices = pattern.indices(own).flatten()
-            owned.setdefault((pattern.weight, pattern.axis), []).append(indices)
-            if pattern.role == "v" and pattern.bias is not None:  # a down projection's bias is nobody's
-                axis = EACH if len(anatomy.shapes[pattern.bias]) > 1 else 0
-                owned.setdefault((pattern.bias, axis), []).append(indices)
-    return [WeightRows(name, axis, torch.cat(parts).unique(sorted=True)) for (name, axis), parts in owned.items()]
+    return anatomy.rows_of_roles(circuit.components, tuple(SCALED.values()))

@@ -102,11 +102,15 @@ class Anatomy:
         """
         if mode not in MODES:
             raise CcaError(f"rows: expected one of {', '.join(MODES)}, got {mode!r}")
+        return self.rows_of_roles(components, MODES[mode])
+
+    def rows_of_roles(self, components: Iterable[Component] | Tensor, roles: Collection[str]) -> tuple[WeightRows, ...]:
+        """The rows, as of `rows`, that ``components`` own in weights of these roles."""
         chosen = self._mask(components)
         owned: dict[tuple[str, int], list[Tensor]] = {}
         for layer in self.layers:
             for pattern in layer.patterns:
-                if pattern.role not in MODES[mode]:
+                if pattern.role not in roles:
                     continue
                 units = chosen[self.span(layer.index, pattern.kind)].nonzero().squeeze(1) - pattern.first
                 units = units[(units >= 0) & (units < pattern.n)]
