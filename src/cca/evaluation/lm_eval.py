@@ -8,7 +8,6 @@ lm-eval's own defaults, so its command on the merged checkpoint gives the same n
 from __future__ import annotations
 
 import copy
-import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cca.errors import CcaError
+from cca.errors import CcaError, suggestion
 from cca.evaluation.settings import LmEvalConfig
 from cca.evaluation.significance import cluster_p, mcnemar_p, paired_gain_interval
 from cca.files import Row
@@ -172,9 +171,7 @@ def _manager(include_path: str | None) -> Any:
 def _check_names(tasks: Sequence[str], known: Sequence[str]) -> None:
     for task in tasks:
         if task not in known:
-            near = difflib.get_close_matches(task, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise CcaError(f"lm-eval: no task {task!r} (tasks of your own: include_path){hint}")
+            raise CcaError(f"lm-eval: no task {task!r} (tasks of your own: include_path){suggestion(task, known)}")
 
 
 def _save(tracker: Any, folder: Path, results: Row) -> None:

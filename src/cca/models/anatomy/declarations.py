@@ -7,7 +7,6 @@ must be declared: one line in `DECLARATIONS`, or a declaration given by the user
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from cca.errors import CcaError
+from cca.errors import CcaError, suggestion
 
 Names = tuple[str, ...]
 
@@ -145,9 +144,8 @@ def _merged(base: Declaration, changes: Mapping[str, Any], where: str) -> Declar
     known = [field.name for field in fields(Declaration)]
     for key in changes:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-            raise CcaError(f"{where}: unknown field {key!r}; {hint}")
+            hint = suggestion(str(key), known) or f"; expected one of {', '.join(known)}"
+            raise CcaError(f"{where}: unknown field {key!r}{hint}")
     try:
         return replace(base, **changes)
     except CcaError as error:
