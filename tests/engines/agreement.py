@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from cca.engines.decoding import uniforms
@@ -48,3 +49,13 @@ def first_choices_gap(model: PreTrainedModel, prompt: Tokens, ours: Tokens, thei
     assert at is not None, "one text goes on where the other ends"
     logits = model(input_ids=torch.tensor([prompt + ours[:at]])).logits[0, -1].double()
     return abs(float(logits[ours[at]] - logits[theirs[at]]))
+
+
+@torch.inference_mode()
+def alone(model: PreTrainedModel, text: Tokens, count: int) -> tuple[Tokens, Tensor]:
+    """``count`` greedy tokens and the logits (count, V) before each, the whole text read again every time."""
+    found = []
+    for _ in range(count):
+        found.append(model(input_ids=torch.tensor([text]), use_cache=False).logits[0, -1])
+        text = (*text, int(found[-1].argmax()))
+    return text[-count:], torch.stack(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import zoo
+from agreement import alone
 from transformers import (
     AutoModelForCausalLM,
     LlamaForCausalLM,
@@ -60,15 +61,6 @@ def texts(shared: int) -> list[Tokens]:
     return [(*begin, *torch.randint(3, 64, (length,), generator=draw).tolist()) for length in (3, 5, 8, 9, 14, 25)]
 
 
-def alone(model: PreTrainedModel, prefix: Tokens, count: int) -> Tokens:
-    """Greedy tokens, the whole text read again for each."""
-    text = list(prefix)
-    with torch.inference_mode():
-        for _ in range(count):
-            text.append(int(model(input_ids=torch.tensor([text]), use_cache=False).logits[0, -1].argmax()))
-    return tuple(text[len(prefix) :])
-
-
 @pytest.mark.parametrize("name", [*QUICK, "gpt1", "longrope", *REST])
 @pytest.mark.parametrize("shared", [0, 20])
 def test_what_is_said_is_what_the_model_says_alone(name: str, shared: int) -> None:
@@ -78,7 +70,7 @@ def test_what_is_said_is_what_the_model_says_alone(name: str, shared: int) -> No
     model.generation_config.eos_token_id = None
     prefixes, said = texts(shared), list[str]()
     engine = HFEngine(model, 4, said.append)
-    wanted = [alone(model, prefix, 8) for prefix in prefixes]
+    wanted = [alone(model, prefix, 8)[0] for prefix in prefixes]
     found = engine.complete([Request(prefix) for prefix in prefixes], 8)
     assert [completion.token_ids for completion in found] == wanted
     paths = engine.greedy_paths(list(zip(prefixes, wanted, strict=True)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from agreement import alone
 from doubles import in_double
-from transformers import PreTrainedModel
 from zoo import RARE, TINY, VOCABULARY
 
 from cca.engines.decoding import decode
@@ -25,15 +25,6 @@ def prompts(shared: int) -> list[Tokens]:
     draw = torch.Generator().manual_seed(3)
     begin = torch.randint(3, VOCABULARY, (shared,), generator=draw).tolist()
     return [(*begin, *torch.randint(3, VOCABULARY, (count,), generator=draw).tolist()) for count in OWN]
-
-
-def alone(model: PreTrainedModel, text: Tokens, count: int) -> tuple[Tokens, torch.Tensor]:
-    """Greedy tokens and the logits before each, the whole text read again every time."""
-    found = []
-    for _ in range(count):
-        found.append(model(input_ids=torch.tensor([text]), use_cache=False).logits[0, -1])
-        text = (*text, int(found[-1].argmax()))
-    return text[-count:], torch.stack(found)
 
 
 @pytest.mark.parametrize("name", [*TINY, *RARE])
