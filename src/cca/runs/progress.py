@@ -74,7 +74,7 @@ class LoggedProgress:
     @contextmanager
     def work(self, what: str, total: int | None) -> Iterator[Progress]:
         self.log(f"{what}{'' if total is None else f' ({total})'} ...")
-        began, current = time.monotonic(), _CurrentWork(self.folder, what, total, self.tokens)
+        current = _CurrentWork(self.folder, what, total, self.tokens)
         current.write()
         with self.shown.work(what, total) as show, self._alive(current):
 
@@ -83,7 +83,7 @@ class LoggedProgress:
                 current.add(done)
 
             yield progress
-        self.log(f"{what}: {time.monotonic() - began:.1f} s")
+        self.log(f"{what}: {time.monotonic() - current.began:.1f} s")
 
     @contextmanager
     def _alive(self, current: _CurrentWork) -> Iterator[None]:
@@ -98,8 +98,9 @@ class LoggedProgress:
                 if time.monotonic() - current.began >= LINE_EVERY * (minutes + 1):
                     minutes += 1
                     line = current.line()
-                    self.log(line)
                     self.shown.alive(line)
+                    with suppress(OSError):
+                        self.log(line)
 
         thread = threading.Thread(target=beat, name="progress", daemon=True)
         thread.start()
