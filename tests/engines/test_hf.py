@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import tiny_world
+from cca.engines.decoding import context_length
 from cca.engines.engine import Request, request_seed
-from cca.engines.hf import HFEngine, context_length
+from cca.engines.hf import HFEngine
 from cca.engines.rows import DirectRows
 from cca.errors import CcaError
 

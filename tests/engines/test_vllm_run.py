@@ -16,8 +16,9 @@ import torch
 import yaml
 from agreement import Tell, first_choices_gap
 
+from cca.engines.decoding import end_tokens
 from cca.engines.engine import Request, Tokens
-from cca.engines.hf import HFEngine, end_tokens
+from cca.engines.hf import HFEngine
 from cca.engines.vllm import ENVIRONMENT
 from cca.models.loading import load_model
 from cca.patches.patch_file import load_patch

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cca.cli.console import NO_MODEL, check_new, listed, model_path, parse_target
-from cca.engines.hf import HFEngine, context_length
+from cca.engines.decoding import context_length
+from cca.engines.hf import HFEngine
 from cca.errors import CcaError
 from cca.evaluation import lm_eval as harness
 from cca.evaluation.accuracy import Measured, check_seeds_matter, figures, measure, skill_change

@@ -54,13 +54,13 @@ def decode(
     request's seed earlier tokens have used. The first ``shared`` tokens of all prefixes are in ``rows`` already.
     ``count`` gets the number of tokens of each step.
     """
-    waiting = [_row(*request) for request in reversed(requests)]
+    waiting = list(reversed(requests))
     active: list[_Row] = []
     logits: list[Tensor] = []
     while waiting or active:
         free = size - len(active)
         if waiting and (not active or (rows.grows and FEWEST * free >= size)):
-            new = [waiting.pop() for _ in range(min(free, len(waiting)))]
+            new = [_row(*waiting.pop()) for _ in range(min(free, len(waiting)))]
             logits.append(rows.add([row.request.prefix[shared:] for row in new]))
             active += new
         chosen = _chosen(torch.cat(logits) if len(logits) > 1 else logits[0], active, device)
@@ -86,10 +86,10 @@ def _row(index: int, request: Request, budget: int, used: int) -> _Row:
 
 def _chosen(logits: Tensor, rows: Sequence[_Row], device: torch.device) -> Tensor:
     """(B,) the next token of each row."""
+    if not any(row.draws for row in rows):
+        return logits.argmax(dim=-1)
     temperatures = torch.tensor([row.request.temperature for row in rows], device=device)
     places = torch.tensor([row.draws[row.made] if row.draws else 0.0 for row in rows], dtype=torch.float64)
-    if not any(row.draws for row in rows):
-        return choose(logits, temperatures, None)
     return choose(logits, temperatures, places if device.type == "mps" else places.to(device))  # no float64 there
 
 
@@ -124,13 +124,11 @@ def uniforms(seed: int, steps: int) -> Tensor:
     return torch.rand(steps, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def choose(logits: Tensor, temperatures: Tensor, places: Tensor | None) -> Tensor:
+def choose(logits: Tensor, temperatures: Tensor, places: Tensor) -> Tensor:
     """(B, V) -> (B,): the greedy token where the temperature is 0, else the one at its place (B,) in the CDF.
 
-    ``places`` None: all are greedy. A few rows at a time: in float64 the logits of a large vocabulary are large.
+    A few rows at a time: in float64 the logits of a large vocabulary are large.
     """
-    if places is None:
-        return logits.argmax(dim=-1)
     size = max(1, SAMPLED_VALUES // logits.shape[-1])
     parts = zip(logits.split(size), temperatures.split(size), places.split(size), strict=True)
     return torch.cat([_choose(*part) for part in parts])

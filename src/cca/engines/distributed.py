@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
 from cca import distributed
+from cca.engines.decoding import context_length
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
-from cca.engines.hf import HFEngine, check_room, context_length, decoding_order, reading_order, shared_length
+from cca.engines.hf import HFEngine, check_room, decoding_order, reading_order, shared_length
 
 T = TypeVar("T")
 

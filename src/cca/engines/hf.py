@@ -13,6 +13,7 @@ Notable decisions:
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,10 +24,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cca import distributed
-from cca.engines.decoding import STOP_EVERY as STOP_EVERY
-from cca.engines.decoding import context_length as context_length
-from cca.engines.decoding import decode, greedy_path
-from cca.engines.decoding import end_tokens as end_tokens
+from cca.engines.decoding import context_length, decode, end_tokens, greedy_path
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
 from cca.engines.rehearsal import rehearse, rope_switch
 from cca.engines.rows import Rows, Shortcuts, make_rows, row_bytes
@@ -71,10 +69,8 @@ class HFEngine:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            found, note = (
-                Shortcuts(direct=False, share=False),
-                "too little memory for a rehearsal; prefixes are not shared",
-            )
+            found = Shortcuts(direct=False, share=False)
+            note = "too little memory for a rehearsal; prefixes are not shared"
         if note:
             self.tell(f"engine: {note}")
         return found
@@ -148,25 +144,24 @@ class HFEngine:
             return []
         shared = self._shared([request.prefix for request in requests], shared)
         results: dict[int, Completion] = {}
-        asked = [
-            (index, request, min(longest, room - len(request.prefix) + request.written), drawn[index] if drawn else 0)
-            for index in decoding_order(requests)
-            for request in (requests[index],)
-        ]
+        budgets = [min(longest, room - len(request.prefix) + request.written) for request in requests]
+        used = drawn or [0] * len(requests)
+        order = decoding_order(requests)
 
         def count(tokens: int) -> None:
             self.generated_tokens += tokens
 
         def work(size: int) -> None:
             rows = self._rows(requests[0].prefix[:shared])
-            left = [request for request in asked if request[0] not in results]
+            left = [(i, requests[i], budgets[i], used[i]) for i in order if i not in results]
             for index, made in decode(rows, left, shared, size, end_tokens(self.model), stop, self.model.device, count):
                 results[index] = made
                 if progress:
                     progress(1)
 
-        longest_row = max(len(request.prefix) + budget - request.written for _, request, budget, _ in asked)
-        self._halving("generation", len(asked), longest_row - (shared if self.shortcuts.direct else 0), work)
+        rows = zip(requests, budgets, strict=True)
+        tokens = max(len(request.prefix) + budget - request.written for request, budget in rows)
+        self._halving("generation", len(requests), tokens - (shared if self.shortcuts.direct else 0), work)
         return [results[index] for index in range(len(requests))]
 
     def _read(self, texts: Sequence[tuple[Tokens, Tokens]], shared: int | None) -> list[GreedyPath]:
@@ -187,7 +182,7 @@ class HFEngine:
                 for number, logits in zip(numbers, rows.read(own), strict=True):
                     paths[number] = greedy_path(logits, texts[number][1], self.model.dtype)
 
-        self._halving("reading texts", len(texts), max(map(sum, (map(len, text) for text in texts))), work)
+        self._halving("reading texts", len(texts), max(len(prefix) + len(text) for prefix, text in texts), work)
         return [paths[index] for index in range(len(texts))]
 
     def _shared(self, prefixes: Sequence[Tokens], asked: int | None) -> int:
@@ -209,19 +204,20 @@ class HFEngine:
                 work(size)
             return size
 
-        size = min(count, self._rows_that_fit(tokens)) if self.shortcuts.batch else 1
+        size = self._rows_that_fit(count, tokens) if self.shortcuts.batch else 1
         done = halving(what, size, attempt, self.tell, self.together)
         if done < size:
             self.batch_size = done
 
-    def _rows_that_fit(self, tokens: int) -> int:
-        """Rows of a batch: on a CPU nothing raises when memory ends, so it is asked before."""
-        each = row_bytes(self.model, self.anatomy if self.shortcuts.direct else None, tokens)
-        fit = int(MEMORY * available_memory(self.model.device) / each)
-        fit = min(distributed.all_gather_json(fit)) if self.together else fit
-        if fit < self.batch_size:
-            self.tell(f"engine: memory holds {max(fit, 1)} texts of {tokens} tokens at once, not {self.batch_size}")
-        return max(1, min(fit, self.batch_size))
+    def _rows_that_fit(self, count: int, tokens: int) -> int:
+        """Of ``count`` rows, those of a batch: on a CPU nothing raises when memory ends, so it is asked before."""
+        wanted = min(count, self.batch_size)
+        each = row_bytes(self.model, self.anatomy if self.shortcuts.direct else None, tokens) / MEMORY
+        fit = min(wanted, int(available_memory(self.model.device, math.ceil(wanted * each)) / each))
+        fit = max(1, min(distributed.all_gather_json(fit)) if self.together else fit)
+        if fit < wanted:
+            self.tell(f"engine: memory holds {fit} texts of {tokens} tokens at once, not {wanted}")
+        return fit
 
 
 def check_room(requests: Sequence[Request], limit: int, max_new_tokens: int) -> None:

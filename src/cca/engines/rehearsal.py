@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from cca.engines.rows import CachedRows, Rows, Shortcuts, make_rows
 from cca.errors import CcaError
 from cca.models.anatomy.anatomy import Anatomy
 from cca.models.forward.prefix_state import fixed_rotation_limit
+from cca.models.loading import embedding_rows
 from cca.models.memory import is_out_of_memory
 
 OWN = (2, 8, 5)
@@ -122,10 +122,8 @@ def _fault(model: PreTrainedModel, anatomy: Anatomy | None, shortcuts: Shortcuts
 
 def _texts(model: PreTrainedModel, shared: int) -> tuple[list[Tokens], list[Tokens]]:
     """Three prefixes behind the same ``shared`` tokens, and what follows each; none of it ends a text."""
-    embeddings: Any = model.get_input_embeddings()
-    vocabulary = embeddings.weight.shape[0]
     ends = end_tokens(model)
-    usable = [token for token in range(min(vocabulary, 5000)) if token not in ends]
+    usable = [token for token in range(min(embedding_rows(model), 5000)) if token not in ends]
     draws = torch.randint(len(usable), (3, shared + 20), generator=torch.Generator().manual_seed(0))
     rows = [tuple(usable[index] for index in row) for row in draws.tolist()]
     begin = rows[0][:shared]

@@ -169,12 +169,12 @@ class DirectRows:
                     held.append(new.contiguous())
                     continue
                 room = held[layer].shape[2]
-                held[layer] = torch.cat([held[layer], _padded(new, room)], dim=1)
+                held[layer] = torch.cat([held[layer], _with_room(new, room)], dim=1)
         self.lengths += lengths
 
     def _widen(self, room: int) -> None:
         for side in (self.keys, self.values):
-            side[:] = [_padded(x, max(room, x.shape[2])) for x in side]
+            side[:] = [_with_room(x, max(room, x.shape[2])) for x in side]
 
 
 def _captured(hooks: AttentionHooks) -> list[tuple[int, tuple[Tensor, Tensor]]]:
@@ -182,7 +182,7 @@ def _captured(hooks: AttentionHooks) -> list[tuple[int, tuple[Tensor, Tensor]]]:
     return sorted(hooks.captured.items())
 
 
-def _padded(x: Tensor, room: int) -> Tensor:
+def _with_room(x: Tensor, room: int) -> Tensor:
     """(KV, B, S, D) -> (KV, B, room, D), zeros behind."""
     return torch.nn.functional.pad(x, (0, 0, 0, room - x.shape[2])) if room > x.shape[2] else x
 

@@ -28,8 +28,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cca.engines.decoding import STOP_EVERY
 from cca.engines.engine import Completion, GreedyPath, Progress, Request, StopRule, Tokens
-from cca.engines.hf import STOP_EVERY
 from cca.engines.settings import VLLMConfig
 from cca.engines.weight_sync import ModelSource, WeightWatch, checkpoint_tensors
 from cca.errors import CcaError

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cca.engines.hf import context_length, end_tokens
+from cca.engines.decoding import context_length, end_tokens
 from cca.errors import CcaError
 from cca.models.loading import LoadedModel
 

@@ -31,7 +31,8 @@ from cca.errors import CcaError
 from cca.gradients.pivot_forward import PivotForward, logit_gaps
 from cca.gradients.sampled_likelihood import Text, solution_log_probabilities, usable_texts
 from cca.models.anatomy.anatomy import Anatomy
-from cca.models.forward.prefixes import SharedPrefix, buckets, common_prefix, logits_at, most_tokens, padded, prefill
+from cca.models.forward.prefix_state import SharedPrefix
+from cca.models.forward.prefixes import buckets, common_prefix, logits_at, most_tokens, padded, prefill
 from cca.models.precision import wide, wide_dtype
 from cca.pivots.pivot import Pivot
 

@@ -51,14 +51,20 @@ def give_back_freed_memory() -> None:
         trim(0)
 
 
-def available_memory(device: torch.device | None = None) -> int:
+def available_memory(device: torch.device | None = None, enough: int | None = None) -> int:
     """Bytes that this process could still allocate on ``device``; by default in main memory.
 
-    Of main memory within a container's limit; freed buffers are given back first.
+    Of main memory within a container's limit. Freed buffers are given back first, unless ``enough`` is free already.
     """
     if device is not None and device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    if enough is not None and (free := _free_main_memory()) >= enough:
+        return free
     give_back_freed_memory()
+    return _free_main_memory()
+
+
+def _free_main_memory() -> int:
     free = psutil.virtual_memory().available
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():

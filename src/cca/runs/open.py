@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from cca import distributed
 from cca.circuits.settings import CircuitConfig, resolve_auto
+from cca.engines.decoding import context_length
 from cca.engines.engine import Engine
-from cca.engines.hf import context_length
 from cca.engines.weight_sync import WeightWatch
 from cca.errors import CcaError
 from cca.evaluation.answers import Answering

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from cca.engines.hf import context_length
+from cca.engines.decoding import context_length
 from cca.evaluation.retention import solution_texts
 from cca.gradients.sampled_likelihood import Text, solution_log_probabilities
 from cca.models.loading import embedding_rows

@@ -27,12 +27,6 @@ from cca.models.forward.attention import hooked_attention
 from cca.models.forward.prefix_state import CachedPrefixes, DirectPrefixes, KeysValues, OwnPrefixes, SharedPrefix
 from cca.models.forward.prefix_store import Storage, StoredPrefixes
 
-__all__ = [
-    "OwnPrefixes", "SharedPrefix", "StoredPrefixes", "buckets", "common_prefix", "logits_at", "padded",
-    "prefill", "prefill_own", "prefixed",
-]  # fmt: skip
-
-
 LEAST = 1 << 30
 """Bytes that activations may take whatever the size of the model."""
 
